@@ -1,0 +1,142 @@
+# Every target does all of its own set-up; nothing is done twice.
+#
+#   make demo       train two Keras models on a mesh, beside one plain device
+#   make test       checks, C++ tests, Python tests
+#   make build      compile and install into .venv; seconds if little changed
+#   make setup      .venv with pinned packages, Debian packages where missing
+#   make lint       the checks alone          make format    put them right
+#   make tidy       clang-tidy                make bench     the benchmarks
+#   make conformance        every op, sampled, against plain torch
+#   make conformance-full   every sample; writes docs/conformance.md
+#   make keras-suite        Keras's own tests on the mesh
+#   make sanitize   torch-free C++ tests under ASan + UBSan, then TSan
+#   make compat     syntax of every source against torch 2.11's headers
+#   make clean      remove what was built (.venv stays)
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+DEMO ?= examples/demo.py
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+SETUP := $(VENV)/.setup
+TEST_SETUP := $(VENV)/.setup-test
+BUILD := build/release
+BUILT := $(BUILD)/.installed
+
+# Directories too: a file added or removed changes its directory's time.
+SOURCES := pyproject.toml CMakeLists.txt tools/wheel_dependencies.py \
+  $(shell find cmake include src python -not -path '*/__pycache__*' 2>/dev/null)
+FORMATTED = $(shell find include src tests examples benchmarks \
+  \( -name '*.h' -o -name '*.cpp' \) -not -path '*/build/*' 2>/dev/null)
+
+export KERAS_BACKEND := torch
+export PIP_PROGRESS_BAR := off
+
+.PHONY: demo test build setup lint format tidy bench sanitize compat clean \
+  conformance conformance-full coverage keras-suite \
+  test-cpp test-python
+
+demo: build
+	$(RUN) $(DEMO)
+
+# pytest comes last: its summary closes the output.
+test: build $(TEST_SETUP)
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test-cpp
+	@$(MAKE) --no-print-directory test-python
+
+test-cpp: build $(TEST_SETUP)
+	@$(BIN)/cmake -DTORCH_MESH_TESTS=ON $(BUILD) > build/configure.txt 2>&1 \
+	  || { cat build/configure.txt; exit 1; }
+	$(BIN)/cmake --build $(BUILD) -j $(JOBS) -t test_torch_free -t test_engine
+	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
+
+test-python: build $(TEST_SETUP)
+	$(BIN)/pytest
+
+build: $(BUILT)
+
+setup: $(SETUP) $(TEST_SETUP)
+
+# torch first and by itself, so that no other package chooses it.
+$(SETUP): requirements/build.txt requirements/torch.txt requirements/run.txt \
+    tools/debian_packages.sh
+	tools/debian_packages.sh build $(PYTHON)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -r requirements/torch.txt
+	$(PIP) install -q -r requirements/build.txt -r requirements/run.txt
+	@touch $@
+
+$(TEST_SETUP): $(SETUP) requirements/test.txt
+	tools/debian_packages.sh test $(PYTHON)
+	$(PIP) install -q -r requirements/test.txt
+	@touch $@
+
+# Not editable: what is tested is what a user gets.
+$(BUILT): $(SETUP) $(SOURCES)
+	@mkdir -p build
+	@echo "Compiling; progress is in build/log.txt"
+	@$(PIP) install -v --no-index --no-deps --no-build-isolation \
+	  --config-settings=build-dir=$(BUILD) \
+	  --config-settings=build.tool-args=-j$(JOBS) . \
+	  > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }
+	@grep -A 3 'warning:' build/log.txt || true
+	@touch $@
+
+lint: $(TEST_SETUP)
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(RUN) tools/check_layers.py
+	$(RUN) tools/check_sizes.py
+	@test -z "$(FORMATTED)" \
+	  || $(BIN)/clang-format --dry-run -Werror $(FORMATTED)
+	$(BIN)/mypy
+
+format: $(TEST_SETUP)
+	$(BIN)/ruff check -q --fix . || true
+	$(BIN)/ruff format -q .
+	@test -z "$(FORMATTED)" || $(BIN)/clang-format -i $(FORMATTED)
+
+tidy: build
+	$(PIP) install -q -r requirements/tidy.txt
+	@mkdir -p build/tidy  # clang-tidy brings no omp.h of its own
+	@ln -sf $$(g++ -print-file-name=include/omp.h) build/tidy/omp.h
+	$(BIN)/clang-tidy -p $(BUILD) --quiet \
+	  --extra-arg=-isystem$(abspath build/tidy) $(wildcard src/*/*.cpp)
+
+bench: build
+	$(RUN) benchmarks/dispatch.py
+	$(RUN) benchmarks/fit.py
+
+sanitize: $(TEST_SETUP)
+	@$(MAKE) --no-print-directory sanitize-address,undefined
+	@$(MAKE) --no-print-directory sanitize-thread
+
+sanitize-%: $(TEST_SETUP)
+	$(BIN)/cmake -S . -B build/$* -G Ninja \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DTORCH_MESH_ENGINE=OFF \
+	  -DTORCH_MESH_TESTS=ON -DTORCH_MESH_SANITIZE=$*
+	$(BIN)/cmake --build build/$* -j $(JOBS)
+	$(BIN)/ctest --test-dir build/$* --output-on-failure
+
+conformance: build $(TEST_SETUP)
+	$(RUN) -m tests.conformance
+
+conformance-full: build $(TEST_SETUP)
+	$(RUN) -m tests.conformance --full --markdown docs/conformance.md
+
+# The share of ops that keep a sharded batch may not fall.
+coverage: build $(TEST_SETUP)
+	$(RUN) tools/coverage.py --check
+
+keras-suite: build $(TEST_SETUP)
+	$(RUN) tools/keras_suite.py
+
+compat: $(SETUP)
+	$(RUN) tools/check_compat.py
+
+clean:
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,35 @@
+# C++ tests: one executable without torch, one with the engine.
+#
+# A wheel build leaves them out unless they are asked for by name.
+
+find_package(GTest REQUIRED)  # Debian: libgtest-dev
+if(TORCH_MESH_IN_WHEEL)
+  set(by_name EXCLUDE_FROM_ALL)
+endif()
+
+function(torch_mesh_add_test name)
+  cmake_parse_arguments(arg "" "" "FOLDERS;LINKS" ${ARGN})
+  list(TRANSFORM arg_FOLDERS PREPEND tests/)
+  torch_mesh_sources(sources ${arg_FOLDERS})
+  add_executable(${name} ${by_name} ${sources})
+  torch_mesh_compile(${name})
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_link_libraries(${name} PRIVATE ${arg_LINKS} GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600)
+endfunction()
+
+torch_mesh_add_test(
+  test_torch_free
+  FOLDERS core rules plan runtime stress fuzz
+  LINKS torch_mesh_core)
+# The counters are torch-free too, and hammered by tests/stress.
+torch_mesh_sources(trace_sources src/trace)
+target_sources(test_torch_free PRIVATE ${trace_sources})
+if(TORCH_MESH_ENGINE)
+  torch_mesh_add_test(
+    test_engine
+    FOLDERS comm tensor run dispatch device random trace layout_map
+    LINKS torch_mesh)
+  target_compile_options(test_engine PRIVATE -fopenmp)
+endif()

@@ -1,0 +1,83 @@
+# Finds libtorch and defines how a target uses it. The build includes this file,
+# and so does the installed CMake package.
+#
+# Where to look, in this order: Torch_DIR and CMAKE_PREFIX_PATH, as for every
+# package; the torch beside an installed torch_mesh; the Python of this build.
+#
+# Sets TORCH_MESH_TORCH_LIB_DIR.
+
+set(_torch_mesh_hints "")
+if(EXISTS "${CMAKE_CURRENT_LIST_DIR}/../../../../torch/share/cmake")
+  list(APPEND _torch_mesh_hints
+       "${CMAKE_CURRENT_LIST_DIR}/../../../../torch/share/cmake")
+elseif(Python_EXECUTABLE)
+  # find_spec, not import: nothing of torch runs.
+  execute_process(
+    COMMAND
+      "${Python_EXECUTABLE}" -c
+      "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0], end='')"
+    OUTPUT_VARIABLE _torch_mesh_python_torch
+    ERROR_QUIET)
+  if(_torch_mesh_python_torch)
+    list(APPEND _torch_mesh_hints "${_torch_mesh_python_torch}/share/cmake")
+  endif()
+endif()
+
+# torch's own package ends the configure step if torch was built with CUDA and
+# the machine has no CUDA toolkit. No source of torch_mesh needs the toolkit, so
+# there the libraries are taken without the package.
+find_path(
+  _torch_mesh_torch_config TorchConfig.cmake
+  HINTS "${Torch_DIR}" ${_torch_mesh_hints}
+  PATH_SUFFIXES Torch share/cmake/Torch NO_CACHE)
+if(NOT _torch_mesh_torch_config)
+  message(FATAL_ERROR
+    "torch_mesh: torch was not found.\n"
+    "Hint: pip install torch==2.13.0, or set -DTorch_DIR=.../share/cmake/Torch.")
+endif()
+get_filename_component(
+  _torch_mesh_root "${_torch_mesh_torch_config}/../../.." ABSOLUTE)
+set(TORCH_MESH_TORCH_LIB_DIR "${_torch_mesh_root}/lib")
+
+set(_torch_mesh_use_package ON)
+if(EXISTS "${TORCH_MESH_TORCH_LIB_DIR}/libtorch_cuda.so")
+  find_package(CUDAToolkit QUIET)
+  set(_torch_mesh_use_package ${CUDAToolkit_FOUND})
+endif()
+if(TARGET torch)
+  # The including project found it already.
+elseif(_torch_mesh_use_package)
+  set(Torch_DIR "${_torch_mesh_torch_config}")
+  find_package(Torch REQUIRED)
+else()
+  foreach(_torch_mesh_library IN ITEMS c10 torch_cpu torch)
+    add_library(${_torch_mesh_library} SHARED IMPORTED)
+    set_target_properties(${_torch_mesh_library} PROPERTIES
+      IMPORTED_LOCATION
+      "${TORCH_MESH_TORCH_LIB_DIR}/lib${_torch_mesh_library}.so"
+      INTERFACE_INCLUDE_DIRECTORIES
+      "${_torch_mesh_root}/include;${_torch_mesh_root}/include/torch/csrc/api/include"
+      INTERFACE_COMPILE_DEFINITIONS "USE_DISTRIBUTED;USE_C10D_GLOO")
+  endforeach()
+  target_link_libraries(torch_cpu INTERFACE c10)
+  target_link_libraries(torch INTERFACE torch_cpu)
+endif()
+
+# at::parallel_for is a template over OpenMP: the caller is compiled with
+# -fopenmp, and must run in the OpenMP runtime that torch itself runs in. So the
+# flag goes to the compiler only, and torch's own copy of the runtime is linked.
+function(torch_mesh_use_torch target)
+  target_link_libraries(${target} PUBLIC torch)
+  target_compile_options(${target} PRIVATE -fopenmp)
+  file(GLOB openmp "${TORCH_MESH_TORCH_LIB_DIR}/libgomp*.so*")
+  if(openmp)
+    list(GET openmp 0 openmp)
+    target_link_libraries(${target} PRIVATE "${openmp}")
+  else()
+    find_package(OpenMP REQUIRED)
+    target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
+  endif()
+  target_link_options(${target} PRIVATE -Wl,-z,defs)
+  set_target_properties(${target} PROPERTIES
+    INSTALL_RPATH "$ORIGIN;$ORIGIN/../../torch/lib")
+endfunction()

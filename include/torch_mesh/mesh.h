@@ -1,0 +1,105 @@
+// mesh.h: devices arranged along named axes.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace torch_mesh {
+
+enum class DeviceKind : uint8_t { kCpu, kGpu, kTpu };
+
+// A place for shards. `cpu:3` is the fourth virtual device of this process's
+// CPU; `gpu:0` (torch's `cuda:0`) a physical one.
+struct Device {
+  DeviceKind kind = DeviceKind::kCpu;
+  int32_t index = 0;
+
+  // Parses "cpu:1", "gpu:0", "cuda:0", "cpu". Throws [device-name].
+  static Device parse(std::string_view text);
+  std::string str() const;
+  bool operator==(const Device&) const = default;
+};
+
+// One bit for each mesh axis; bit i is axis i.
+using AxisMask = uint32_t;
+inline constexpr int kMaxAxes = 8;
+inline constexpr int kMaxDevices = 1024;
+
+// Which devices hold one physical value when a tensor is sharded over `axes`.
+//
+// Devices that share a memory and stand at the same coordinates of the sharded
+// axes need one copy between them: they share a *lane*. With all devices in one
+// memory a replicated tensor has one lane, however many devices there are.
+struct Lanes {
+  int num = 1;
+  std::vector<int> first_device;    // [num]      lowest device of each lane
+  std::vector<int> lane_of_device;  // [devices]
+};
+
+// A mesh is a value: cheap to copy, compared by content (equal meshes are one
+// object inside the process). A default-constructed mesh has no axis and one
+// device, `cpu:0`: the mesh of tensors made while no mesh is in force.
+//
+// Devices are numbered row-major: the last axis runs fastest.
+// Threads: all members may be called from any thread.
+class Mesh {
+ public:
+  struct Axis {
+    std::string name;
+    int64_t size;
+    bool operator==(const Axis&) const = default;
+  };
+
+  Mesh();
+  // `devices` in row-major order; empty stands for cpu:0, cpu:1, ...
+  // Throws [mesh-axes] on duplicate, empty or unspeakable names (other than of
+  // letters, digits, "_", "-", "."), sizes < 1, and more than kMaxAxes axes or
+  // kMaxDevices devices; [mesh-devices] if the number of devices is not the
+  // product of the sizes, or a device occurs twice.
+  explicit Mesh(std::vector<Axis> axes, std::vector<Device> devices = {});
+
+  int num_axes() const;
+  const Axis& axis(int index) const;
+  // Throws [unknown-axis], naming the closest axis.
+  int axis_index(std::string_view name) const;
+  // Number of devices, >= 1.
+  int size() const;
+  const std::vector<Device>& devices() const;
+  // Place of `device` (its number) along `axis`.
+  int64_t coordinate(int device, int axis) const;
+  // The device that differs from `device` in this coordinate alone.
+  int neighbour(int device, int axis, int64_t coordinate) const;
+  // Number of the physical memory that `device` uses; all cpu devices of a
+  // process share one, unless separate_memories_for_testing is on.
+  int memory(int device) const;
+  // Valid as long as the process lives.
+  const Lanes& lanes(AxisMask sharded) const;
+  // Whether all devices share one memory.
+  bool one_memory() const;
+
+  // "data=2 model=4"; "" for the mesh without axes.
+  std::string str() const;
+  bool operator==(const Mesh& other) const { return data_ == other.data_; }
+
+ private:
+  struct Data;
+  friend struct std::hash<Mesh>;
+  const Data* data_;
+};
+
+// Makes each virtual CPU device of meshes constructed afterwards a memory of
+// its own, so that tests on one machine run what several GPUs would.
+void separate_memories_for_testing(bool separate);
+
+}  // namespace torch_mesh
+
+template <>
+struct std::hash<torch_mesh::Mesh> {
+  size_t operator()(const torch_mesh::Mesh& mesh) const noexcept {
+    return std::hash<const void*>()(mesh.data_);
+  }
+};

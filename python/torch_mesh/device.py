@@ -1,0 +1,160 @@
+"""Registers `mesh` as a device of torch, beside the machine's own."""
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.utils.dlpack
+
+from torch_mesh import _C, devices
+
+_registered = False
+
+
+def register() -> None:
+    """Makes `torch.device("mesh")` and `torch.mesh` exist. Once per process.
+
+    What torch says of the machine's real accelerator stays as it was:
+    `torch.accelerator`, pinned memory and `init_process_group()` ask
+    `_get_accelerator`, which a renamed device would otherwise take over.
+
+    Raises:
+        RuntimeError: if another library owns torch's extra device.
+    """
+    global _registered
+    if _registered:
+        return
+    keep = {
+        name: getattr(torch._C, name)
+        for name in ("_get_accelerator", "_accelerator_getAccelerator")
+        if hasattr(torch._C, name)
+    }
+    answers = {name: _answer(function) for name, function in keep.items()}
+    _C.register_device()
+    torch.utils.rename_privateuse1_backend("mesh")
+    torch._register_device_module("mesh", _module())
+    torch.utils.generate_methods_for_privateuse1_backend()
+    for name, answer in answers.items():
+        setattr(torch._C, name, answer)
+    _repr_shows_layout()
+    _files_hold_plain_storages()
+    _no_capsule_holds_an_address()
+    _registered = True
+
+
+def _answer(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that goes on giving what `function` gave before."""
+    try:
+        value = function()
+    except RuntimeError:
+        return function
+    return lambda *args, **kwargs: value
+
+
+class _Device:
+    """`with torch.mesh.device(0):`; there is one device, index 0."""
+
+    def __init__(self, device: object) -> None:
+        pass
+
+    def __enter__(self) -> "_Device":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def _module() -> types.ModuleType:
+    module = types.ModuleType("torch.mesh", "The mesh device.")
+
+    def manual_seed_all(seed: int) -> None:
+        """Nothing: the mesh draws from torch's CPU generator."""
+
+    def get_rng_state(device: object = None) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(state: torch.Tensor, device: object = None) -> None:
+        torch.set_rng_state(state)
+
+    contents: dict[str, Any] = {
+        # False keeps DataLoader and others from taking mesh as the accelerator.
+        "is_available": lambda: False,
+        "is_initialized": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda device: None,
+        "synchronize": lambda device=None: None,
+        "device": _Device,
+        "manual_seed": torch.manual_seed,
+        "manual_seed_all": manual_seed_all,
+        "initial_seed": torch.initial_seed,
+        "get_rng_state": get_rng_state,
+        "set_rng_state": set_rng_state,
+        "_is_in_bad_fork": lambda: False,
+        "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
+        "list_devices": devices.list_devices,
+    }
+    for name, value in contents.items():
+        setattr(module, name, value)
+    return module
+
+
+def _files_hold_plain_storages() -> None:
+    """`torch.save` tags storages of the mesh "cpu" (law 16).
+
+    So files load where torch_mesh is not installed, and under any mesh.
+    """
+    torch.serialization.register_package(
+        5,  # before torch's own packages
+        lambda storage: "cpu" if storage.device.type == "mesh" else None,
+        lambda storage, location: None,
+    )
+
+
+def _no_capsule_holds_an_address() -> None:
+    """DLPack of a global tensor raises: its address is none to read from."""
+
+    def refusing(export: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(export)
+        def checked(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(tensor, torch.Tensor) and _C.is_global(tensor):
+                raise BufferError(
+                    "dlpack: the tensor is on the mesh, in "
+                    f"{_C.layout_of(tensor)}, and has no memory of its own to"
+                    " share.\nHint: export x.cpu(), or one of"
+                    " torch_mesh.shards(x). [no-dlpack]"
+                )
+            return export(tensor, *args, **kwargs)
+
+        return checked
+
+    for owner, name in (
+        (torch.Tensor, "__dlpack__"),
+        (torch.Tensor, "__dlpack_device__"),
+        (torch.utils.dlpack, "to_dlpack"),
+        (torch, "to_dlpack"),
+    ):
+        if hasattr(owner, name):
+            setattr(owner, name, refusing(getattr(owner, name)))
+
+
+def _repr_shows_layout() -> None:
+    """`print(x)` of a global tensor ends with its layout."""
+    import torch._tensor_str as tensor_str
+
+    original = tensor_str._str
+
+    def with_layout(
+        self: torch.Tensor, *, tensor_contents: str | None = None
+    ) -> str:
+        text = original(self, tensor_contents=tensor_contents)
+        if type(self) in (torch.Tensor, torch.nn.Parameter) and _C.is_global(
+            self
+        ):
+            shown = str(_C.layout_of(self))
+            text = text.replace("device='mesh:0'", f"layout={shown}", 1)
+        return text
+
+    tensor_str._str = with_layout

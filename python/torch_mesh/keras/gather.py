@@ -1,0 +1,45 @@
+"""Models off the mesh: plain tensors for export, other programs, other code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import torch
+
+import torch_mesh as tm
+
+
+def gather(model: Any) -> int:
+    """Brings all state of a model to the host, as plain tensors, in place.
+
+    For `model.export`, `torch.export` and code that knows nothing of a mesh,
+    after `set_distribution(None)`. Parameters stay the same objects, gradients
+    are dropped. Under a distribution the next `fit` moves the model back.
+
+    Args:
+        model: A Keras model or layer, or any `torch.nn.Module`.
+
+    Returns:
+        How many variables were on the mesh.
+    """
+    from torch_mesh.keras import trainer
+
+    if isinstance(model, keras.Model):
+        trainer.forget(model)
+    variables = list(getattr(model, "variables", []))
+    variables += getattr(model, "metrics_variables", [])
+    optimizer = getattr(model, "optimizer", None)
+    variables += getattr(optimizer, "variables", [])
+    for variable in variables:
+        variable._layout = None
+    values = [v._value for v in variables if v._value is not None]
+    if isinstance(model, torch.nn.Module):
+        values += [*model.parameters(), *model.buffers()]
+    moved = 0
+    for value in {id(v): v for v in values}.values():
+        if tm.is_global(value):
+            value.grad = None
+            value.data = tm.full(value.detach()).cpu()
+            moved += 1
+    return moved

@@ -1,0 +1,520 @@
+"""A job of several processes.
+
+`initialize` brings the processes of a job together, by way of process 0: each
+connects to its address, says which process it is and which devices it has, and
+waits for the others. Then torch's default process group is made. With one
+process there is nothing to bring together, and none is made.
+
+The job is torch's default process group, whoever made it. So `num_processes`
+tells the truth under `torchrun` too, and `torch.distributed` ends the job with
+`destroy_process_group`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import time
+import warnings
+from typing import Any, NamedTuple
+
+# Seconds that a process waits for its peers to come, and for their part of a
+# collective. torch's own default for the latter: a peer may be writing a file.
+_WAIT_FOR_PEERS = 300.0
+_WAIT_FOR_ANSWER = 1800.0
+
+# Where the processes write to each other while they meet.
+_KEY = "torch_mesh/job"
+
+# What torchrun sets.
+_ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class _Job(NamedTuple):
+    """What `initialize` has learned; it holds as long as its group does.
+
+    Attributes:
+        group: The process group that it belongs to.
+        store: Where the processes met. Process 0 serves it to the others.
+        devices: Number of devices by kind, for each process.
+    """
+
+    group: Any
+    store: Any
+    devices: list[dict[str, int]]
+
+
+_job: _Job | None = None
+_warned_of_own_mesh = False
+
+
+def initialize(
+    job_addresses: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Makes this process part of a job, before anything else is computed.
+
+    With one process there is nothing to do: it drives all devices of its
+    machine. Several meet at the address of process 0, on CPUs by gloo, with
+    GPUs by NCCL for tensors there. All of them must call this, within
+    `timeout` of each other. A process group that `torch.distributed` has
+    already is taken as the job. Without arguments the variables
+    `KERAS_DISTRIBUTION_JOB_ADDRESSES`, `_NUM_PROCESSES` and `_PROCESS_ID` say
+    them, else those that `torchrun` sets.
+
+    Args:
+        job_addresses: Comma separated "host:port" of all processes, or of
+            process 0 alone.
+        num_processes: Number of processes; default the number of addresses.
+        process_id: Index of this process, in [0, num_processes).
+        timeout: Seconds to wait for the other processes, now and in each
+            collective. Defaults to `TORCH_MESH_TIMEOUT`, else 300 now and
+            1800 in a collective.
+
+    Raises:
+        ValueError: if the arguments do not agree with each other, or with
+            those of another process.
+        TimeoutError: if a process does not come in time.
+        RuntimeError: if this process is part of a job already, or process 0
+            cannot use its port.
+    """
+    wait, answer = _timeouts(timeout)
+    if (job_addresses, num_processes, process_id) == (None, None, None):
+        job_addresses, num_processes, process_id = _arguments_of_environment()
+    addresses = _parse_addresses(job_addresses)
+    if len(addresses) > 1 and num_processes not in (None, len(addresses)):
+        raise ValueError(
+            f"initialize: {len(addresses)} addresses, but {num_processes} "
+            "processes.\n"
+            f"  job_addresses  {job_addresses}\n"
+            "Hint: give one address per process, or only the first one. "
+            "[job-addresses]"
+        )
+    if (num_processes, process_id) == (None, None) and not addresses:
+        if _group() is None and not _meet_by_environment(answer):
+            return  # one process
+        _adopt_group(None)
+    else:
+        count = _check_count(num_processes, max(1, len(addresses)))
+        mine = _check_id(process_id, count)
+        if _group() is not None:
+            _adopt_group((mine, count))
+        elif count == 1:
+            return
+        elif not addresses:
+            raise ValueError(
+                f"initialize: {count} processes, but no address to meet at.\n"
+                "Hint: give job_addresses, at least the address of process 0. "
+                "[job-addresses]"
+            )
+        else:
+            _meet(addresses[0], count, mine, wait, answer)
+    initialize_rng()
+
+
+def initialize_rng() -> None:
+    """Makes the processes of a job draw the same random numbers.
+
+    If no seed was set with `keras.utils.set_random_seed`, process 0 draws one
+    for all. With one process nothing is seeded behind the user's back.
+    """
+    if num_processes() == 1:
+        return
+    import torch
+    from keras.src.random import seed_generator
+    from keras.src.utils import rng_utils
+
+    from torch_mesh.keras import collectives
+
+    mine = rng_utils.get_random_seed()
+    chosen = seed_generator.make_default_seed() if mine is None else mine
+    both = torch.tensor([mine is not None, chosen], dtype=torch.int64)
+    all_of_them = collectives.gather_numbers("initialize", both)
+    if not any(int(is_set) for is_set, _ in all_of_them):
+        rng_utils.set_random_seed(int(all_of_them[0][1]))
+    elif any(row.tolist() != all_of_them[0].tolist() for row in all_of_them):
+        seeds = [int(s) if is_set else None for is_set, s in all_of_them]
+        warnings.warn(
+            "initialize: the processes have different random seeds.\n"
+            f"  keras.utils.set_random_seed  {seeds}\n"
+            "Hint: set the same seed in each process before initialize, so "
+            "that they begin with the same weights. [seeds-differ]",
+            stacklevel=3,
+        )
+
+
+def num_processes() -> int:
+    """Returns the number of processes of the job.
+
+    Returns:
+        int, 1 if there is no process group.
+    """
+    group = _group()
+    return 1 if group is None else group.size()
+
+
+def process_id() -> int:
+    """Returns the index of this process in the job.
+
+    Returns:
+        int, 0 if there is no process group.
+    """
+    group = _group()
+    return 0 if group is None else group.rank()
+
+
+def is_distributed() -> bool:
+    """Whether a program runs on more than one device or process.
+
+    Returns:
+        True with several processes, and while a distribution over at least two
+        devices is in force.
+    """
+    if num_processes() > 1:
+        return True
+    active = sys.modules.get("torch_mesh.keras.active")
+    distribution = None if active is None else active.current()
+    return (
+        distribution is not None and distribution.device_mesh.devices.size > 1
+    )
+
+
+def devices_by_process() -> list[dict[str, int]] | None:
+    """Number of devices by kind, for each process of the job.
+
+    Returns:
+        List of dicts such as {"cpu": 4, "gpu": 0}; None unless `initialize`
+        has brought several processes together.
+    """
+    if _job is None or _job.group is not _group():
+        return None
+    return _job.devices
+
+
+def warn_of_own_mesh(device_mesh: Any) -> None:
+    """Warns, once, that a mesh in a job exchanges nothing with the others.
+
+    Args:
+        device_mesh: A Keras `DeviceMesh` over devices of this process.
+    """
+    global _warned_of_own_mesh
+    if _warned_of_own_mesh or num_processes() == 1:
+        return
+    _warned_of_own_mesh = True
+    warnings.warn(
+        "DeviceMesh: the mesh has devices of this process alone.\n"
+        f"  process  {process_id()} of {num_processes()}\n"
+        f"  devices  {', '.join(map(str, device_mesh.devices.flatten()))}\n"
+        "Hint: what is computed on it is not exchanged with other processes; "
+        "gather_tensor and all_reduce do that for plain tensors. [own-mesh]",
+        stacklevel=5,
+    )
+
+
+# Arguments
+
+
+def _parse_addresses(text: str | None) -> list[tuple[str, int]]:
+    """Hosts and ports of "host:port,[::1]:port,..."."""
+    addresses = []
+    for part in (text or "").split(","):
+        if not (part := part.strip()):
+            continue
+        host, _, port = part.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(
+                f'initialize: "{part}" is no address.\n'
+                f"  job_addresses  {text}\n"
+                'Hint: write "host:port" with a port from 1 to 65535, as in '
+                '"127.0.0.1:1234". [job-addresses]'
+            )
+        addresses.append((host, int(port)))
+    return addresses
+
+
+def _check_id(process: Any, count: int) -> int:
+    """The index of this process.
+
+    Raises:
+        ValueError: if it is not one of `count`, or missing.
+    """
+    if process is None and count == 1:
+        return 0
+    is_number = isinstance(process, int) and not isinstance(process, bool)
+    if is_number and 0 <= process < count:
+        return process
+    said = "no process_id" if process is None else f"process {process!r}"
+    raise ValueError(
+        f"initialize: {said} is not one of {count}.\n"
+        f"  process_id  must be in [0, {count})\n"
+        "Hint: number the processes from 0. [process-id]"
+    )
+
+
+def _timeouts(timeout: float | None) -> tuple[float, float]:
+    """Seconds to wait for peers to come, and for each collective."""
+    source = "timeout"
+    value: Any = timeout
+    if value is None:
+        source = "TORCH_MESH_TIMEOUT"
+        value = os.environ.get(source) or None
+    if value is None:
+        return _WAIT_FOR_PEERS, _WAIT_FOR_ANSWER
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    # A week: beyond some centuries torch's clocks overflow.
+    if not 0 < seconds <= 7 * 24 * 3600:
+        raise ValueError(
+            f"initialize: {source}={value!r} is no time to wait.\n"
+            "Hint: give a number of seconds above 0, at most a week. "
+            "[process-timeout]"
+        )
+    return seconds, seconds
+
+
+def _arguments_of_environment() -> tuple[Any, Any, Any]:
+    """What `keras.distribution.initialize` reads from the environment."""
+    values: list[Any] = [
+        os.environ.get(f"KERAS_DISTRIBUTION_{name}")
+        for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+    ]
+    for i in (1, 2):
+        if values[i] is not None and values[i].strip().isdecimal():
+            values[i] = int(values[i])
+    return values[0], values[1], values[2]
+
+
+def _check_count(count: Any, default: int) -> int:
+    """The number of processes, a positive int."""
+    if count is None:
+        return default
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(
+            f"initialize: {count!r} is no number of processes.\n"
+            "Hint: give num_processes=1 or more, or leave it out. "
+            "[job-addresses]"
+        )
+    return count
+
+
+# Meeting
+
+
+def _group() -> Any:
+    """torch's default process group, None without one.
+
+    A fake one, with which programs are tried out in one process, is none.
+    """
+    try:
+        import torch.distributed as dist
+    except ImportError:
+        return None
+    if not dist.is_available() or not dist.is_initialized():
+        return None
+    group = dist.group.WORLD
+    if group is None or dist.get_backend(group) == "fake":
+        return None
+    return group
+
+
+def _adopt_group(asked: tuple[int, int] | None) -> None:
+    """Takes the process group that there is as the job.
+
+    Args:
+        asked: Index and number of processes, as the arguments say; None if
+            they say nothing.
+
+    Raises:
+        RuntimeError: if the arguments describe another one, or `initialize`
+            was called before.
+    """
+    global _job
+    group = _group()
+    now = (group.rank(), group.size())
+    if asked not in (None, now) or devices_by_process() is not None:
+        mine, count = asked or now
+        raise RuntimeError(
+            "initialize: this process is part of a job already.\n"
+            f"  now    process {now[0]} of {now[1]}\n"
+            f"  asked  process {mine} of {count}\n"
+            "Hint: call it once, before anything else; "
+            "torch.distributed.destroy_process_group() ends a job. "
+            "[initialized-twice]"
+        )
+    counts: list[Any] = [None] * group.size()
+    _distributed().all_gather_object(counts, _own_devices())
+    _job = _Job(group, None, counts)
+
+
+def _meet_by_environment(answer: float) -> bool:
+    """Takes the job that `torchrun` describes in the environment."""
+    if any(name not in os.environ for name in _ENVIRONMENT):
+        return False
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        return False
+    dist = _distributed()
+    dist.init_process_group(
+        _backend(), timeout=datetime.timedelta(seconds=answer)
+    )
+    return True
+
+
+def _meet(
+    address: tuple[str, int], count: int, mine: int, wait: float, answer: float
+) -> None:
+    """Waits for all processes at the address of process 0, and makes the group.
+
+    Raises:
+        ValueError: if the processes do not agree about the job.
+        TimeoutError: if one does not come.
+        RuntimeError: if process 0 cannot use the port.
+    """
+    global _job
+    dist = _distributed()
+    _job = None  # an ended job's store must let go of its port
+    deadline = time.monotonic() + wait
+    store = _open_store(address, mine, wait)
+    _say_who(store, count, mine)
+    _wait_for_all(store, count, mine, wait, deadline)
+    devices = [
+        json.loads(store.get(f"{_KEY}/devices/{i}")) for i in range(count)
+    ]
+    try:
+        dist.init_process_group(
+            _backend(),
+            store=dist.PrefixStore("torch_mesh/group", store),
+            rank=mine,
+            world_size=count,
+            timeout=datetime.timedelta(seconds=answer),
+        )
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"initialize: process {mine} of {count} cannot reach the others.\n"
+            f"  {_first_line(error)}\n"
+            "Hint: if the host has several networks, name one in "
+            "GLOO_SOCKET_IFNAME. [peer-lost]"
+        ) from error
+    _job = _Job(dist.group.WORLD, store, devices)
+
+
+def _open_store(address: tuple[str, int], mine: int, wait: float) -> Any:
+    """The store of process 0: served by it, reached by the others."""
+    dist = _distributed()
+    host, port = address
+    try:
+        return dist.TCPStore(
+            host,
+            port,
+            is_master=mine == 0,
+            timeout=datetime.timedelta(seconds=wait),
+            wait_for_workers=False,
+        )
+    except (RuntimeError, ValueError) as error:
+        if mine == 0:
+            raise RuntimeError(
+                f"initialize: process 0 cannot listen at {host}:{port}.\n"
+                f"  {_first_line(error)}\n"
+                "Hint: choose a free port, the same in all processes. "
+                "[address-in-use]"
+            ) from error
+        raise TimeoutError(
+            f"initialize: process 0 did not answer at {host}:{port} within "
+            f"{wait:g} s.\n"
+            f"  {_first_line(error)}\n"
+            "Hint: start process 0, at an address that this host reaches; "
+            "timeout= or TORCH_MESH_TIMEOUT waits longer. [peer-missing]"
+        ) from error
+
+
+def _say_who(store: Any, count: int, mine: int) -> None:
+    """Enters this process in the store.
+
+    Raises:
+        ValueError: if another process has its number, or expects another
+            number of processes.
+    """
+    if store.add(f"{_KEY}/seen/{mine}", 1) > 1:
+        raise ValueError(
+            f"initialize: there is another process {mine} of {count}.\n"
+            "Hint: give each process a process_id of its own. [process-id]"
+        )
+    # The first to come decides; the others compare.
+    said = store.compare_set(f"{_KEY}/count", "", str(count)).decode()
+    if said != str(count):
+        raise ValueError(
+            f"initialize: process {mine} expects {count} processes, others "
+            f"{said}.\n"
+            "Hint: give all processes the same arguments but for process_id. "
+            "[job-addresses]"
+        )
+    store.set(f"{_KEY}/devices/{mine}", json.dumps(_own_devices()))
+
+
+def _wait_for_all(
+    store: Any, count: int, mine: int, wait: float, deadline: float
+) -> None:
+    """Waits until each process has come.
+
+    Raises:
+        TimeoutError: naming those that did not.
+    """
+    keys = [f"{_KEY}/devices/{i}" for i in range(count)]
+    left = max(deadline - time.monotonic(), 0.01)
+    try:
+        store.wait(keys, datetime.timedelta(seconds=left))
+    except RuntimeError as error:
+        try:
+            missing = [i for i, k in enumerate(keys) if not store.check([k])]
+        except RuntimeError:  # process 0 has given up before
+            missing = [0]
+        raise TimeoutError(
+            f"initialize: process {', '.join(map(str, missing))} of {count} "
+            f"did not come within {wait:g} s.\n"
+            f"  this is process {mine}\n"
+            "Hint: start all processes, and look why those are late; "
+            "timeout= or TORCH_MESH_TIMEOUT waits longer. [peer-missing]"
+        ) from error
+
+
+def _own_devices() -> dict[str, int]:
+    import torch_mesh as tm
+
+    return {kind: len(tm.list_devices(kind)) for kind in ("cpu", "gpu")}
+
+
+def _backend() -> str:
+    import torch
+
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def _distributed() -> Any:
+    """`torch.distributed`.
+
+    Raises:
+        RuntimeError: if this torch lacks it.
+    """
+    try:
+        import torch.distributed as dist
+
+        available = dist.is_available()
+    except ImportError:
+        available = False
+    if not available:
+        raise RuntimeError(
+            "initialize: this torch has no torch.distributed.\n"
+            "Hint: start one process, or install torch's own build. "
+            "[no-distributed]"
+        )
+    return dist
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

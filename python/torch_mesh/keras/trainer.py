@@ -1,0 +1,274 @@
+"""How Keras's trainer feeds the mesh.
+
+Batches stay on the host until `train_step`, `test_step` or `predict_step`;
+there each is sharded along the batch axis, host memory to shards, before the
+step (the user's own, if overridden) sees it. Models that were built elsewhere
+move to where the distribution wants them first.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from keras.src import tree
+
+import torch_mesh as tm
+from torch_mesh.keras import (
+    active,
+    distribution_lib,
+    install,
+    layout_map,
+    torch_module,
+)
+from torch_mesh.keras import variable as variables
+
+core = install.core()
+
+# The distribution that each model was last prepared for; None for none.
+_prepared: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# Models whose jit_compile was reported.
+_told_eager: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class ShardedStep:
+    """A train, test or predict function whose batches are sharded first.
+
+    Without a distribution it calls the function and does nothing else.
+
+    Attributes:
+        step: The function that Keras made: takes a list of batches.
+    """
+
+    def __init__(self, step: Callable[[Any], Any]) -> None:
+        self.step = step
+        self._distribution: Any = None
+        self._layouts: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, data: Any) -> Any:
+        distribution = active.current()
+        if distribution is not None and active.on_mesh():
+            if distribution is not self._distribution:
+                self._distribution = distribution
+                self._layouts = {}
+            data = tree.map_structure(self._shard, data)
+        return self.step(data)
+
+    def _shard(self, x: Any) -> Any:
+        if not isinstance(x, (torch.Tensor, np.ndarray)) or x.ndim == 0:
+            return x
+        shape = tuple(x.shape)
+        layout = self._layouts.get(shape)
+        if layout is None:
+            if len(self._layouts) > 256:  # as many lengths as sentences
+                self._layouts.clear()
+            layout = self._distribution.get_data_layout(shape)
+            self._layouts[shape] = layout
+        return distribution_lib.distribute_data_input(
+            x, layout, self._distribution.batch_dim_name
+        )
+
+
+# Replacements; `install.PATCHES` says what for.
+
+
+def make_train_function(original: Any) -> Any:
+    """Wraps `TorchTrainer.make_train_function`."""
+    return _make_function(original, "train_function")
+
+
+def make_test_function(original: Any) -> Any:
+    """Wraps `TorchTrainer.make_test_function`."""
+    return _make_function(original, "test_function")
+
+
+def make_predict_function(original: Any) -> Any:
+    """Wraps `TorchTrainer.make_predict_function`."""
+    return _make_function(original, "predict_function")
+
+
+def tell_eager(model: Any) -> bool:
+    """Warns once that a model which asks for jit_compile runs eagerly.
+
+    Args:
+        model: A Keras model whose tensors are on the mesh.
+
+    Returns:
+        False: it is not to be compiled.
+    """
+    if model not in _told_eager:
+        _told_eager.add(model)
+        warnings.warn(
+            f'fit: "{model.name}" asks for jit_compile=True, which has no '
+            "code generator for the mesh; it runs eagerly.\n"
+            "Hint: compile the model with jit_compile=False. "
+            "[jit-on-mesh]",
+            stacklevel=4,
+        )
+    return False
+
+
+def get_iterator(original: Any) -> Any:
+    """Wraps `TorchEpochIterator._get_iterator`."""
+
+    @functools.wraps(original)
+    def _get_iterator(self: Any) -> Any:
+        if active.current() is None or not active.on_mesh():
+            return original(self)
+        # Not `original`: a Keras with a distribution of its own on torch feeds
+        # ModelParallel from NumPy, which shuffles in another order than the
+        # DataLoader of one device.
+        with core.device_scope("cpu"):
+            iterable = self.data_adapter.get_torch_dataloader()
+        return _OnHost(iterable)
+
+    return _get_iterator
+
+
+class _OnHost:
+    """An iterable whose iterators work under `keras.device("cpu")`.
+
+    An iterator is made when Keras asks for it, not at its first batch: a
+    DataLoader draws a random number then, and must draw it here too.
+    """
+
+    def __init__(self, iterable: Any) -> None:
+        self.iterable = iterable
+
+    def __iter__(self) -> Iterator[Any]:
+        with core.device_scope("cpu"):
+            iterator = iter(self.iterable)
+        return _OnHostIterator(iterator)
+
+
+class _OnHostIterator:
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self.iterator = iterator
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        with core.device_scope("cpu"):
+            return next(self.iterator)
+
+
+def _make_function(original: Any, attribute: str) -> Any:
+    """Wraps a `make_*_function`, which leaves its result in `attribute`."""
+
+    @functools.wraps(original)
+    def make_function(self: Any, force: bool = False) -> Any:
+        distribution = active.current()
+        prepare(self, distribution)
+        made = getattr(self, attribute)
+        if self.jit_compile and made is not None:
+            # Compiled for a plain device, or not compiled for the mesh.
+            force = force or isinstance(made, ShardedStep) is (
+                distribution is None
+            )
+        result = original(self, force)
+        made = getattr(self, attribute)
+        if distribution is None or isinstance(made, ShardedStep):
+            return result
+        sharded = ShardedStep(made)
+        setattr(self, attribute, sharded)
+        return sharded if result is made else result
+
+    return make_function
+
+
+# Models that were built elsewhere
+
+
+def prepare(model: Any, distribution: Any) -> None:
+    """Moves a model to where a distribution wants it, and checks patterns.
+
+    Args:
+        model: A Keras model. Nothing happens if it is not built, or if it was
+            prepared for this distribution.
+        distribution: A `keras.distribution.Distribution`, or None: a model
+            that lives on a mesh comes back to Keras's default device.
+    """
+    if not model.built or _prepared.get(model, model) is distribution:
+        return
+    if distribution is not None and not active.on_mesh():
+        return
+    torch_module.name_variables(model)
+    moved = _move(model, distribution)
+    _prepared[model] = distribution
+    if moved:
+        where = "the mesh" if distribution is not None else core.get_device()
+        warnings.warn(
+            f'fit: {moved} variables of "{model.name}" were made before the '
+            f"present distribution; they move to {where}.\n"
+            "Hint: call set_distribution before the model is built. "
+            "[late-distribution]",
+            stacklevel=3,
+        )
+    found = getattr(distribution, "_layout_map", None)
+    if found is not None:
+        layout_map.warn_unmatched(found, model)
+
+
+def forget(model: Any) -> None:
+    """Lets the next step ask again where a model should be."""
+    _prepared.pop(model, None)
+
+
+def _move(model: Any, distribution: Any) -> int:
+    """Moves all state of a model; returns how many variables had to."""
+    own = {id(v): v for v in model.variables + model.metrics_variables}
+    optimizer = getattr(model, "optimizer", None)
+    slots = {id(v): v for v in getattr(optimizer, "variables", [])}
+    moved = 0
+    for variable in own.values():
+        moved += _move_one(variable, distribution, None)
+    by_name = {v.path.replace("/", "_"): v for v in own.values() if v.trainable}
+    for key, slot in slots.items():
+        if key not in own:
+            owner = _owner(slot, by_name)
+            moved += _move_one(slot, distribution, owner)
+    return moved
+
+
+def _move_one(variable: Any, distribution: Any, owner: Any) -> int:
+    """Moves one variable; a slot goes where its owner is."""
+    value = variable._value
+    if value is None:
+        return 0
+    if distribution is None:
+        if not tm.is_global(value):
+            return 0
+        variable._layout = None
+        value.grad = None
+        value.data = tm.full(value.detach()).to(core.get_device())
+        return 1
+    mesh = getattr(variable._layout, "device_mesh", None)
+    if mesh is not None and mesh is not distribution.device_mesh:
+        variable._layout = None
+    if variable._layout is None:
+        variable._layout = (
+            owner._layout
+            if owner is not None
+            else variables.layout_for(variable, distribution)
+        )
+    return int(variables.put(value, variable._layout))
+
+
+def _owner(slot: Any, by_name: dict[str, Any]) -> Any:
+    """The trainable variable that an optimizer's slot belongs to.
+
+    Keras names a slot after its variable's path, the slashes replaced.
+    """
+    name = slot.name
+    while "_" in name:
+        name = name.rpartition("_")[0]
+        owner = by_name.get(name)
+        if owner is not None and owner.shape == slot.shape:
+            return owner
+    return None

@@ -1,0 +1,231 @@
+"""Meshes and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import index
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch_mesh import _C
+from torch_mesh import devices as _devices
+
+if TYPE_CHECKING:
+    from torch_mesh.picture import Picture
+
+# ("S0", "R"), or "(S0, R)", or {"data": "S0"}.
+Placements: TypeAlias = Iterable[str] | Mapping[str, str]
+
+
+class Mesh:
+    """Devices arranged along named axes, row-major.
+
+    Meshes compare by content: axes, sizes and devices.
+
+    Args:
+        axes: dict of axis name to size, in order; the last one runs fastest.
+        devices: names such as "cpu:0", "gpu:1", as many as the product of the
+            sizes. None takes the first of `list_devices()`, or virtual CPU
+            devices `cpu:0`, `cpu:1`, ... if those do not suffice.
+
+    Raises:
+        ValueError: on sizes, names or a number of devices that do not fit.
+
+    Example:
+        >>> Mesh({"data": 2, "model": 2})
+        Mesh(data=2 model=2)
+    """
+
+    def __init__(
+        self, axes: Mapping[str, int], devices: Iterable[str] | None = None
+    ) -> None:
+        pairs = [(name, index(size)) for name, size in dict(axes).items()]
+        if devices is None:
+            devices = _default_devices(pairs)
+        self._native = _C.Mesh(pairs, [str(device) for device in devices])
+
+    @classmethod
+    def _of(cls, native: _C.Mesh) -> Mesh:
+        mesh = cls.__new__(cls)
+        mesh._native = native
+        return mesh
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Dict of axis name to size."""
+        return dict(self._native.axes)
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Tuple of axis names."""
+        return tuple(name for name, _ in self._native.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Tuple of axis sizes."""
+        return tuple(size for _, size in self._native.axes)
+
+    @property
+    def size(self) -> int:
+        """Number of devices."""
+        return self._native.size
+
+    @property
+    def devices(self) -> list[str]:
+        """Device names, row-major."""
+        return list(self._native.devices)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mesh) and self._native == other._native
+
+    def __hash__(self) -> int:
+        return hash(self._native)
+
+    def __repr__(self) -> str:
+        return f"Mesh({self._native})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Mesh, (self.axes, self.devices))
+
+
+class Layout:
+    """A mesh, and one placement for each of its axes.
+
+    `R` replicates, `S<dim>` shards a dim in ceil-sized chunks, `P+` is a sum
+    over the devices that is still to be formed.
+
+    Args:
+        mesh: a `Mesh`.
+        placements: one text for each axis, e.g. `("S0", "R")`; or a dict of
+            axis name to placement, where axes left out are `R`; or the text of
+            a layout, `"(S0, R)"`.
+
+    Raises:
+        ValueError: if the placements do not fit the mesh.
+
+    Example:
+        >>> Layout(Mesh({"data": 2, "model": 2}), ("S0", "R"))
+        (S0, R)
+    """
+
+    def __init__(self, mesh: Mesh, placements: Placements) -> None:
+        if isinstance(placements, Mapping):
+            placements = (
+                "{"
+                + ", ".join(f"{a}: {p}" for a, p in placements.items())
+                + "}"
+            )
+        if isinstance(placements, str):
+            self._native = _C.Layout.parse(mesh._native, placements)
+        else:
+            self._native = _C.Layout(mesh._native, [str(p) for p in placements])
+
+    @classmethod
+    def _of(cls, native: _C.Layout) -> Layout:
+        layout = cls.__new__(cls)
+        layout._native = native
+        return layout
+
+    @property
+    def mesh(self) -> Mesh:
+        """The `Mesh`."""
+        return Mesh._of(self._native.mesh)
+
+    @property
+    def placements(self) -> tuple[str, ...]:
+        """Tuple of texts, one for each axis."""
+        return tuple(self._native.placements)
+
+    def shard_shape(
+        self, shape: Sequence[int], device: int = 0
+    ) -> tuple[int, ...]:
+        """Shape of what one device holds of a tensor.
+
+        Args:
+            shape: global shape.
+            device: number of the device, row-major.
+
+        Returns:
+            Tuple of ints, as many as `shape` has.
+
+        Raises:
+            ValueError: if the layout does not fit the shape, or there is no
+                such device.
+        """
+        if not 0 <= device < self.mesh.size:
+            raise ValueError(
+                f"shard_shape: there is no device {device}.\n"
+                f"  mesh  {self.mesh._native}\n"
+                f"Hint: devices count from 0 to {self.mesh.size - 1},"
+                " row-major. [no-such-device]"
+            )
+        return tuple(_C.shard_sizes(self._native, list(shape), device))
+
+    def picture(self, shape: Sequence[int]) -> Picture:
+        """Draws what each device would hold of a tensor.
+
+        Args:
+            shape: global shape.
+
+        Returns:
+            A `Picture`, as `visualize` gives it for a tensor.
+
+        Raises:
+            ValueError: if the layout does not fit the shape.
+        """
+        from torch_mesh.picture import Picture
+
+        return Picture(self, shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._native == other._native
+
+    def __hash__(self) -> int:
+        return hash(self._native)
+
+    def __repr__(self) -> str:
+        return str(self._native)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Layout, (self.mesh, self.placements))
+
+
+def as_layout(
+    mesh_or_layout: Mesh | Layout, placements: Placements | None = None
+) -> Layout:
+    """A `Layout` from `(mesh, placements)` or from a layout.
+
+    Raises:
+        ValueError: if placements are given twice.
+        TypeError: if the first argument is neither mesh nor layout.
+    """
+    if isinstance(mesh_or_layout, Layout):
+        if placements is not None:
+            raise ValueError(
+                "the layout has placements already.\n"
+                f"  layout      {mesh_or_layout}\n"
+                f"  placements  {placements}\n"
+                "Hint: give a mesh and placements, or a layout."
+                " [layout-twice]"
+            )
+        return mesh_or_layout
+    if not isinstance(mesh_or_layout, Mesh):
+        raise TypeError(
+            "a Mesh or a Layout is due, and this is a"
+            f" {type(mesh_or_layout).__name__}: {mesh_or_layout!r}.\n"
+            'Hint: torch_mesh.Mesh({"data": 2}) makes one.'
+        )
+    if placements is None:
+        return Layout._of(_C.Layout.replicated(mesh_or_layout._native))
+    return Layout(mesh_or_layout, placements)
+
+
+def _default_devices(pairs: Sequence[tuple[str, int]]) -> list[str]:
+    count = 1
+    for _, size in pairs:
+        count *= max(size, 0)
+    if count > 1024:
+        return []  # More than a mesh may have: the constructor says so.
+    offered = _devices.list_devices()
+    if len(offered) >= count:
+        return offered[:count]
+    return [f"cpu:{i}" for i in range(count)]

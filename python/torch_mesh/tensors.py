@@ -1,0 +1,259 @@
+"""Global tensors: making them, asking them, changing their layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from torch_mesh import _C
+from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
+
+
+def distribute(
+    t: Tensor, mesh: Mesh | Layout, placements: Placements | None = None
+) -> Tensor:
+    """The value of a tensor as a new global tensor.
+
+    Args:
+        t: tensor on any device, or a global tensor.
+        mesh: a `Mesh`, or a `Layout`.
+        placements: e.g. `("S0", "R")`; None replicates.
+
+    Returns:
+        Tensor on `torch.device("mesh")`, in memory of its own. Differentiable:
+        the gradient arrives where `t` is.
+
+    Raises:
+        ValueError: if the placements do not fit the mesh or the tensor.
+    """
+    return _C.distribute(
+        _tensor("distribute", t), as_layout(mesh, placements)._native
+    )
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name}: a tensor is due, and this is a {type(value).__name__}.\n"
+            "Hint: torch.as_tensor makes one."
+        )
+    return value
+
+
+def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
+    """The same value in another layout, in memory of its own.
+
+    Args:
+        x: a global tensor.
+        placements: placements on the mesh of `x`, or a `Layout`.
+
+    Returns:
+        A global tensor. Differentiable.
+
+    Raises:
+        ValueError: if `x` is not on the mesh, or the layout does not fit.
+    """
+    if not isinstance(placements, Layout):
+        placements = Layout(layout(x).mesh, placements)
+    return _C.redistribute(x, placements._native)
+
+
+def layout(x: Tensor) -> Layout:
+    """The `Layout` in which a global tensor stands.
+
+    Args:
+        x: a global tensor.
+
+    Returns:
+        A `Layout`. That of an open partial sum says so, `(P+)`; asking forms
+        no sum.
+
+    Raises:
+        ValueError: if `x` is not on the mesh.
+    """
+    return Layout._of(_C.layout_of(x))
+
+
+def is_global(x: Tensor) -> bool:
+    """Whether `x` is a tensor on the mesh.
+
+    Args:
+        x: any tensor.
+    """
+    return _C.is_global(x)
+
+
+def full(x: Tensor) -> Tensor:
+    """The whole value as a plain tensor, in memory of its own.
+
+    Args:
+        x: a global tensor, or a plain one.
+
+    Returns:
+        Plain tensor of the shape and dtype of `x`, on the first device of its
+        mesh. Not differentiable: use `x.cpu()` for that.
+    """
+    return _C.full(x)
+
+
+def shards(x: Tensor) -> list[Tensor]:
+    """What each device holds, as plain tensors, row-major.
+
+    Copies: with lanes, a write to one device's replica would be a write to
+    all. Of a partial sum the first device shows the sum formed so far, the
+    others -0.0.
+
+    Args:
+        x: a global tensor.
+
+    Returns:
+        List of plain tensors, one for each device of the mesh, of the shapes
+        that `layout(x).shard_shape(x.shape, device)` gives.
+
+    Raises:
+        ValueError: if `x` is not on the mesh.
+    """
+    return _C.shards(x)
+
+
+def from_shards(
+    tensors: Iterable[Tensor],
+    mesh: Mesh | Layout,
+    placements: Placements | None = None,
+) -> Tensor:
+    """The global tensor of which device i holds `tensors[i]`.
+
+    Args:
+        tensors: one plain tensor for each device, row-major. Replicas must be
+            equal (the first is taken); parts of a sum are added.
+        mesh: a `Mesh`, or a `Layout`.
+        placements: as for `distribute`.
+
+    Returns:
+        A global tensor; copies.
+
+    Raises:
+        ValueError: if the sizes are not those of one tensor so cut.
+    """
+    return _C.from_shards(list(tensors), as_layout(mesh, placements)._native)
+
+
+def map_shards(
+    f: Callable[..., Tensor], x: Tensor, *xs: Tensor, out: Placements
+) -> Tensor:
+    """Runs a function of your own on the shards of each device.
+
+    Args:
+        f: takes one plain tensor for each of `x, *xs`, gives one.
+        x: global tensor.
+        xs: more of them, on the mesh of `x`.
+        out: placements of the result.
+
+    Returns:
+        The global tensor of which device i holds what `f` gave for the shards
+        of device i. Not differentiable.
+
+    Raises:
+        ValueError: if the tensors are not on one mesh, or the results are no
+            shards of one tensor.
+    """
+    mesh = layout(x).mesh
+    for other in xs:
+        if layout(other).mesh != mesh:
+            raise ValueError(
+                "map_shards: the tensors live on two meshes.\n"
+                f"  mesh  {mesh._native}\n"
+                f"  mesh  {layout(other).mesh._native}\n"
+                "Hint: bring one of them over with torch_mesh.distribute."
+                " [mixed-meshes]"
+            )
+    parts = [shards(tensor) for tensor in (x, *xs)]
+    results = [f(*local) for local in zip(*parts, strict=True)]
+    for result in results:
+        _tensor("map_shards: of the function", result)
+    return from_shards(results, mesh, out)
+
+
+def borrow(
+    t: Tensor, mesh: Mesh | Layout, placements: Placements | None = None
+) -> Tensor:
+    """A global tensor whose shards are windows on the plain CPU tensor `t`.
+
+    No copy is made until somebody writes to the result. `t` must not be
+    written while the result is in use: for batches that are handed over once.
+
+    Args:
+        t: plain CPU tensor.
+        mesh: a `Mesh`, or a `Layout`.
+        placements: as for `distribute`.
+
+    Returns:
+        Tensor on `torch.device("mesh")`, of the shape and dtype of `t`.
+
+    Raises:
+        ValueError: if the placements do not fit the mesh or the tensor.
+    """
+    return _C.borrow(t, as_layout(mesh, placements)._native)
+
+
+def reduce_partials(tensors: Iterable[Tensor]) -> None:
+    """Forms pending partial sums of all these tensors, in place.
+
+    One collective for each mesh axis and bucket of 25 MiB. Tensors without a
+    pending sum, and plain ones, are passed over.
+
+    Args:
+        tensors: global tensors, such as the gradients of one step.
+    """
+    _C.reduce_partials(list(tensors))
+
+
+def register_rule(name: str, text: str) -> None:
+    """Says how an op of yours shards.
+
+    Args:
+        name: e.g. "mylib::f", with the overload if there are several.
+        text: the rule, e.g. "b x, x y -> b y" (docs/notation.md).
+
+    Raises:
+        ValueError: with the place of the error in the text.
+    """
+    _C.register_rule(name, text)
+    _C.clear_plans()
+
+
+def current_mesh() -> Mesh | None:
+    """The mesh of new tensors.
+
+    Returns:
+        The `Mesh` that `use` has set, else None.
+    """
+    mesh = Mesh._of(_C.current_mesh())
+    return mesh if mesh.axis_names else None
+
+
+class use:
+    """Makes `mesh` the mesh of new tensors.
+
+    `use(mesh)` sets it for good; `with use(mesh):` until the block ends.
+    `use(None)` unsets it. It is one for the whole process.
+
+    Args:
+        mesh: a `Mesh`, or None.
+    """
+
+    def __init__(self, mesh: Mesh | None) -> None:
+        if not isinstance(mesh, Mesh | None):
+            raise TypeError(
+                f"use: a Mesh is due, and this is a {type(mesh).__name__}:"
+                f" {mesh!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes one."
+            )
+        self._before = _C.current_mesh()
+        _C.set_current_mesh(_C.Mesh([], []) if mesh is None else mesh._native)
+
+    def __enter__(self) -> Mesh | None:
+        return current_mesh()
+
+    def __exit__(self, *error: object) -> None:
+        _C.set_current_mesh(self._before)

@@ -1,0 +1,68 @@
+"""What a program does on the mesh, for people to read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from torch_mesh import _C
+from torch_mesh.counters import Counting, counting
+
+
+def explain(f: Callable[..., Any], *args: Any) -> str:
+    """Runs `f(*args)` and says what each op did.
+
+    Args:
+        f: any function; what it returns is dropped.
+        args: its arguments.
+
+    Returns:
+        Text, a line for each op: its tensors with their layouts, the steps of
+        the redistributions, and the layouts of its results.
+    """
+    _C.start_explaining()
+    try:
+        f(*args)
+    finally:
+        lines = _C.stop_explaining()
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def trace(path: str | os.PathLike[str]) -> Iterator[Counting]:
+    """Writes what runs in the block as a Chrome trace.
+
+    Times are torch's profiler's, in us. What the block counted stands in the
+    file under "torch_mesh".
+
+    Args:
+        path: of the JSON file, for chrome://tracing or Perfetto.
+
+    Yields:
+        A `Counting` of the block.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with (
+        counting() as counts,
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU]
+        ) as profile,
+    ):
+        yield counts
+    profile.export_chrome_trace(str(path))
+    with open(path) as file:
+        content = json.load(file)
+    content["torch_mesh"] = {
+        "collectives": counts.collectives,
+        "bytes": counts.bytes,
+        "replicated_ops": counts.replicated_ops,
+    }
+    with open(path, "w") as file:
+        json.dump(content, file)

@@ -1,0 +1,147 @@
+"""Makes torch_mesh available to Keras when Keras loads its torch backend.
+
+torch calls `install` at the end of `import torch` (entry point group
+`torch.backends`). All it does is put one finder on `sys.meta_path`, which looks
+for the few modules of Keras named below and lets `torch_mesh.keras.install` act
+right before and right after each of them is executed. Nothing of torch_mesh or
+Keras is imported before that.
+
+Nothing here raises: an error would make `import torch` fail for everyone, or
+Keras fail for those who use no distribution. It becomes a warning, and Keras is
+left as it is.
+"""
+
+import importlib
+import importlib.machinery
+import sys
+import warnings
+
+_DISTRIBUTION_LIB = "keras.src.backend.torch.distribution_lib"
+_WATCHED = frozenset(
+    {
+        "keras.src.backend.torch.core",
+        "keras.src.backend.torch.trainer",
+        "keras.src.distribution.distribution_lib",
+        _DISTRIBUTION_LIB,
+    }
+)
+
+
+def install():
+    """Puts the finder on `sys.meta_path`, once. Does nothing else."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        # In front: the finders behind it would find Keras's modules first.
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """Finds the watched modules as the other finders do, with hooks around."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in _WATCHED or not _keras_runs_on_torch():
+            return None
+        spec = self._find_elsewhere(name, path, target)
+        if spec is None and name == _DISTRIBUTION_LIB:
+            return _alias_spec(name, "torch_mesh.keras.distribution_lib")
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _HookedLoader(spec.loader)
+        return spec
+
+    def _find_elsewhere(self, name, path, target):
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                return spec
+        return None
+
+
+class _HookedLoader:
+    """Loads a module as `loader` does, and calls the hooks around it."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module):
+        name = module.__spec__.name
+        # The module is to see its own loader: inspect and linecache ask it for
+        # source text.
+        module.__spec__.loader = module.__loader__ = self._loader
+        _call_hook("before", name)
+        self._loader.exec_module(module)
+        _call_hook("after", name, module)
+
+
+class _AliasLoader:
+    """Gives a module that exists under another name."""
+
+    def __init__(self, module):
+        self._module = module
+        self._spec = module.__spec__
+
+    def create_module(self, spec):
+        return self._module
+
+    def exec_module(self, module):
+        # The import system has put the alias's spec into the module.
+        module.__spec__ = self._spec
+
+
+def _keras_runs_on_torch():
+    config = sys.modules.get("keras.src.backend.config")
+    try:
+        return config is not None and config.backend() == "torch"
+    except Exception:
+        return False
+
+
+def _alias_spec(name, target):
+    try:
+        loader = _AliasLoader(importlib.import_module(target))
+    except Exception as error:
+        _warn(name, error)
+        return None
+    return importlib.machinery.ModuleSpec(name, loader)  # type: ignore[arg-type]
+
+
+_calling_hooks = False
+
+
+def is_calling_hooks():
+    """Whether torch_mesh is imported on Keras's behalf, by a hook."""
+    return _calling_hooks
+
+
+def _call_hook(hook, *args):
+    global _calling_hooks
+    outer, _calling_hooks = _calling_hooks, True
+    try:
+        hooks = importlib.import_module("torch_mesh.keras.install")
+        getattr(hooks, hook)(*args)
+    except Exception as error:
+        _warn(args[0], error)
+    finally:
+        _calling_hooks = outer
+        _forget_unregistered()
+
+
+def _forget_unregistered():
+    """Lets a later `import torch_mesh` register the device."""
+    package = sys.modules.get("torch_mesh")
+    is_for_hooks = getattr(package, "is_for_hooks", None)
+    if is_for_hooks is not None and not _calling_hooks and is_for_hooks():
+        del sys.modules["torch_mesh"]
+
+
+def _warn(name, error):
+    warnings.warn(
+        f"torch_mesh: {name} is left as Keras made it.\n"
+        f"  {type(error).__name__}: {error}\n"
+        "Hint: report this text, or uninstall torch-mesh. [keras-hook]",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,373 @@
+// mesh.cpp: meshes are interned, so a handle is one pointer and equality is
+// that of pointers.
+
+#include <torch_mesh/mesh.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <charconv>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <set>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+
+#include <torch_mesh/error.h>
+
+namespace torch_mesh {
+
+// --- devices -----------------------------------------------------------------
+
+namespace {
+
+constexpr std::array<std::pair<std::string_view, DeviceKind>, 4> kKindNames = {{
+    {"cpu", DeviceKind::kCpu},
+    {"gpu", DeviceKind::kGpu},
+    {"tpu", DeviceKind::kTpu},
+    {"cuda", DeviceKind::kGpu},
+}};
+
+bool parse_index(std::string_view text, int32_t& index) {
+  const char* end = text.data() + text.size();
+  auto [stop, error] = std::from_chars(text.data(), end, index);
+  return error == std::errc() && stop == end && index >= 0 && text[0] != '-';
+}
+
+}  // namespace
+
+Device Device::parse(std::string_view text) {
+  const size_t colon = text.find(':');
+  const std::string_view kind = text.substr(0, colon);
+  Device device;
+  bool is_known = false;
+  for (const auto& [name, value] : kKindNames) {
+    if (name == kind) {
+      device.kind = value;
+      is_known = true;
+    }
+  }
+  if (is_known && colon != std::string_view::npos) {
+    is_known = parse_index(text.substr(colon + 1), device.index);
+  }
+  TORCH_MESH_CHECK_VALUE(
+      is_known,
+      "device-name",
+      "Device: \"",
+      text,
+      "\" names no device.\n"
+      "Hint: write a kind (cpu, gpu, cuda, tpu) and a number, as in "
+      "\"cpu:1\".");
+  return device;
+}
+
+std::string Device::str() const {
+  std::string_view kind = kKindNames[static_cast<size_t>(this->kind)].first;
+  return std::string(kind) + ":" + std::to_string(index);
+}
+
+// --- memories ----------------------------------------------------------------
+
+namespace {
+
+std::atomic<bool> separate_cpu_memories = false;
+
+// Numbers of different kinds of device do not meet.
+int memory_of(const Device& device) {
+  const int first = static_cast<int>(device.kind) << 20;
+  const bool shares = device.kind == DeviceKind::kCpu && !separate_cpu_memories;
+  return shares ? first : first + device.index;
+}
+
+}  // namespace
+
+void separate_memories_for_testing(bool separate) {
+  separate_cpu_memories = separate;
+}
+
+// --- the interned object -----------------------------------------------------
+
+struct Mesh::Data {
+  std::vector<Axis> axes;
+  std::vector<Device> devices;
+  std::vector<int> memories;     // [devices]
+  std::vector<int64_t> strides;  // [axes] devices between neighbours
+  std::string text;
+  bool one_memory = true;
+  // One slot for each mask, filled at the first use of the mask.
+  std::unique_ptr<std::atomic<const Lanes*>[]> lanes;
+
+  static const Data* intern(
+      std::vector<Axis> axes,
+      std::vector<Device> devices);
+  const Lanes* make_lanes(AxisMask sharded) const;
+};
+
+namespace {
+
+std::string axes_text(const std::vector<Mesh::Axis>& axes) {
+  std::string text;
+  for (const Mesh::Axis& axis : axes) {
+    text +=
+        (text.empty() ? "" : " ") + axis.name + "=" + std::to_string(axis.size);
+  }
+  return text;
+}
+
+bool is_axis_name(const std::string& name) {
+  auto is_good = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+  };
+  return !name.empty() && std::all_of(name.begin(), name.end(), is_good);
+}
+
+// Number of devices.
+int check_axes(const std::vector<Mesh::Axis>& axes) {
+  TORCH_MESH_CHECK_VALUE(
+      axes.size() <= static_cast<size_t>(kMaxAxes),
+      "mesh-axes",
+      "Mesh: there are ",
+      axes.size(),
+      " axes, and a mesh has at most ",
+      kMaxAxes,
+      ".\nHint: merge axes that are always used together.");
+  std::set<std::string> names;
+  int64_t size = 1;
+  for (const Mesh::Axis& axis : axes) {
+    TORCH_MESH_CHECK_VALUE(
+        is_axis_name(axis.name),
+        "mesh-axes",
+        "Mesh: \"",
+        axis.name,
+        "\" does not do as the name of an axis.\n"
+        "Hint: use letters, digits, \"_\", \"-\" and \".\".");
+    TORCH_MESH_CHECK_VALUE(
+        names.insert(axis.name).second,
+        "mesh-axes",
+        "Mesh: two axes have the name \"",
+        axis.name,
+        "\".\n  mesh    ",
+        axes_text(axes),
+        "\nHint: give each axis a name of its own.");
+    TORCH_MESH_CHECK_VALUE(
+        axis.size >= 1,
+        "mesh-axes",
+        "Mesh: axis \"",
+        axis.name,
+        "\" has size ",
+        axis.size,
+        ", and the least is 1.\nHint: leave the axis out, or give it size 1.");
+    TORCH_MESH_CHECK_VALUE(
+        axis.size <= kMaxDevices / size,
+        "mesh-axes",
+        "Mesh: the sizes call for more devices than ",
+        kMaxDevices,
+        ", the most a mesh has.\n  mesh    ",
+        axes_text(axes),
+        "\nHint: make an axis smaller.");
+    size *= axis.size;
+  }
+  return static_cast<int>(size);
+}
+
+void check_devices(
+    const std::vector<Mesh::Axis>& axes,
+    const std::vector<Device>& devices,
+    int size) {
+  TORCH_MESH_CHECK_VALUE(
+      devices.size() == static_cast<size_t>(size),
+      "mesh-devices",
+      "Mesh: the sizes call for ",
+      size,
+      " devices, and ",
+      devices.size(),
+      " are given.\n  mesh    ",
+      axes_text(axes),
+      "\nHint: give as many devices as the product of the sizes, or none.");
+  std::set<std::pair<DeviceKind, int32_t>> seen;
+  for (const Device& device : devices) {
+    TORCH_MESH_CHECK_VALUE(
+        seen.insert({device.kind, device.index}).second,
+        "mesh-devices",
+        "Mesh: device ",
+        device.str(),
+        " is given twice.\n  mesh    ",
+        axes_text(axes),
+        "\nHint: give each place of the mesh a device of its own.");
+  }
+}
+
+}  // namespace
+
+const Mesh::Data* Mesh::Data::intern(
+    std::vector<Axis> axes,
+    std::vector<Device> devices) {
+  auto data = std::make_unique<Data>();
+  data->text = axes_text(axes);
+  std::string key = data->text + "|";
+  for (const Device& device : devices) {
+    data->memories.push_back(memory_of(device));
+    key += device.str() + "@" + std::to_string(data->memories.back()) + " ";
+  }
+  data->strides.resize(axes.size());
+  int64_t stride = 1;
+  for (size_t a = axes.size(); a-- > 0;) {
+    data->strides[a] = stride;
+    stride *= axes[a].size;
+  }
+  data->one_memory = std::all_of(
+      data->memories.begin(), data->memories.end(), [&](int memory) {
+        return memory == data->memories[0];
+      });
+  data->lanes.reset(new std::atomic<const Lanes*>[size_t{1} << axes.size()]());
+  data->axes = std::move(axes);
+  data->devices = std::move(devices);
+
+  // Guards `table`; a leaf in the lock order. Handles outlive static
+  // destruction, so neither is ever destroyed.
+  static auto& mutex = *new std::mutex;
+  static auto& table = *new std::unordered_map<std::string, const Data*>;
+  std::lock_guard lock(mutex);
+  auto [entry, is_new] = table.try_emplace(std::move(key), data.get());
+  if (is_new) {
+    data.release();
+  }
+  return entry->second;
+}
+
+const Lanes* Mesh::Data::make_lanes(AxisMask sharded) const {
+  auto result = std::make_unique<Lanes>();
+  result->num = 0;
+  std::map<std::pair<int, int64_t>, int> lane_at;
+  for (int device = 0; device < static_cast<int>(devices.size()); ++device) {
+    // The place among the sharded axes: the device with all others at 0.
+    int64_t place = 0;
+    for (size_t a = 0; a < axes.size(); ++a) {
+      if (sharded >> a & 1) {
+        place += device / strides[a] % axes[a].size * strides[a];
+      }
+    }
+    auto [entry, is_new] =
+        lane_at.try_emplace({memories[device], place}, result->num);
+    if (is_new) {
+      ++result->num;
+      result->first_device.push_back(device);
+    }
+    result->lane_of_device.push_back(entry->second);
+  }
+  return result.release();
+}
+
+// --- the handle --------------------------------------------------------------
+
+Mesh::Mesh() {
+  static const Data* const none = Data::intern({}, {Device()});
+  data_ = none;
+}
+
+Mesh::Mesh(std::vector<Axis> axes, std::vector<Device> devices) {
+  const int size = check_axes(axes);
+  if (devices.empty()) {
+    for (int32_t i = 0; i < size; ++i) {
+      devices.push_back({DeviceKind::kCpu, i});
+    }
+  }
+  check_devices(axes, devices, size);
+  data_ = Data::intern(std::move(axes), std::move(devices));
+}
+
+int Mesh::num_axes() const { return static_cast<int>(data_->axes.size()); }
+
+const Mesh::Axis& Mesh::axis(int index) const { return data_->axes[index]; }
+
+namespace {
+
+// Insertions, deletions and replacements that make `a` of `b`.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+    }
+  }
+  return row.back();
+}
+
+[[noreturn]] void raise_unknown_axis(
+    const std::vector<Mesh::Axis>& axes,
+    std::string_view name) {
+  auto nearest = std::min_element(
+      axes.begin(), axes.end(), [&](const auto& a, const auto& b) {
+        return edit_distance(a.name, name) < edit_distance(b.name, name);
+      });
+  detail::raise(
+      ErrorKind::kValue,
+      "unknown-axis",
+      "Mesh: the mesh has no axis \"",
+      name,
+      "\".\n  mesh    ",
+      axes.empty() ? "without axes" : axes_text(axes),
+      "\nHint: ",
+      axes.empty() ? "make a mesh with that axis."
+                   : "did you mean \"" + nearest->name + "\"?");
+}
+
+}  // namespace
+
+int Mesh::axis_index(std::string_view name) const {
+  for (size_t a = 0; a < data_->axes.size(); ++a) {
+    if (data_->axes[a].name == name) {
+      return static_cast<int>(a);
+    }
+  }
+  raise_unknown_axis(data_->axes, name);
+}
+
+int Mesh::size() const { return static_cast<int>(data_->devices.size()); }
+
+const std::vector<Device>& Mesh::devices() const { return data_->devices; }
+
+int64_t Mesh::coordinate(int device, int axis) const {
+  return device / data_->strides[axis] % data_->axes[axis].size;
+}
+
+int Mesh::neighbour(int device, int axis, int64_t coordinate) const {
+  return static_cast<int>(
+      device +
+      (coordinate - this->coordinate(device, axis)) * data_->strides[axis]);
+}
+
+int Mesh::memory(int device) const { return data_->memories[device]; }
+
+const Lanes& Mesh::lanes(AxisMask sharded) const {
+  TORCH_MESH_ASSERT(
+      sharded >> data_->axes.size() == 0,
+      "lanes: the mask ",
+      sharded,
+      " has an axis that the mesh does not have.");
+  std::atomic<const Lanes*>& slot = data_->lanes[sharded];
+  const Lanes* lanes = slot.load(std::memory_order_acquire);
+  if (lanes == nullptr) [[unlikely]] {
+    const Lanes* made = data_->make_lanes(sharded);
+    if (slot.compare_exchange_strong(lanes, made, std::memory_order_acq_rel)) {
+      lanes = made;
+    } else {
+      delete made;
+    }
+  }
+  return *lanes;
+}
+
+bool Mesh::one_memory() const { return data_->one_memory; }
+
+std::string Mesh::str() const { return data_->text; }
+
+}  // namespace torch_mesh

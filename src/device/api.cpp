@@ -1,0 +1,405 @@
+// api.cpp: the functions of <torch_mesh/tensor.h>.
+
+#include <torch_mesh/tensor.h>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/full_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <torch_mesh/error.h>
+
+#include "comm/communicator_steps.h"
+#include "dispatch/execution.h"
+#include "tensor/global_tensor.h"
+#include "trace/counters.h"
+
+namespace torch_mesh {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Runs `body` below autograd, and lets errors of the core leave as torch's.
+template <typename Body>
+auto below_autograd(const char* name, const Body& body) {
+  const std::string op = name;
+  const LocalOps local;
+  const CurrentOp current(op);
+  try {
+    return body();
+  } catch (const CoreError& error) {
+    rethrow_for_torch(error);
+  }
+}
+
+std::span<const int64_t> as_span(c10::IntArrayRef sizes) {
+  return {sizes.data(), sizes.size()};
+}
+
+// A copy that nothing else refers to, and that is no part of something larger.
+at::Tensor own_copy(const at::Tensor& shard) {
+  return shard.clone(at::MemoryFormat::Preserve);
+}
+
+// `like`: strides of a tensor with as many dims, whose order the result has.
+at::Tensor pack(
+    const Layout& layout,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef like,
+    Shards shards) {
+  const std::vector<int64_t> strides =
+      strides_in_order_of(as_span(sizes), as_span(like));
+  for (at::Tensor& shard : shards) {
+    const std::vector<int64_t> local =
+        strides_in_order_of(as_span(shard.sizes()), strides);
+    if (shard.strides() != c10::IntArrayRef(local) ||
+        shard.storage_offset() != 0) {
+      shard =
+          at::empty_strided(shard.sizes(), local, shard.options()).copy_(shard);
+    }
+  }
+  const c10::ScalarType dtype = shards[0].scalar_type();
+  return make_global(layout, sizes, strides, dtype, std::move(shards));
+}
+
+void check_fits(const Layout& layout, const at::Tensor& tensor) {
+  check_layout(layout, as_span(tensor.sizes()));
+}
+
+// Whether a shard lies in memory of one of `sources`, or is a part of a larger
+// whole.
+bool is_shared(const at::Tensor& shard, const Shards& sources) {
+  if (static_cast<size_t>(shard.numel()) * shard.itemsize() !=
+      shard.storage().nbytes()) {
+    return true;
+  }
+  for (const at::Tensor& source : sources) {
+    if (shard.storage().is_alias_of(source.storage())) {
+      return true;
+    }
+  }
+  return false;
+}
+
+at::Tensor redistribute_now(const at::Tensor& tensor, const Layout& to) {
+  return below_autograd("redistribute", [&] {
+    check_fits(to, tensor);
+    const auto [from, shards] = held(tensor);
+    Shards moved;
+    if (from.mesh() == to.mesh()) {
+      const Redistribution plan = plan_redistribution(
+          from, to, as_span(tensor.sizes()), tensor.itemsize());
+      moved = run_redistribution(plan, shards);
+      AxisMask reduced = 0;
+      for (const Step& step : plan.steps) {
+        reduced |= step.kind == Step::Kind::kAllReduce ? 1u << step.axis : 0;
+      }
+      reduce_storage(tensor, reduced);
+    } else {
+      const Layout whole = Layout::replicated(to.mesh());
+      const at::Tensor value = full_value(tensor);
+      Shards replicas;
+      for (int device : whole.lanes().first_device) {
+        replicas.push_back(value.to(torch_device(to.mesh().devices()[device])));
+      }
+      moved = run_redistribution(
+          plan_redistribution(
+              whole, to, as_span(tensor.sizes()), tensor.itemsize()),
+          replicas);
+    }
+    for (at::Tensor& shard : moved) {
+      if (is_shared(shard, shards)) {
+        shard = own_copy(shard);
+      }
+    }
+    return pack(to, tensor.sizes(), tensor.strides(), std::move(moved));
+  });
+}
+
+Shards cut_plain(const at::Tensor& tensor, const Layout& layout) {
+  const Layout whole = Layout::replicated(layout.mesh());
+  Shards replicas;
+  for (int device : whole.lanes().first_device) {
+    const c10::Device place = torch_device(layout.mesh().devices()[device]);
+    replicas.push_back(tensor.device() == place ? tensor : tensor.to(place));
+  }
+  return run_redistribution(
+      plan_redistribution(
+          whole, layout, as_span(tensor.sizes()), tensor.itemsize()),
+      replicas);
+}
+
+at::Tensor distribute_now(const at::Tensor& tensor, const Layout& layout) {
+  return below_autograd("distribute", [&] {
+    check_fits(layout, tensor);
+    Shards shards = cut_plain(tensor, layout);
+    for (at::Tensor& shard : shards) {
+      shard = own_copy(shard);
+    }
+    return pack(layout, tensor.sizes(), tensor.strides(), std::move(shards));
+  });
+}
+
+bool needs_gradient(const at::Tensor& tensor) {
+  return at::GradMode::is_enabled() && tensor.requires_grad();
+}
+
+// Keeps a layout, its mesh with it, between forward and backward.
+struct SavedLayout : torch::CustomClassHolder {
+  explicit SavedLayout(Layout layout) : layout(std::move(layout)) {}
+  const Layout layout;
+};
+
+struct Redistribute : torch::autograd::Function<Redistribute> {
+  static at::Tensor forward(
+      AutogradContext* context,
+      const at::Tensor& tensor,
+      const Layout& to) {
+    context->saved_data["from"] = c10::IValue::make_capsule(
+        c10::make_intrusive<SavedLayout>(with_sums_reduced(layout_of(tensor))));
+    context->set_materialize_grads(false);
+    return redistribute_now(tensor, to);
+  }
+
+  static variable_list backward(
+      AutogradContext* context,
+      variable_list gradients) {
+    const at::Tensor& gradient = gradients[0];
+    if (!gradient.defined() || !is_global(gradient)) {
+      return {gradient, at::Tensor()};
+    }
+    // The gradient itself may be on no mesh yet: that of x.cpu() is.
+    const auto saved = c10::static_intrusive_pointer_cast<SavedLayout>(
+        context->saved_data["from"].toCapsule());
+    const Layout& from = saved->layout;
+    return {
+        layout_of(gradient) == from ? gradient : redistribute(gradient, from),
+        at::Tensor()};
+  }
+};
+
+struct Distribute : torch::autograd::Function<Distribute> {
+  static at::Tensor forward(
+      AutogradContext* context,
+      const at::Tensor& tensor,
+      const Layout& layout) {
+    context->saved_data["device"] = tensor.device();
+    return distribute_now(tensor, layout);
+  }
+
+  static variable_list backward(
+      AutogradContext* context,
+      variable_list gradients) {
+    return {gradients[0].to(context->saved_data["device"].toDevice()),
+            at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor distribute(const at::Tensor& tensor, const Layout& layout) {
+  register_device();
+  if (is_global(tensor)) {
+    return redistribute(tensor, layout);
+  }
+  return needs_gradient(tensor) ? Distribute::apply(tensor, layout)
+                                : distribute_now(tensor, layout);
+}
+
+at::Tensor redistribute(const at::Tensor& tensor, const Layout& layout) {
+  TORCH_CHECK_VALUE(
+      is_global(tensor),
+      "redistribute: the tensor is on ",
+      tensor.device(),
+      ", not on the mesh.\nHint: use distribute. [not-global]");
+  return needs_gradient(tensor) ? Redistribute::apply(tensor, layout)
+                                : redistribute_now(tensor, layout);
+}
+
+at::Tensor full(const at::Tensor& tensor) {
+  if (!is_global(tensor)) {
+    return tensor.detach().clone();
+  }
+  return below_autograd("full", [&] { return own_copy(full_value(tensor)); });
+}
+
+at::Tensor borrow(const at::Tensor& tensor, const Layout& layout) {
+  register_device();
+  return below_autograd("borrow", [&] {
+    check_fits(layout, tensor);
+    const at::Tensor plain = tensor.detach();
+    Shards shards = cut_plain(plain, layout);
+    const std::vector<int64_t> strides =
+        strides_in_order_of(as_span(plain.sizes()), as_span(plain.strides()));
+    const bool dense = plain.is_non_overlapping_and_dense();
+    for (at::Tensor& shard : shards) {
+      if (!dense || !shard.is_contiguous()) {
+        shard = shard.contiguous();
+      }
+    }
+    at::Tensor result = make_global(
+        layout,
+        plain.sizes(),
+        dense && layout.sharded_axes() == 0 ? plain.strides().vec() : strides,
+        plain.scalar_type(),
+        std::move(shards));
+    const MeshStorage& storage = *MeshStorage::of(result);
+    for (const at::Tensor& shard : storage.shards) {
+      meta_of(result).origins.push_back(shard.storage_offset());
+    }
+    MeshStorage::of(result)->is_borrowed = true;
+    return result;
+  });
+}
+
+std::vector<at::Tensor> shards(const at::Tensor& tensor) {
+  TORCH_CHECK_VALUE(
+      is_global(tensor),
+      "shards: the tensor is on ",
+      tensor.device(),
+      ", not on the mesh.\nHint: use distribute first. [not-global]");
+  return below_autograd("shards", [&] {
+    const auto [layout, held] = torch_mesh::held(tensor);
+    const Lanes& lanes = layout.lanes();
+    std::vector<at::Tensor> result;
+    for (int device = 0; device < layout.mesh().size(); ++device) {
+      const int lane = lanes.lane_of_device[device];
+      bool holds_value = true;
+      for (int axis = 0; axis < layout.mesh().num_axes(); ++axis) {
+        if (layout[axis].is_partial()) {
+          const int first = layout.mesh().neighbour(device, axis, 0);
+          holds_value &= first == device || lanes.lane_of_device[first] != lane;
+        }
+      }
+      result.push_back(
+          holds_value ? held[lane].detach().clone()
+                      : at::full_like(held[lane], -0.0));
+    }
+    return result;
+  });
+}
+
+at::Tensor from_shards(
+    std::span<const at::Tensor> shards,
+    const Layout& layout) {
+  register_device();
+  return below_autograd("from_shards", [&] {
+    const Mesh& mesh = layout.mesh();
+    TORCH_MESH_CHECK_VALUE(
+        static_cast<int>(shards.size()) == mesh.size(),
+        "shard-sizes",
+        "from_shards: ",
+        shards.size(),
+        " shards for a mesh of ",
+        mesh.size(),
+        " devices.\nHint: give one for each device, row-major.");
+    for (int device = 1; device < mesh.size(); ++device) {
+      const at::Tensor& shard = shards[device];
+      TORCH_MESH_CHECK_VALUE(
+          shard.dim() == shards[0].dim() &&
+              shard.scalar_type() == shards[0].scalar_type(),
+          "shard-sizes",
+          "from_shards: the shards of devices 0 and ",
+          device,
+          " are no parts of one tensor: ",
+          c10::toString(shards[0].scalar_type()),
+          " with ",
+          shards[0].dim(),
+          " dims, and ",
+          c10::toString(shard.scalar_type()),
+          " with ",
+          shard.dim(),
+          ".\nHint: give shards of one dtype and number of dims.");
+    }
+    // Sizes of the whole: sums along the axes that cut each dim.
+    std::vector<int64_t> sizes = shards[0].sizes().vec();
+    for (int axis = mesh.num_axes() - 1; axis >= 0; --axis) {
+      if (layout[axis].is_shard()) {
+        TORCH_MESH_CHECK_VALUE(
+            layout[axis].dim < static_cast<int64_t>(sizes.size()),
+            "layout-dim",
+            "from_shards: the layout ",
+            layout.str(),
+            " shards dim ",
+            layout[axis].dim,
+            " of shards with ",
+            sizes.size(),
+            " dims.\nHint: name a dim that the tensor has.");
+      }
+    }
+    for (size_t dim = 0; dim < sizes.size(); ++dim) {
+      int64_t total = 0;
+      for (int device = 0; device < mesh.size(); ++device) {
+        bool counts = true;
+        for (int axis = 0; axis < mesh.num_axes(); ++axis) {
+          counts &= layout[axis].is_shard(static_cast<int64_t>(dim)) ||
+                    mesh.coordinate(device, axis) == 0;
+        }
+        total += counts ? shards[device].size(static_cast<int64_t>(dim)) : 0;
+      }
+      sizes[dim] = total;
+    }
+    const Lanes& lanes = layout.lanes();
+    std::vector<std::vector<at::Tensor>> parts(lanes.num);
+    for (int device = 0; device < mesh.size(); ++device) {
+      const auto expected = shard_sizes(layout, sizes, device);
+      TORCH_MESH_CHECK_VALUE(
+          shards[device].sizes().vec() == expected,
+          "shard-sizes",
+          "from_shards: the shard of device ",
+          device,
+          " does not fit: ",
+          c10::Join(",", shards[device].sizes()),
+          " != ",
+          c10::Join(",", expected),
+          ".\n  layout  ",
+          layout.str(),
+          "\nHint: uneven dims are cut in ceil-sized chunks, the last ones "
+          "smaller.");
+      const int lane = lanes.lane_of_device[device];
+      if (parts[lane].empty() || layout.has_partial()) {
+        bool counts = true;
+        for (int axis = 0; axis < mesh.num_axes(); ++axis) {
+          counts &= layout[axis].is_partial() || layout[axis].is_shard() ||
+                    mesh.coordinate(device, axis) == 0 || parts[lane].empty();
+        }
+        if (counts) {
+          parts[lane].push_back(
+              shards[device].detach().to(torch_device(mesh.devices()[device])));
+        }
+      }
+    }
+    Shards held;
+    for (std::vector<at::Tensor>& group : parts) {
+      group[0] = own_copy(group[0]);
+      held.push_back(sum_of(group));
+    }
+    const bool rows =
+        std::all_of(held.begin(), held.end(), [](const at::Tensor& shard) {
+          return shard.is_contiguous();
+        });
+    const std::vector<int64_t> like =
+        rows ? contiguous_strides(sizes) : held[0].strides().vec();
+    return pack(layout, sizes, like, std::move(held));
+  });
+}
+
+void reduce_partials(std::span<const at::Tensor> tensors) {
+  below_autograd("reduce_partials", [&] {
+    std::vector<const at::Tensor*> pending;
+    std::vector<AxisMask> axes;
+    for (const at::Tensor& tensor : tensors) {
+      if (is_global(tensor) && layout_of(tensor).has_partial()) {
+        pending.push_back(&tensor);
+        axes.push_back(layout_of(tensor).partial_axes());
+      }
+    }
+    if (!pending.empty()) {
+      reduce_in_buckets(pending, axes);
+    }
+    return 0;
+  });
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,231 @@
+// registration.cpp: makes `mesh` a device of torch.
+//
+// The boxed kernel is registered for every aten operator that is not composed
+// of others: a backend fallback alone would lose to the
+// CompositeExplicitAutogradNonFunctional kernels of structured ops.
+
+#include <mutex>
+#include <set>
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <ATen/native/Resize.h>
+#include <torch/library.h>
+
+#include <torch_mesh/error.h>
+#include <torch_mesh/rule.h>
+#include <torch_mesh/tensor.h>
+
+#include "device/hooks.h"
+#include "dispatch/attention.h"
+#include "dispatch/op.h"
+#include "tensor/global_tensor.h"
+#include "tensor/window.h"
+
+namespace torch_mesh {
+namespace {
+
+constexpr auto kKey = c10::DispatchKey::PrivateUse1;
+
+// One operator's kernel, which knows its Op from the first call on.
+class BoxedKernel final : public c10::OperatorKernel {
+ public:
+  void operator()(
+      const c10::OperatorHandle& handle,
+      c10::DispatchKeySet,
+      Stack* stack) {
+    const Op* op = op_.load(std::memory_order_acquire);
+    if (!op) [[unlikely]] {
+      op = &op_of(handle);
+      op_.store(op, std::memory_order_release);
+    }
+    run_op(*op, *stack);
+  }
+
+ private:
+  std::atomic<const Op*> op_{nullptr};
+};
+
+// Operators of other libraries, also those registered later.
+void fallback(const c10::OperatorHandle& handle, Stack* stack) {
+  run_op(op_of(handle), *stack);
+}
+
+at::Tensor empty_strided(
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    std::optional<c10::ScalarType> dtype,
+    std::optional<c10::Layout>,
+    std::optional<c10::Device> device,
+    std::optional<bool>) {
+  TORCH_CHECK(
+      !device || device->index() <= 0,
+      "there is one mesh device, and it has the index 0, not ",
+      static_cast<int>(device->index()),
+      ".\nHint: device=\"mesh\"; the devices inside of it are those of a "
+      "torch_mesh.Mesh. [device-index]");
+  const at::Tensor made = make_unwritten(
+      Layout::replicated(current_mesh()),
+      sizes,
+      strides,
+      c10::dtype_or_default(dtype));
+  MeshStorage::of(made)->is_placed = false;
+  return made;
+}
+
+at::Tensor empty(
+    c10::IntArrayRef sizes,
+    std::optional<c10::ScalarType> dtype,
+    std::optional<c10::Layout> layout,
+    std::optional<c10::Device> device,
+    std::optional<bool> pin_memory,
+    std::optional<c10::MemoryFormat> memory_format) {
+  for (int64_t size : sizes) {
+    TORCH_CHECK(
+        size >= 0,
+        "Trying to create tensor with negative dimension ",
+        size,
+        ": ",
+        sizes);
+  }
+  std::vector<int64_t> strides;
+  switch (memory_format.value_or(c10::MemoryFormat::Contiguous)) {
+    case c10::MemoryFormat::ChannelsLast:
+      strides = c10::get_channels_last_strides_2d(sizes);
+      break;
+    case c10::MemoryFormat::ChannelsLast3d:
+      strides = c10::get_channels_last_strides_3d(sizes);
+      break;
+    default:
+      strides = contiguous_strides({sizes.data(), sizes.size()});
+  }
+  return empty_strided(sizes, strides, dtype, layout, device, pin_memory);
+}
+
+at::Tensor& set_source_storage_offset(
+    at::Tensor& self,
+    c10::Storage source,
+    int64_t offset,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides) {
+  const LocalOps local;
+  const c10::ScalarType dtype = self.scalar_type();
+  std::vector<int64_t> given = strides.vec();
+  if (given.empty() && !sizes.empty()) {
+    given = contiguous_strides({sizes.data(), sizes.size()});
+  }
+  become(self, window_of_storage(source, sizes, given, offset, dtype));
+  return self;
+}
+
+at::Tensor& set_source_storage(at::Tensor& self, c10::Storage source) {
+  const int64_t size = static_cast<int64_t>(source.nbytes() / self.itemsize());
+  return set_source_storage_offset(self, source, 0, {size}, {1});
+}
+
+bool compatible_shallow_copy(const at::Tensor&, const at::Tensor&) {
+  return true;
+}
+
+bool takes_tensor(const c10::FunctionSchema& schema) {
+  for (const c10::Argument& argument : schema.arguments()) {
+    if (argument.type()->str().find("Tensor") != std::string::npos) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// An operator that torch composes of others keeps that composition, unless the
+// mesh has a rule or a kernel for it.
+bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
+  using Key = c10::DispatchKey;
+  static const auto* typed =
+      new std::set<std::string>{"empty.memory_format",
+                                "empty_strided.",
+                                "set_.source_Storage",
+                                "set_.source_Storage_storage_offset",
+                                "_has_compatible_shallow_copy_type."};
+  if (typed->count(
+          name.name.substr(sizeof("aten::") - 1) + "." + name.overload_name)) {
+    return false;
+  }
+  if (op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) ||
+      op.hasKernelForDispatchKey(kKey) || !takes_tensor(op.schema())) {
+    return false;
+  }
+  if (!op.hasKernelForDispatchKey(Key::CompositeExplicitAutograd)) {
+    return true;
+  }
+  const std::string full = name.overload_name.empty()
+                               ? name.name
+                               : name.name + "." + name.overload_name;
+  return special_kernel(full) != nullptr || find_rule(full) != nullptr ||
+         op.hasTag(at::Tag::pointwise) || op.hasTag(at::Tag::inplace_view) ||
+         op.hasTag(at::Tag::nondeterministic_seeded);
+}
+
+void register_kernels() {
+  // Registrations live as long as the process.
+  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) {
+      continue;
+    }
+    const auto op = dispatcher.findOp(name);
+    if (op && op->hasSchema() && is_ours(name, *op)) {
+      handles->push_back(dispatcher.registerImpl(
+          name,
+          kKey,
+          c10::KernelFunction::makeFromBoxedFunctor<BoxedKernel>(
+              std::make_unique<BoxedKernel>()),
+          std::nullopt,
+          nullptr,
+          "torch_mesh"));
+    }
+  }
+  static auto* aten = new torch::Library(
+      torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__);
+  aten->impl("empty.memory_format", empty);
+  aten->impl("empty_strided", empty_strided);
+  aten->impl("set_.source_Storage", set_source_storage);
+  aten->impl("set_.source_Storage_storage_offset", set_source_storage_offset);
+  aten->impl("_has_compatible_shallow_copy_type", compatible_shallow_copy);
+  // Under autograd, and for inference tensors, which have no autograd key.
+  static auto* autograd = new torch::Library(
+      torch::Library::IMPL,
+      "aten",
+      c10::DispatchKey::AutogradPrivateUse1,
+      __FILE__,
+      __LINE__);
+  for (torch::Library* library : {aten, autograd}) {
+    library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
+  }
+  static auto* any =
+      new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);
+  any->fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+}
+
+}  // namespace
+
+c10::Device mesh_device() { return {c10::DeviceType::PrivateUse1, 0}; }
+
+void register_device() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    const std::string owner = c10::get_privateuse1_backend();
+    TORCH_CHECK(
+        !c10::is_privateuse1_backend_registered() || owner == "mesh",
+        "register_device: torch's extra device is \"",
+        owner,
+        "\", so it cannot be \"mesh\".\nHint: use one of the two libraries "
+        "in a process. [device-owned]");
+    c10::register_privateuse1_backend("mesh");
+    register_hooks();
+    register_kernels();
+  });
+}
+
+}  // namespace torch_mesh

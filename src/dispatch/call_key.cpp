@@ -1,0 +1,325 @@
+// call_key.cpp: arguments from the stack, as numbers and as plain data.
+
+#include "dispatch/call_key.h"
+
+#include <ATen/Context.h>
+#include <c10/core/DefaultDtype.h>
+
+#include "tensor/global_tensor.h"
+
+namespace torch_mesh {
+namespace {
+
+void add_tensor(
+    CallTensors& tensors,
+    const at::Tensor& tensor,
+    int arg,
+    bool is_written) {
+  if (!tensor.defined()) {
+    return;
+  }
+  const bool global = is_global(tensor);
+  tensors.any_global |= global;
+  tensors.any_fake |=
+      !global && tensor.unsafeGetTensorImpl()->key_set().has_backend(
+                     c10::BackendComponent::PrivateUse1Bit);
+  tensors.entries.push_back({&tensor, arg, global, is_written});
+  tensors.any_written |= is_written;
+}
+
+// Kinds of values in a key. A tensor's word holds its dtype and flags too.
+enum Word : uint64_t {
+  kNoneWord = 1,
+  kTensorWord,
+  kPlainTensorWord,
+  kListWord,
+  kIntWord,
+  kBoolWord,
+  kDoubleWord,
+  kComplexWord,
+  kStringWord,
+  kOtherWord,
+};
+
+bool is_free(const CallTensors::Entry& entry) {
+  return entry.is_written && entry.is_global && is_blank(*entry.tensor);
+}
+
+void add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
+  const at::Tensor& tensor = *entry.tensor;
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  const uint64_t head = (entry.is_global ? kTensorWord : kPlainTensorWord) |
+                        static_cast<uint64_t>(tensor.scalar_type()) << 8 |
+                        static_cast<uint64_t>(impl->is_wrapped_number()) << 16 |
+                        static_cast<uint64_t>(is_free(entry)) << 17 |
+                        static_cast<uint64_t>(tensor.dim()) << 24;
+  key.push_back(
+      head |
+      (entry.is_global ? static_cast<uint64_t>(layout_of(tensor).id()) << 32
+                       : 0));
+  for (int64_t size : impl->sizes()) {
+    key.push_back(static_cast<uint64_t>(size));
+  }
+  for (int64_t stride : impl->strides()) {
+    key.push_back(static_cast<uint64_t>(stride));
+  }
+}
+
+void add_value_words(CallKey& key, const c10::IValue& value) {
+  if (value.isNone()) {
+    key.push_back(kNoneWord);
+  } else if (value.isInt()) {
+    key.push_back(kIntWord);
+    key.push_back(static_cast<uint64_t>(value.toInt()));
+  } else if (value.isBool()) {
+    key.push_back(kBoolWord | static_cast<uint64_t>(value.toBool()) << 8);
+  } else if (value.isIntList()) {
+    const auto list = value.toIntList();
+    key.push_back(kListWord | list.size() << 8);
+    for (int64_t element : list) {
+      key.push_back(static_cast<uint64_t>(element));
+    }
+  } else if (value.isString()) {
+    key.push_back(kStringWord);
+    key.push_back(std::hash<std::string_view>()(value.toStringView()));
+  } else if (value.isList()) {
+    const auto list = value.toListRef();
+    key.push_back(kListWord | list.size() << 8);
+    for (const c10::IValue& element : list) {
+      add_value_words(key, element);
+    }
+  } else if (value.isDouble()) {
+    key.push_back(kDoubleWord);
+  } else {
+    key.push_back(kOtherWord);
+  }
+}
+
+uint64_t number_word(const c10::IValue& value) {
+  return value.isNone()     ? kNoneWord
+         : value.isInt()    ? kIntWord
+         : value.isBool()   ? kBoolWord
+         : value.isDouble() ? kDoubleWord
+                            : kComplexWord;
+}
+
+const char* dtype_text(c10::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return "f32";
+    case at::kDouble:
+      return "f64";
+    case at::kHalf:
+      return "f16";
+    case at::kBFloat16:
+      return "bf16";
+    case at::kLong:
+      return "i64";
+    case at::kInt:
+      return "i32";
+    case at::kShort:
+      return "i16";
+    case at::kChar:
+      return "i8";
+    case at::kByte:
+      return "u8";
+    case at::kBool:
+      return "b8";
+    case at::kComplexFloat:
+      return "c64";
+    case at::kComplexDouble:
+      return "c128";
+    default:
+      return c10::toString(dtype);
+  }
+}
+
+TensorInfo info_of(const CallTensors::Entry& entry) {
+  const at::Tensor& tensor = *entry.tensor;
+  TensorInfo info;
+  info.layout = layout_in_call(entry);
+  info.sizes = tensor.sizes().vec();
+  info.strides = tensor.strides().vec();
+  info.itemsize = static_cast<int>(tensor.itemsize());
+  info.dtype = dtype_text(tensor.scalar_type());
+  info.is_blank = is_free(entry);
+  info.is_summable = tensor.is_floating_point() || tensor.is_complex();
+  return info;
+}
+
+Arg value_arg(const c10::IValue& value) {
+  Arg arg;
+  if (value.isNone()) {
+    arg.kind = ArgKind::kNone;
+  } else if (value.isInt()) {
+    arg.kind = ArgKind::kInt;
+    arg.integer = value.toInt();
+  } else if (value.isBool()) {
+    arg.kind = ArgKind::kBool;
+    arg.integer = value.toBool();
+  } else if (value.isDouble()) {
+    arg.kind = ArgKind::kDouble;
+    arg.number = value.toDouble();
+  } else if (value.isComplexDouble()) {
+    arg.kind = ArgKind::kDouble;
+  } else if (value.isString()) {
+    arg.kind = ArgKind::kString;
+    arg.text = value.toStringRef();
+  } else if (value.isIntList()) {
+    arg.kind = ArgKind::kIntList;
+    arg.ints = value.toIntVector();
+  } else if (value.isBoolList()) {
+    arg.kind = ArgKind::kIntList;
+    for (bool element : value.toBoolList()) {
+      arg.ints.push_back(element);
+    }
+  } else {
+    arg.kind = ArgKind::kOther;
+  }
+  return arg;
+}
+
+}  // namespace
+
+CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args) {
+  CallTensors tensors;
+  for (size_t i = 0; i < args.size(); ++i) {
+    const c10::IValue& value = args[i];
+    const bool written = op.schema.params[i].is_written;
+    switch (op.params[i]) {
+      case Op::ParamKind::kTensor:
+        if (value.isTensor()) {
+          add_tensor(tensors, value.toTensor(), i, written);
+        }
+        break;
+      case Op::ParamKind::kTensorList:
+      case Op::ParamKind::kOptionalTensorList:
+        if (value.isList()) {
+          for (const c10::IValue& element : value.toListRef()) {
+            if (element.isTensor()) {
+              add_tensor(tensors, element.toTensor(), i, written);
+            }
+          }
+        }
+        break;
+      default:
+        break;
+    }
+  }
+  return tensors;
+}
+
+Layout layout_in_call(const CallTensors::Entry& entry) {
+  return entry.is_global ? layout_of(*entry.tensor) : Layout();
+}
+
+std::string text_of(const CallTensors::Entry& entry) {
+  std::string text = dtype_text(entry.tensor->scalar_type());
+  text += "[";
+  for (int64_t d = 0; d < entry.tensor->dim(); ++d) {
+    text += (d ? ", " : "") + std::to_string(entry.tensor->size(d));
+  }
+  return text + "] " + layout_in_call(entry).str();
+}
+
+CallKey key_of(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors) {
+  CallKey key;
+  key.push_back(
+      static_cast<uint64_t>(c10::get_default_dtype_as_scalartype()) |
+      static_cast<uint64_t>(at::globalContext().deterministicAlgorithms())
+          << 8);
+  size_t next = 0;
+  for (size_t i = 0; i < args.size(); ++i) {
+    const c10::IValue& value = args[i];
+    switch (op.params[i]) {
+      case Op::ParamKind::kTensor:
+        if (next < tensors.entries.size() &&
+            tensors.entries[next].arg == static_cast<int>(i)) {
+          add_tensor_words(key, tensors.entries[next++]);
+        } else {
+          key.push_back(kNoneWord);
+        }
+        break;
+      case Op::ParamKind::kTensorList:
+      case Op::ParamKind::kOptionalTensorList: {
+        if (!value.isList()) {
+          key.push_back(kNoneWord);
+          break;
+        }
+        const auto list = value.toListRef();
+        key.push_back(kListWord | list.size() << 8);
+        for (const c10::IValue& element : list) {
+          if (element.isTensor() && element.toTensor().defined()) {
+            add_tensor_words(key, tensors.entries[next++]);
+          } else {
+            key.push_back(kNoneWord);
+          }
+        }
+        break;
+      }
+      case Op::ParamKind::kNumber:
+        key.push_back(number_word(value));
+        break;
+      case Op::ParamKind::kDouble:
+        key.push_back(value.isNone() ? kNoneWord : kDoubleWord);
+        break;
+      case Op::ParamKind::kValue:
+        add_value_words(key, value);
+        break;
+      case Op::ParamKind::kDevice:
+      case Op::ParamKind::kIgnored:
+        break;
+    }
+  }
+  return key;
+}
+
+OpCall call_of(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors) {
+  OpCall call;
+  call.schema = &op.schema;
+  size_t next = 0;
+  for (size_t i = 0; i < args.size(); ++i) {
+    const c10::IValue& value = args[i];
+    Arg arg;
+    switch (op.params[i]) {
+      case Op::ParamKind::kTensor:
+        if (next < tensors.entries.size() &&
+            tensors.entries[next].arg == static_cast<int>(i)) {
+          arg.kind = ArgKind::kTensor;
+          arg.tensors.push_back(info_of(tensors.entries[next++]));
+        }
+        break;
+      case Op::ParamKind::kTensorList:
+      case Op::ParamKind::kOptionalTensorList:
+        if (value.isList()) {
+          arg.kind = ArgKind::kTensorList;
+          for (const c10::IValue& element : value.toListRef()) {
+            const bool there =
+                element.isTensor() && element.toTensor().defined();
+            arg.present.push_back(there);
+            if (there) {
+              arg.tensors.push_back(info_of(tensors.entries[next++]));
+            }
+          }
+        }
+        break;
+      case Op::ParamKind::kDevice:
+      case Op::ParamKind::kIgnored:
+        arg.kind = value.isNone() ? ArgKind::kNone : ArgKind::kOther;
+        break;
+      default:
+        arg = value_arg(value);
+        break;
+    }
+    call.args.push_back(std::move(arg));
+  }
+  return call;
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,48 @@
+// call_key.h: the key under which the plan of a call is found (law 9), and the
+// call as plain data for the planner.
+
+#pragma once
+
+#include <c10/util/SmallVector.h>
+
+#include "dispatch/op.h"
+
+namespace torch_mesh {
+
+// The tensors of a call, in the order in which plans count them.
+struct CallTensors {
+  struct Entry {
+    const at::Tensor* tensor;
+    int arg;  // index of the parameter
+    bool is_global;
+    bool is_written;
+  };
+  c10::SmallVector<Entry, 6> entries;
+  bool any_global = false;
+  bool any_written = false;
+  // A tensor that claims the mesh device and is not ours: a FakeTensor.
+  bool any_fake = false;
+};
+
+using CallKey = c10::SmallVector<uint64_t, 64>;
+
+// `args`: the arguments of the call, one for each parameter.
+CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args);
+
+// Layout in which a tensor of a call counts: plain ones are replicated.
+Layout layout_in_call(const CallTensors::Entry& entry);
+
+// "f32[8, 16] (S0, R)".
+std::string text_of(const CallTensors::Entry& entry);
+
+CallKey key_of(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors);
+
+OpCall call_of(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors);
+
+}  // namespace torch_mesh

@@ -1,0 +1,576 @@
+// execution.cpp: localise the arguments, run the lanes, pack the results.
+
+#include "dispatch/execution.h"
+
+#include <atomic>
+
+#include <ATen/ops/full.h>
+#include <c10/util/Exception.h>
+
+#include <torch_mesh/error.h>
+
+#include "comm/communicator_steps.h"
+#include "run/run_lanes.h"
+#include "tensor/global_tensor.h"
+#include "trace/counters.h"
+
+namespace torch_mesh {
+namespace {
+
+class Execution {
+ public:
+  Execution(
+      const Op& op,
+      const PreparedPlan& prepared,
+      const CallTensors& tensors,
+      Stack& stack)
+      : op_(op),
+        prepared_(prepared),
+        plan_(prepared.plan),
+        tensors_(tensors.entries),
+        stack_(stack),
+        base_(stack.size() - op.params.size()),
+        args_(stack.data() + base_, op.params.size()),
+        lanes_(plan_.mesh.lanes(plan_.executed_on)) {}
+
+  void run() {
+    reduce_pending();
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      inputs_.push_back(localise(i));
+    }
+    run_all_lanes();
+    finish_writes();
+    pack();
+  }
+
+ private:
+  // Pending sums that are read as sums are reduced first, for all who hold
+  // them, and in buckets.
+  void reduce_pending() {
+    c10::SmallVector<const at::Tensor*, 4> pending;
+    c10::SmallVector<AxisMask, 4> axes;
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (prepared_.inputs[i].reduces_only && tensors_[i].is_global &&
+          !stays_partial_elsewhere(i)) {
+        const Redistribution& moves = plan_.inputs[i].redistribution;
+        pending.push_back(tensors_[i].tensor);
+        axes.push_back(moves.from.partial_axes() & ~moves.to.partial_axes());
+      }
+    }
+    if (!pending.empty()) {
+      reduce_in_buckets(pending, axes);
+    }
+  }
+
+  // Whether the plan reads the same storage as a sum in another argument: x *
+  // x.
+  bool stays_partial_elsewhere(size_t i) const {
+    const MeshStorage* storage = MeshStorage::of(*tensors_[i].tensor);
+    for (size_t j = 0; j < tensors_.size(); ++j) {
+      if (j != i && tensors_[j].is_global &&
+          MeshStorage::of(*tensors_[j].tensor) == storage &&
+          plan_.inputs[j].redistribution.to.has_partial()) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  bool stands_as_planned(size_t i) const {
+    return !prepared_.inputs[i].moves ||
+           (prepared_.inputs[i].reduces_only && tensors_[i].is_global &&
+            !stays_partial_elsewhere(i));
+  }
+
+  Shards localise(size_t i) {
+    const CallTensors::Entry& entry = tensors_[i];
+    const at::Tensor& tensor = *entry.tensor;
+    const Redistribution& moves = plan_.inputs[i].redistribution;
+    generations_.push_back(
+        entry.is_global ? MeshStorage::of(tensor)->memory_generation.load()
+                        : 0);
+    if (!entry.is_global || layout_of(tensor).mesh() != plan_.mesh) {
+      return spread(
+          entry.is_global ? read(tensor)[0] : tensor,
+          moves,
+          prepared_.inputs[i].moves);
+    }
+    const bool stands = stands_as_planned(i);
+    if (stands && entry.is_written) {
+      return begin_write(tensor);
+    }
+    Held now = held(tensor);
+    if (now.layout != (stands ? moves.to : moves.from)) {
+      throw StalePlan();
+    }
+    return stands ? std::move(now.shards)
+                  : dense(tensor, run_redistribution(moves, now.shards));
+  }
+
+  // Kernels that read memory as it lies may count on what autograd gave them.
+  Shards dense(const at::Tensor& tensor, Shards shards) const {
+    if (op_.needs_dense && tensor.is_contiguous()) {
+      for (at::Tensor& shard : shards) {
+        shard = shard.contiguous();
+      }
+    }
+    return shards;
+  }
+
+  // A plain tensor counts as replicated.
+  Shards spread(
+      const at::Tensor& tensor,
+      const Redistribution& moves,
+      bool has_steps) const {
+    const Lanes& held = moves.from.lanes();
+    Shards shards;
+    for (int device : held.first_device) {
+      const c10::Device place = torch_device(plan_.mesh.devices()[device]);
+      shards.push_back(
+          tensor.dim() == 0 || tensor.device() == place ? tensor
+                                                        : tensor.to(place));
+    }
+    return has_steps ? dense(tensor, run_redistribution(moves, shards))
+                     : shards;
+  }
+
+  at::Tensor local_tensor(size_t i, int lane) const {
+    const PreparedPlan::Input& input = prepared_.inputs[i];
+    const int shard =
+        input.shard_of_lane.empty() ? lane : input.shard_of_lane[lane];
+    TORCH_MESH_ASSERT(
+        shard < static_cast<int>(inputs_[i].size()),
+        "argument ",
+        i,
+        " of ",
+        context(),
+        " has ",
+        inputs_[i].size(),
+        " shards, its plan more");
+    const at::Tensor& tensor = inputs_[i][shard];
+    if (!input.reads_zero.empty() && input.reads_zero[lane]) {
+      return at::full({}, -0.0, tensor.options()).expand_as(tensor);
+    }
+    return tensor;
+  }
+
+  void build_stack(Stack& local, int lane) const {
+    size_t next = 0;
+    for (size_t i = 0; i < args_.size(); ++i) {
+      const c10::IValue& value = args_[i];
+      switch (op_.params[i]) {
+        case Op::ParamKind::kTensor:
+          if (next < tensors_.size() &&
+              tensors_[next].arg == static_cast<int>(i)) {
+            local.emplace_back(local_tensor(next++, lane));
+          } else {
+            local.push_back(value);
+          }
+          break;
+        case Op::ParamKind::kTensorList:
+          local.push_back(local_list<at::Tensor>(value, next, lane));
+          break;
+        case Op::ParamKind::kOptionalTensorList:
+          local.push_back(
+              local_list<std::optional<at::Tensor>>(value, next, lane));
+          break;
+        case Op::ParamKind::kDevice:
+          local.push_back(
+              value.isDevice() && value.toDevice().is_privateuseone()
+                  ? c10::IValue(torch_device(
+                        plan_.mesh.devices()[lanes_.first_device[lane]]))
+                  : value);
+          break;
+        default:
+          local.push_back(value);
+          break;
+      }
+    }
+    for (const Plan::LocalArg& arg : plan_.local_args) {
+      const std::vector<int64_t>& values = arg.values[lane];
+      c10::IValue& value = local[local.size() - args_.size() + arg.arg];
+      if (value.isInt()) {
+        value = values[0];
+      } else {
+        value = c10::IValue(values);
+      }
+    }
+  }
+
+  template <typename Element>
+  c10::IValue local_list(const c10::IValue& value, size_t& next, int lane)
+      const {
+    if (!value.isList()) {
+      return value;
+    }
+    c10::List<Element> list;
+    for (const c10::IValue& element : value.toListRef()) {
+      if (element.isTensor() && element.toTensor().defined()) {
+        list.push_back(local_tensor(next++, lane));
+      } else if constexpr (std::is_same_v<Element, at::Tensor>) {
+        list.push_back(element.toTensor());
+      } else {
+        list.push_back(std::nullopt);
+      }
+    }
+    return list;
+  }
+
+  void run_all_lanes() {
+    // Random numbers are drawn once, for all memories (law 2).
+    const bool once = op_.is_random && plan_.kind == Plan::Kind::kReplicate;
+    const int num_lanes = once ? 1 : lanes_.num;
+    results_.resize(num_lanes);
+    std::atomic<int> num_done{0};
+    try {
+      run_lanes(
+          num_lanes, prepared_.in_parallel && !op_.is_python, [&](int lane) {
+            Stack& local = results_[lane];
+            local.reserve(args_.size());
+            build_stack(local, lane);
+            op_.handle.callBoxed(local);
+            ++num_done;
+          });
+    } catch (c10::Error& error) {
+      error.add_context(context());  // Nobody reads a broken tensor's layout.
+      break_destinations(error.what_without_backtrace(), num_done);
+      throw;
+    } catch (const std::exception& error) {
+      break_destinations(error.what(), num_done);
+      throw;
+    }
+  }
+
+  std::string context() const {
+    std::string text = "in " + op_.schema.name;
+    for (const CallTensors::Entry& entry : tensors_) {
+      text += " " + layout_in_call(entry).str();
+    }
+    return text + " on mesh " + plan_.mesh.str();
+  }
+
+  // A lane that raised leaves its shard as the plain op leaves its destination.
+  // So a value is broken if other lanes have written theirs, or hold replicas.
+  void break_destinations(const std::string& error, int num_done) {
+    if (lanes_.num < 2 || (num_done == 0 && plan_.mesh.one_memory())) {
+      return;
+    }
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (tensors_[i].is_written && tensors_[i].is_global &&
+          stands_as_planned(i)) {
+        mark_broken(*tensors_[i].tensor, error);
+      }
+    }
+  }
+
+  void finish_writes() {
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (!tensors_[i].is_written) {
+        continue;
+      }
+      const at::Tensor& tensor = *tensors_[i].tensor;
+      if (!tensors_[i].is_global) {
+        continue;
+      }
+      if (stands_as_planned(i)) {
+        end_write(tensor);
+      } else {
+        reduce_storage(tensor, layout_of(tensor).partial_axes());
+        write_value(tensor, inputs_[i][0]);
+      }
+    }
+  }
+
+  void pack() {
+    Stack packed;
+    size_t output = 0;
+    for (size_t r = 0; r < op_.schema.returns.size(); ++r) {
+      const OpSchema::Param& returned = op_.schema.returns[r];
+      const c10::IValue& first = results_[0][r];
+      if (returned.is_written) {
+        packed.push_back(written_argument(returned.alias));
+        ++output;
+      } else if (returned.is_tensor) {
+        packed.emplace_back(pack_tensor(
+            output++,
+            [&](int lane) { return results_[lane][r].toTensor(); },
+            returned.alias));
+      } else if (returned.is_tensor_list) {
+        c10::List<at::Tensor> list;
+        const size_t size = first.toListRef().size();
+        for (size_t e = 0; e < size; ++e) {
+          list.push_back(pack_tensor(
+              output++,
+              [&](int lane) {
+                return results_[lane][r].toListRef()[e].toTensor();
+              },
+              returned.alias));
+        }
+        packed.emplace_back(std::move(list));
+      } else {
+        packed.push_back(first);
+      }
+    }
+    stack_.resize(base_);
+    for (c10::IValue& value : packed) {
+      stack_.push_back(std::move(value));
+    }
+  }
+
+  c10::IValue written_argument(int alias) const {
+    for (size_t i = 0; i < args_.size(); ++i) {
+      if (op_.schema.params[i].is_written &&
+          op_.schema.params[i].alias == alias) {
+        return args_[i];
+      }
+    }
+    TORCH_MESH_ASSERT(false, op_.schema.name, " returns no argument");
+  }
+
+  template <typename Result>
+  at::Tensor pack_tensor(size_t o, const Result& result, int alias) {
+    const at::Tensor first = result(0);
+    if (!first.defined()) {
+      return first;
+    }
+    Shards shards = shards_of_output(o, result);
+    const Layout layout = plan_.kind == Plan::Kind::kLocal
+                              ? plan_.outputs[o].layout
+                              : Layout::replicated(plan_.mesh);
+    if (op_.is_view && alias >= 0) {
+      for (size_t i = 0; i < tensors_.size(); ++i) {
+        if (op_.schema.params[tensors_[i].arg].alias == alias &&
+            tensors_[i].is_global) {
+          return pack_view(o, i, layout, first, std::move(shards));
+        }
+      }
+    }
+    return pack_new(o, layout, std::move(shards));
+  }
+
+  template <typename Result>
+  Shards shards_of_output(size_t o, const Result& result) {
+    Shards shards;
+    if (plan_.kind != Plan::Kind::kLocal) {
+      for (int lane = 0; lane < lanes_.num; ++lane) {
+        const int source = lane < static_cast<int>(results_.size()) ? lane : 0;
+        at::Tensor shard = result(source);
+        shards.push_back(
+            source == lane
+                ? shard
+                : shard.to(
+                      torch_device(
+                          plan_.mesh.devices()[lanes_.first_device[lane]]),
+                      shard.scalar_type(),
+                      /*non_blocking=*/false,
+                      /*copy=*/true));
+      }
+      return shards;
+    }
+    TORCH_MESH_ASSERT(
+        o < prepared_.outputs.size(),
+        "plan for ",
+        op_.schema.name,
+        " has ",
+        prepared_.outputs.size(),
+        " outputs, the op more");
+    const PreparedPlan::Output& output = prepared_.outputs[o];
+    for (int lane = 0; lane < lanes_.num; ++lane) {
+      const at::Tensor local = result(lane);
+      if (local.sizes() != c10::IntArrayRef(output.local_sizes[lane])) {
+        size_mismatch(o, lane, local);
+      }
+      shards.push_back(local);
+    }
+    if (output.folds) {
+      return fold_lanes(
+          plan_.mesh,
+          plan_.executed_on,
+          plan_.outputs[o].layout.sharded_axes(),
+          plan_.outputs[o].layout.partial_axes(),
+          std::move(shards));
+    }
+    Shards held;
+    for (int lane : output.lane_of_shard) {
+      held.push_back(shards[lane]);
+    }
+    return held;
+  }
+
+  [[noreturn]] void size_mismatch(size_t o, int lane, const at::Tensor& local)
+      const {
+    std::ostringstream text;
+    text << c10::IntArrayRef(prepared_.outputs[o].local_sizes[lane]);
+    std::ostringstream got;
+    got << local.sizes();
+    detail::raise(
+        ErrorKind::kBug,
+        "bug",
+        "torch_mesh bug: output ",
+        o,
+        " of ",
+        context(),
+        " has sizes ",
+        got.str(),
+        " on lane ",
+        lane,
+        ", its plan says ",
+        text.str(),
+        ".\n  plan  ",
+        plan_.str());
+  }
+
+  at::Tensor pack_view(
+      size_t o,
+      size_t input,
+      const Layout& layout,
+      const at::Tensor& first,
+      Shards shards) const {
+    const at::Tensor& source = *tensors_[input].tensor;
+    const PreparedPlan::Window& window = prepared_.windows[o];
+    at::Tensor view = make_view(
+        source.storage(),
+        layout,
+        window.sizes,
+        window.strides,
+        source.storage_offset() + window.offset,
+        first.scalar_type(),
+        std::move(shards),
+        /*is_write_back=*/!stands_as_planned(input) ||
+            meta_of(source).is_write_back);
+    // Its shards are those of before this op: a reader on another thread may
+    // have reduced the storage since, and then the view is taken again.
+    meta_of(view).memory_generation.store(generations_[input]);
+    return view;
+  }
+
+  // Whether the call says itself in which order the result lies.
+  bool names_memory_format() const {
+    return op_.memory_format_param >= 0 &&
+           args_[op_.memory_format_param].isInt() &&
+           static_cast<c10::MemoryFormat>(
+               args_[op_.memory_format_param].toInt()) !=
+               c10::MemoryFormat::Preserve;
+  }
+
+  // A pointwise result has the order of dims of its first argument of the same
+  // sizes; needed where a local size of 1 hides it.
+  const at::Tensor* model_of_strides(
+      c10::IntArrayRef sizes,
+      const at::Tensor& local) const {
+    bool hidden = false;
+    for (size_t d = 0; d < sizes.size(); ++d) {
+      hidden |= local.size(static_cast<int64_t>(d)) == 1 && sizes[d] > 1;
+    }
+    if (!hidden || !op_.schema.is_pointwise || names_memory_format()) {
+      return nullptr;
+    }
+    for (const CallTensors::Entry& entry : tensors_) {
+      if (entry.tensor->sizes() == sizes &&
+          entry.tensor->is_non_overlapping_and_dense()) {
+        return entry.tensor;
+      }
+    }
+    return nullptr;
+  }
+
+  at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
+    for (at::Tensor& shard : shards) {
+      if (shard.storage_offset() != 0 ||
+          !shard.is_non_overlapping_and_dense()) {
+        shard = shard.clone();
+      }
+    }
+    const at::Tensor first = shards[0];
+    if (plan_.kind != Plan::Kind::kLocal || layout.sharded_axes() == 0 ||
+        first.sizes() == c10::IntArrayRef(plan_.outputs[o].sizes)) {
+      return make_global(
+          layout,
+          first.sizes(),
+          first.strides(),
+          first.scalar_type(),
+          std::move(shards));
+    }
+    const std::vector<int64_t>& sizes = plan_.outputs[o].sizes;
+    // A dim of local size 1 says nothing of the order.
+    const at::Tensor* model = model_of_strides(sizes, first);
+    const std::vector<int64_t> strides =
+        model                   ? strides_in_order_of(sizes, model->strides())
+        : first.is_contiguous() ? contiguous_strides(sizes)
+                                : strides_in_order_of(sizes, first.strides());
+    return make_global(
+        layout, sizes, strides, first.scalar_type(), std::move(shards));
+  }
+
+  const Op& op_;
+  const PreparedPlan& prepared_;
+  const Plan& plan_;
+  const c10::SmallVector<CallTensors::Entry, 6>& tensors_;
+  Stack& stack_;
+  const size_t base_;
+  const c10::ArrayRef<c10::IValue> args_;
+  const Lanes& lanes_;
+  c10::SmallVector<Shards, 6> inputs_;
+  c10::SmallVector<uint32_t, 6> generations_;  // of each input, before reading
+  c10::SmallVector<Stack, 2> results_;
+};
+
+}  // namespace
+
+void execute(
+    const Op& op,
+    const PreparedPlan& prepared,
+    const CallTensors& tensors,
+    Stack& stack) {
+  Execution(op, prepared, tensors, stack).run();
+}
+
+void reduce_in_buckets(
+    c10::ArrayRef<const at::Tensor*> tensors,
+    c10::ArrayRef<AxisMask> axes) {
+  c10::SmallVector<const MeshStorage*, 8> seen;
+  for (int axis = 0; axis < kMaxAxes; ++axis) {
+    int64_t bucket = 0;
+    const Mesh* mesh = nullptr;
+    auto flush = [&] {
+      if (bucket > 0 && mesh->axis(axis).size > 1) {
+        const int64_t n = mesh->axis(axis).size;
+        count_collective(
+            Step::Kind::kAllReduce,
+            mesh->axis(axis).name,
+            2 * bucket * (n - 1) / n);
+      }
+      bucket = 0;
+    };
+    seen.clear();
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const at::Tensor& tensor = *tensors[i];
+      const MeshStorage* storage = MeshStorage::of(tensor);
+      if (!(axes[i] >> axis & 1) ||
+          !(storage->layout.partial_axes() >> axis & 1) ||
+          std::find(seen.begin(), seen.end(), storage) != seen.end()) {
+        continue;
+      }
+      seen.push_back(storage);
+      mesh = &storage->layout.mesh();
+      int64_t parts = 1;
+      for (int a = 0; a < mesh->num_axes(); ++a) {
+        parts *= storage->layout[a].is_shard() ? mesh->axis(a).size : 1;
+      }
+      const int64_t num_bytes = static_cast<int64_t>(storage->nbytes()) / parts;
+      if (bucket > 0 && bucket + num_bytes > kBucketBytes) {
+        flush();
+      }
+      bucket += num_bytes;
+      if (bucket == 0) {
+        bucket = 1;
+      }
+    }
+    flush();
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    reduce_storage(*tensors[i], axes[i]);
+  }
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,36 @@
+// execution.h: one planned op, from global arguments to global results.
+
+#pragma once
+
+#include <vector>
+
+#include "dispatch/call_key.h"
+#include "dispatch/op.h"
+
+namespace torch_mesh {
+
+// Runs the op by a plan; decides nothing. The arguments are the last ones of
+// the stack; results replace them.
+//
+// Throws what the local op throws, with op, layouts and mesh added to the text.
+// A destination on which some lanes have written is then marked broken.
+// Thrown before anything is written: another thread has reduced a pending sum
+// of an argument since the call was planned. Plan it again.
+struct StalePlan {};
+
+void execute(
+    const Op& op,
+    const PreparedPlan& prepared,
+    const CallTensors& tensors,
+    Stack& stack);
+
+// Bytes of pending sums that one collective reduces at most.
+inline constexpr int64_t kBucketBytes = 25 << 20;
+
+// Reduces pending sums of these tensors' storages on the partial axes which
+// `axes` names for each, and counts one collective for each axis and bucket.
+void reduce_in_buckets(
+    c10::ArrayRef<const at::Tensor*> tensors,
+    c10::ArrayRef<AxisMask> axes);
+
+}  // namespace torch_mesh

@@ -1,0 +1,140 @@
+// op.cpp: operators as rules see them, made once each.
+
+#include "dispatch/op.h"
+
+#include <map>
+#include <mutex>
+#include <shared_mutex>
+
+#include "dispatch/explain.h"
+
+namespace torch_mesh {
+namespace {
+
+Op::ParamKind kind_of(const c10::TypePtr& type) {
+  const std::string text = type->str();
+  if (text == "Tensor" || text == "Tensor?") {
+    return Op::ParamKind::kTensor;
+  }
+  if (text == "Tensor[]") {
+    return Op::ParamKind::kTensorList;
+  }
+  if (text == "Tensor?[]") {
+    return Op::ParamKind::kOptionalTensorList;
+  }
+  if (text.rfind("number", 0) == 0 || text.rfind("Scalar", 0) == 0) {
+    return Op::ParamKind::kNumber;
+  }
+  if (text.rfind("float", 0) == 0 || text.rfind("complex", 0) == 0) {
+    return Op::ParamKind::kDouble;
+  }
+  if (text.rfind("Device", 0) == 0) {
+    return Op::ParamKind::kDevice;
+  }
+  if (text.rfind("Generator", 0) == 0) {
+    return Op::ParamKind::kIgnored;
+  }
+  return Op::ParamKind::kValue;
+}
+
+OpSchema::Param param_of(
+    const c10::Argument& argument,
+    std::map<std::string, int>& alias_sets) {
+  OpSchema::Param param;
+  param.name = argument.name();
+  const Op::ParamKind kind = kind_of(argument.type());
+  param.is_tensor = kind == Op::ParamKind::kTensor;
+  param.is_tensor_list = kind == Op::ParamKind::kTensorList ||
+                         kind == Op::ParamKind::kOptionalTensorList;
+  if (const c10::AliasInfo* alias = argument.alias_info()) {
+    param.is_written = alias->isWrite();
+    // Of a list the elements alias: Tensor(a)[].
+    if (alias->beforeSets().empty() && !alias->containedTypes().empty()) {
+      alias = &alias->containedTypes()[0];
+    }
+    if (!alias->beforeSets().empty()) {
+      const std::string set = alias->beforeSets().begin()->toUnqualString();
+      param.alias = alias_sets.emplace(set, static_cast<int>(alias_sets.size()))
+                        .first->second;
+    }
+  }
+  return param;
+}
+
+struct Registry {
+  std::shared_mutex mutex;  // guards `ops`
+  std::map<std::string, std::unique_ptr<Op>> ops;
+};
+
+Registry& registry() {
+  static Registry* registry = new Registry;
+  return *registry;
+}
+
+}  // namespace
+
+Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
+  const c10::FunctionSchema& torch_schema = handle.schema();
+  base_name = torch_schema.name();
+  schema.name = base_name;
+  if (!torch_schema.overload_name().empty()) {
+    schema.name += "." + torch_schema.overload_name();
+  }
+  std::map<std::string, int> alias_sets;
+  for (const c10::Argument& argument : torch_schema.arguments()) {
+    if (argument.name() == "memory_format") {
+      memory_format_param = static_cast<int>(params.size());
+    }
+    schema.params.push_back(param_of(argument, alias_sets));
+    params.push_back(kind_of(argument.type()));
+    is_out |= argument.is_out();
+  }
+  for (const c10::Argument& result : torch_schema.returns()) {
+    schema.returns.push_back(param_of(result, alias_sets));
+    const OpSchema::Param& param = schema.returns.back();
+    is_view |= param.alias >= 0 && !param.is_written;
+  }
+  schema.is_pointwise = handle.hasTag(at::Tag::pointwise);
+  is_inplace_view = handle.hasTag(at::Tag::inplace_view);
+  is_random = handle.hasTag(at::Tag::nondeterministic_seeded);
+  is_python = base_name.rfind("aten::", 0) != 0 &&
+              base_name.rfind("prims::", 0) != 0 &&
+              base_name.rfind("torch_mesh::", 0) != 0;
+  needs_dense = !schema.is_pointwise && !is_view;
+  for (const char* name :
+       {"aten::mm", "aten::bmm", "aten::addmm", "aten::sum", "aten::cat"}) {
+    needs_dense &= base_name != name;
+  }
+  checks_overlap = (schema.is_pointwise || base_name == "aten::copy_") &&
+                   base_name != "aten::fill_" && base_name != "aten::zero_" &&
+                   base_name.rfind("aten::_foreach", 0) != 0;
+  special = special_kernel(schema.name);
+}
+
+const Op& op_of(const c10::OperatorHandle& handle) {
+  const c10::OperatorName& name = handle.operator_name();
+  const std::string key = name.name + "." + name.overload_name;
+  {
+    std::shared_lock lock(registry().mutex);
+    auto found = registry().ops.find(key);
+    if (found != registry().ops.end()) {
+      return *found->second;
+    }
+  }
+  auto op = std::make_unique<Op>(handle);
+  std::unique_lock lock(registry().mutex);
+  return *registry().ops.emplace(key, std::move(op)).first->second;
+}
+
+void clear_plans() {
+  std::shared_lock lock(registry().mutex);
+  for (const auto& [name, op] : registry().ops) {
+    op->cache.clear();
+  }
+}
+
+const Op& op_named(const char* name, const char* overload) {
+  return op_of(c10::Dispatcher::singleton().findSchemaOrThrow(name, overload));
+}
+
+}  // namespace torch_mesh

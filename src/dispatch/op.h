@@ -1,0 +1,72 @@
+// op.h: what the mesh device knows of one operator.
+
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
+
+#include "plan/plan_cache.h"
+#include "rules/op_call.h"
+#include "run/prepared_plan.h"
+
+namespace torch_mesh {
+
+struct Op;
+using Stack = torch::jit::Stack;
+
+// Runs an op that is no matter of rules. The arguments are the last ones of the
+// stack; results replace them. Returns false, with the stack as it was, if this
+// call is an ordinary one after all.
+using SpecialKernel = bool (*)(const Op& op, Stack& stack);
+
+struct Op {
+  explicit Op(const c10::OperatorHandle& handle);
+
+  // How a parameter enters the key of a call.
+  enum class ParamKind : uint8_t {
+    kTensor,
+    kTensorList,          // Tensor[]
+    kOptionalTensorList,  // Tensor?[]
+    kNumber,              // Scalar: its type, not its value
+    kDouble,              // only whether it is there
+    kValue,               // int, bool, dtype, ... and lists of them
+    kDevice,
+    kIgnored,  // generators, ...
+  };
+
+  c10::OperatorHandle handle;
+  OpSchema schema;
+  std::vector<ParamKind> params;
+  std::string base_name;         // "aten::add_"
+  bool is_view = false;          // a result aliases an argument
+  bool is_inplace_view = false;  // t_, squeeze_, ...: changes the metadata
+  bool is_out = false;           // out= variant
+  bool is_random = false;
+  // Whether local kernels may count on inputs as dense as the global ones.
+  bool needs_dense = false;
+  // A destination that overlaps itself or an argument is an error.
+  bool checks_overlap = false;
+  bool is_python = false;  // may have kernels in Python: runs on the caller
+  int memory_format_param = -1;
+  SpecialKernel special = nullptr;
+  mutable PlanCache<PreparedPlan> cache;
+};
+
+// The Op of an operator; made at the first call. Valid for ever.
+// Threads: safe.
+const Op& op_of(const c10::OperatorHandle& handle);
+
+// The Op of "aten::add", "Tensor".
+const Op& op_named(const char* name, const char* overload);
+
+// The special kernel of an op, or nullptr.
+SpecialKernel special_kernel(const std::string& name);
+
+// Runs any op on global tensors. The boxed kernel of the mesh device.
+void run_op(const Op& op, Stack& stack);
+
+}  // namespace torch_mesh

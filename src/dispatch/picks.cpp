@@ -1,0 +1,205 @@
+// picks.cpp: pick what is mine, and leave -0.0 for the rest, which changes no
+// sum.
+//
+// The two ops of this file run on a device's shard. `begin` is the number of
+// the first row that it holds, which the rule makes local ("shifts"), and
+// `size` the number of rows of the whole: an index beyond it is nobody's, and
+// an error.
+
+#include "dispatch/picks.h"
+
+#include <limits>
+#include <map>
+
+#include <ATen/Functions.h>
+#include <torch/library.h>
+
+#include "rules/op_call.h"
+
+namespace torch_mesh {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t kNone = std::numeric_limits<int64_t>::min();
+
+// An index that names no row of the whole, or kNone.
+int64_t stray_index(const Tensor& index, int64_t size) {
+  if (index.numel() == 0) {
+    return kNone;
+  }
+  const auto [least, most] = at::aminmax(index);
+  const auto first = least.item<int64_t>();
+  const auto last = most.item<int64_t>();
+  return first < 0 ? first : last >= size ? last : kNone;
+}
+
+// Where an index meets a row of this shard, and the number of that row in it.
+struct Mine {
+  Mine(const Tensor& index, int64_t begin, int64_t length)
+      : others(
+            at::logical_or(
+                at::lt(index, begin),
+                at::ge(index, begin + length))),
+        rows(at::masked_fill(at::sub(index, begin), others, 0)) {}
+
+  Tensor others;
+  Tensor rows;
+};
+
+// self [v, x*], index [i] -> [i, x*]
+Tensor pick_rows(
+    const Tensor& self,
+    const Tensor& index,
+    int64_t begin,
+    int64_t size) {
+  TORCH_CHECK_INDEX(
+      stray_index(index, size) == kNone, "index out of range in self");
+  const int64_t length = self.size(0);
+  std::vector<int64_t> sizes = self.sizes().vec();
+  sizes[0] = index.size(0);
+  if (length == 0) {
+    return at::full(sizes, -0.0, self.options());
+  }
+  const Mine mine(index, begin, length);
+  std::vector<int64_t> column(self.dim(), 1);
+  column[0] = index.size(0);
+  return at::index_select(self, 0, mine.rows)
+      .masked_fill_(at::reshape(mine.others, column), -0.0);
+}
+
+// self [v, x*], index [i, x*] -> [i, x*]
+Tensor pick_along(
+    const Tensor& self,
+    const Tensor& index,
+    int64_t begin,
+    int64_t size) {
+  const int64_t stray = stray_index(index, size);
+  TORCH_CHECK(
+      stray == kNone,
+      "index ",
+      stray,
+      " is out of bounds for dimension 0 with size ",
+      size);
+  const int64_t length = self.size(0);
+  if (length == 0) {
+    return at::full(index.sizes(), -0.0, self.options());
+  }
+  const Mine mine(index, begin, length);
+  return at::gather(self, 0, mine.rows).masked_fill_(mine.others, -0.0);
+}
+
+Tensor call_pick(const char* name, const Tensor& self, const Tensor& index) {
+  if (self.scalar_type() == at::kBool) {
+    // There are no sums of bools.
+    return call_pick(name, self.to(at::kByte), index).to(at::kBool);
+  }
+  const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow(name, "")
+          .typed<Tensor(const Tensor&, const Tensor&, int64_t, int64_t)>();
+  return op.call(self, index, 0, self.size(0));
+}
+
+Tensor rows_of(const Tensor& self, const Tensor& index) {
+  return call_pick("torch_mesh::pick_rows", self, index);
+}
+
+c10::IValue& argument(const Op& op, Stack& stack, const char* name) {
+  return stack[stack.size() - op.params.size() + op.schema.param(name)];
+}
+
+void give(const Op& op, Stack& stack, const Tensor& result) {
+  stack.resize(stack.size() - op.params.size());
+  stack.emplace_back(result);
+}
+
+// The rows of dim `dim` that an index of any shape names, in the index's place.
+Tensor rows_along(const Tensor& self, int64_t dim, const Tensor& index) {
+  const Tensor rows =
+      rows_of(at::movedim(self, dim, 0), at::reshape(index, {-1}));
+  const Tensor there = at::movedim(rows, 0, dim);
+  std::vector<int64_t> sizes = there.sizes().vec();
+  sizes.erase(sizes.begin() + dim);
+  sizes.insert(sizes.begin() + dim, index.sizes().begin(), index.sizes().end());
+  return at::reshape(there.contiguous(), sizes);
+}
+
+int64_t dim_of(const Op& op, Stack& stack, const Tensor& self) {
+  const int64_t dim = argument(op, stack, "dim").toInt();
+  return dim < 0 ? dim + self.dim() : dim;
+}
+
+void embedding(const Op& op, Stack& stack) {
+  const Tensor weight = argument(op, stack, "weight").toTensor();
+  give(
+      op,
+      stack,
+      rows_along(weight, 0, argument(op, stack, "indices").toTensor()));
+}
+
+void index_select(const Op& op, Stack& stack) {
+  const Tensor self = argument(op, stack, "self").toTensor();
+  const Tensor index = argument(op, stack, "index").toTensor();
+  give(op, stack, rows_along(self, dim_of(op, stack, self), index));
+}
+
+void gather(const Op& op, Stack& stack) {
+  Tensor self = argument(op, stack, "self").toTensor();
+  const Tensor index = argument(op, stack, "index").toTensor();
+  const int64_t dim = dim_of(op, stack, self);
+  for (int64_t d = 0; d < self.dim(); ++d) {
+    if (d != dim && self.size(d) != index.size(d)) {
+      self = at::narrow(self, d, 0, index.size(d));
+    }
+  }
+  const Tensor picked = call_pick(
+      "torch_mesh::pick_along",
+      at::movedim(self, dim, 0),
+      at::movedim(index, dim, 0));
+  give(op, stack, at::movedim(picked, 0, dim).contiguous());
+}
+
+// x[..., i, ...] with one index, whose numbers may count from the end.
+void index(const Op& op, Stack& stack) {
+  const Tensor self = argument(op, stack, "self").toTensor();
+  const auto indices = argument(op, stack, "indices").toListRef();
+  int64_t dim = 0;
+  while (!indices[dim].isTensor() || !indices[dim].toTensor().defined()) {
+    ++dim;
+  }
+  const Tensor index = indices[dim].toTensor();
+  const Tensor counted =
+      at::where(at::lt(index, 0), at::add(index, self.size(dim)), index);
+  give(op, stack, rows_along(self, dim, counted));
+}
+
+TORCH_LIBRARY_FRAGMENT(torch_mesh, library) {
+  for (const char* name : {"pick_rows", "pick_along"}) {
+    const std::string schema =
+        std::string(name) +
+        "(Tensor self, Tensor index, int begin, int size) -> Tensor";
+    library.def(schema.c_str());
+  }
+  // Not for all backends at once, or the mesh would have a kernel without rule.
+  for (const auto key : {c10::DispatchKey::CPU, c10::DispatchKey::CUDA}) {
+    library.impl("pick_rows", torch::dispatch(key, TORCH_FN(pick_rows)));
+    library.impl("pick_along", torch::dispatch(key, TORCH_FN(pick_along)));
+  }
+}
+
+}  // namespace
+
+Rewrite rewrite_of_pick(const Op& op) {
+  static const auto* table = new std::map<std::string, Rewrite>{
+      {"aten::_unsafe_index.Tensor", index},
+      {"aten::embedding", embedding},
+      {"aten::gather", gather},
+      {"aten::index.Tensor", index},
+      {"aten::index_select", index_select},
+  };
+  auto found = table->find(op.schema.name);
+  return found == table->end() ? nullptr : found->second;
+}
+
+}  // namespace torch_mesh

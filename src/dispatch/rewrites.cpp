@@ -1,0 +1,365 @@
+// rewrites.cpp: means, variances and losses over sharded dims.
+//
+// Each program uses global numbers of elements, so a mean over a sharded dim is
+// sum / count and never a mean of means.
+
+#include "dispatch/rewrites.h"
+
+#include <cmath>
+#include <map>
+#include <tuple>
+
+#include <ATen/Functions.h>
+
+#include "dispatch/picks.h"
+#include "tensor/global_tensor.h"
+
+namespace torch_mesh {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t kSum = 2;
+
+struct Args {
+  Args(const Op& op, Stack& stack)
+      : op(op), stack(stack), base(stack.size() - op.params.size()) {}
+
+  c10::IValue& operator[](const char* name) const {
+    return stack[base + op.schema.param(name)];
+  }
+  bool has(const char* name) const { return op.schema.param(name) >= 0; }
+  Tensor tensor(const char* name) const { return (*this)[name].toTensor(); }
+  std::optional<Tensor> optional_tensor(const char* name) const {
+    const c10::IValue& value = (*this)[name];
+    return value.isTensor() && value.toTensor().defined()
+               ? std::optional(value.toTensor())
+               : std::nullopt;
+  }
+  void give(std::initializer_list<c10::IValue> results) const {
+    stack.resize(base);
+    for (const c10::IValue& result : results) {
+      stack.push_back(result);
+    }
+  }
+
+  const Op& op;
+  Stack& stack;
+  const size_t base;
+};
+
+std::vector<int64_t> dims_of(const Args& args, const Tensor& self) {
+  std::vector<int64_t> dims;
+  if (args.has("dim")) {
+    const c10::IValue& dim = args["dim"];
+    if (dim.isInt()) {
+      dims.push_back(dim.toInt());
+    } else if (dim.isIntList()) {
+      dims = dim.toIntVector();
+    }
+  }
+  if (dims.empty()) {
+    for (int64_t d = 0; d < self.dim(); ++d) {
+      dims.push_back(d);
+    }
+  }
+  return dims;
+}
+
+int64_t count_of(const Tensor& self, const std::vector<int64_t>& dims) {
+  int64_t count = 1;
+  for (int64_t d : dims) {
+    count *= self.size(d);
+  }
+  return count;
+}
+
+bool keepdim_of(const Args& args) {
+  return args.has("keepdim") && args["keepdim"].toBool();
+}
+
+// mean(dim) = sum(dim) / count(dim)
+void mean(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const Tensor self = args.tensor("self");
+  const auto dims = dims_of(args, self);
+  const auto dtype = args["dtype"].toOptional<c10::ScalarType>();
+  const c10::ScalarType result = dtype.value_or(self.scalar_type());
+  TORCH_CHECK(
+      c10::isFloatingType(result) || c10::isComplexType(result),
+      "mean(): could not infer output dtype. Input dtype must be either a "
+      "floating point or complex dtype. Got: ",
+      result,
+      "\nHint: mean(dtype=torch.float32).");
+  const Tensor sum = at::sum(self, dims, keepdim_of(args), dtype);
+  args.give({at::div(sum, count_of(self, dims))});
+}
+
+// var(dim) = sum((x - mean(dim))^2) / (count(dim) - correction)
+std::tuple<Tensor, Tensor> var_and_mean(const Args& args) {
+  const Tensor self = args.tensor("self");
+  const auto dims = dims_of(args, self);
+  double correction = 1;
+  if (args.has("correction")) {
+    const c10::IValue& value = args["correction"];
+    correction = value.isNone() ? 1 : value.toScalar().toDouble();
+  } else if (args.has("unbiased")) {
+    correction = args["unbiased"].toBool() ? 1 : 0;
+  }
+  const double count = static_cast<double>(count_of(self, dims));
+  Tensor mean = at::div(at::sum(self, dims, /*keepdim=*/true), count);
+  const Tensor centred = at::sub(self, mean);
+  const Tensor squares = at::mul(centred, at::conj_physical(centred));
+  Tensor var = at::div(
+      at::sum(squares, dims, keepdim_of(args)),
+      std::max(count - correction, 0.0));
+  if (!keepdim_of(args)) {
+    mean = at::reshape(mean, var.sizes());
+  }
+  return {self.is_complex() ? at::real(var) : var, mean};
+}
+
+void var(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  args.give({std::get<0>(var_and_mean(args))});
+}
+
+void standard_deviation(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  args.give({at::sqrt(std::get<0>(var_and_mean(args)))});
+}
+
+void var_mean(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const auto [var, mean] = var_and_mean(args);
+  args.give({var, mean});
+}
+
+void std_mean(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const auto [var, mean] = var_and_mean(args);
+  args.give({at::sqrt(var), mean});
+}
+
+// all(dim): nowhere false; any(dim): somewhere true. Counts are summed.
+Tensor number_of(const Args& args, bool wanted) {
+  const Tensor self = args.tensor("self");
+  const Tensor hits = wanted ? at::ne(self, 0) : at::eq(self, 0);
+  return at::sum(hits, dims_of(args, self), keepdim_of(args));
+}
+
+Tensor as_truth(const Args& args, const Tensor& truth) {
+  return args.tensor("self").scalar_type() == at::kByte ? truth.to(at::kByte)
+                                                        : truth;
+}
+
+void all(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  args.give({as_truth(args, at::eq(number_of(args, false), 0))});
+}
+
+void any(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  args.give({as_truth(args, at::ne(number_of(args, true), 0))});
+}
+
+// squeeze() = squeeze(dims of global size 1): a shard of size 1 is no such dim.
+void squeeze(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const Tensor self = args.tensor("self");
+  std::vector<int64_t> dims;
+  for (int64_t d = 0; d < self.dim(); ++d) {
+    if (self.size(d) == 1) {
+      dims.push_back(d);
+    }
+  }
+  args.give({at::squeeze(self, dims)});
+}
+
+// |x|_p = (sum |x|^p)^(1/p); for p = inf the largest, for 0 the number of
+// elements that are not 0.
+void vector_norm(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  Tensor self = args.tensor("self");
+  const auto dtype = args["dtype"].toOptional<c10::ScalarType>();
+  if (dtype) {
+    self = self.to(*dtype);
+  }
+  const double ord = args["ord"].toScalar().toDouble();
+  const auto dims = dims_of(args, self);
+  const bool keepdim = keepdim_of(args);
+  const Tensor size = at::abs(self);
+  if (ord == 2) {
+    args.give({at::sqrt(at::sum(at::mul(size, size), dims, keepdim))});
+  } else if (ord == 1) {
+    args.give({at::sum(size, dims, keepdim)});
+  } else if (ord == 0) {
+    args.give({at::sum(at::ne(size, 0), dims, keepdim, size.scalar_type())});
+  } else if (std::isinf(ord)) {
+    args.give(
+        {ord > 0 ? at::amax(size, dims, keepdim)
+                 : at::amin(size, dims, keepdim)});
+  } else {
+    args.give({at::pow(at::sum(at::pow(size, ord), dims, keepdim), 1 / ord)});
+  }
+}
+
+// loss(mean) = loss(sum) / number of elements
+void mean_loss(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const int64_t count = args.tensor("self").numel();
+  args["reduction"] = kSum;
+  op.handle.callBoxed(stack);
+  const Tensor sum = stack.back().toTensor();
+  stack.back() = at::div(sum, count);
+}
+
+// The gradient of loss(mean) is that of loss(sum), of grad_output / count.
+void mean_loss_backward(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const int64_t count = args.tensor("self").numel();
+  args["reduction"] = kSum;
+  args["grad_output"] = at::div(args.tensor("grad_output"), count);
+  op.handle.callBoxed(stack);
+}
+
+// nll(mean) = nll(sum) / total weight
+void nll_loss_forward(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  args["reduction"] = kSum;
+  op.handle.callBoxed(stack);
+  const Tensor total_weight = stack.back().toTensor();
+  const Tensor sum = stack[stack.size() - 2].toTensor();
+  stack[stack.size() - 2] = at::div(sum, total_weight);
+}
+
+Tensor per_channel(const Tensor& value, const Tensor& like) {
+  std::vector<int64_t> sizes(like.dim(), 1);
+  sizes[1] = value.numel();
+  return at::reshape(value, sizes);
+}
+
+std::vector<int64_t> all_but_channels(const Tensor& input) {
+  std::vector<int64_t> dims;
+  for (int64_t d = 0; d < input.dim(); ++d) {
+    if (d != 1) {
+      dims.push_back(d);
+    }
+  }
+  return dims;
+}
+
+// Batch norm with the statistics of the whole batch (what others call sync BN).
+void batch_norm(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const Tensor input = args.tensor("input");
+  const auto weight = args.optional_tensor("weight");
+  const auto bias = args.optional_tensor("bias");
+  const auto running_mean = args.has("running_mean")
+                                ? args.optional_tensor("running_mean")
+                                : std::nullopt;
+  const auto running_var = args.has("running_var")
+                               ? args.optional_tensor("running_var")
+                               : std::nullopt;
+  const double momentum = args["momentum"].toDouble();
+  const double eps = args["eps"].toDouble();
+  const auto dims = all_but_channels(input);
+  const double count = static_cast<double>(count_of(input, dims));
+  const Tensor mean = at::div(at::sum(input, dims), count);
+  const Tensor centred = at::sub(input, per_channel(mean, input));
+  const Tensor var = at::div(at::sum(at::mul(centred, centred), dims), count);
+  const Tensor invstd = at::rsqrt(at::add(var, eps));
+  Tensor output = at::mul(centred, per_channel(invstd, input));
+  if (weight) {
+    output = at::mul(output, per_channel(*weight, input));
+  }
+  if (bias) {
+    output = at::add(output, per_channel(*bias, input));
+  }
+  if (running_mean) {
+    running_mean->mul_(1 - momentum).add_(mean, momentum);
+  }
+  if (running_var) {
+    running_var->mul_(1 - momentum)
+        .add_(var, momentum * count / std::max(count - 1, 1.0));
+  }
+  args.give({output, mean, invstd});
+}
+
+// d input = w * invstd * (g - mean(g) - xhat * mean(g * xhat)); Ioffe and
+// Szegedy 2015, section 3, with sums over the whole batch.
+void batch_norm_backward(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const Tensor grad = args.tensor("grad_out");
+  const Tensor input = args.tensor("input");
+  const auto weight = args.optional_tensor("weight");
+  const Tensor mean = args.tensor("save_mean");
+  const Tensor invstd = args.tensor("save_invstd");
+  const auto mask = args["output_mask"].toBoolList();
+  const auto dims = all_but_channels(input);
+  const double count = static_cast<double>(count_of(input, dims));
+  const Tensor normal = at::mul(
+      at::sub(input, per_channel(mean, input)), per_channel(invstd, input));
+  const Tensor grad_bias = at::sum(grad, dims);
+  const Tensor grad_weight = at::sum(at::mul(grad, normal), dims);
+  Tensor grad_input;
+  if (mask[0]) {
+    grad_input = at::sub(
+        at::sub(grad, per_channel(at::div(grad_bias, count), input)),
+        at::mul(normal, per_channel(at::div(grad_weight, count), input)));
+    Tensor scale = invstd;
+    if (weight) {
+      scale = at::mul(scale, *weight);
+    }
+    grad_input = at::mul(grad_input, per_channel(scale, input));
+  }
+  args.give(
+      {grad_input,
+       mask[1] ? grad_weight : Tensor(),
+       mask[2] ? grad_bias : Tensor()});
+}
+
+const std::map<std::string, Rewrite>& table() {
+  static const auto* table = new std::map<std::string, Rewrite>{
+      {"aten::_native_batch_norm_legit", batch_norm},
+      {"aten::_native_batch_norm_legit.no_stats", batch_norm},
+      {"aten::all", all},
+      {"aten::all.dim", all},
+      {"aten::all.dims", all},
+      {"aten::any", any},
+      {"aten::any.dim", any},
+      {"aten::any.dims", any},
+      {"aten::binary_cross_entropy", mean_loss},
+      {"aten::binary_cross_entropy_backward", mean_loss_backward},
+      {"aten::huber_loss", mean_loss},
+      {"aten::huber_loss_backward", mean_loss_backward},
+      {"aten::linalg_vector_norm", vector_norm},
+      {"aten::mean", mean},
+      {"aten::mean.dim", mean},
+      {"aten::mse_loss", mean_loss},
+      {"aten::mse_loss_backward", mean_loss_backward},
+      {"aten::native_batch_norm", batch_norm},
+      {"aten::native_batch_norm_backward", batch_norm_backward},
+      {"aten::nll_loss2d_forward", nll_loss_forward},
+      {"aten::nll_loss_forward", nll_loss_forward},
+      {"aten::squeeze", squeeze},
+      {"aten::smooth_l1_loss", mean_loss},
+      {"aten::smooth_l1_loss_backward", mean_loss_backward},
+      {"aten::soft_margin_loss", mean_loss},
+      {"aten::soft_margin_loss_backward", mean_loss_backward},
+      {"aten::std.correction", standard_deviation},
+      {"aten::std_mean.correction", std_mean},
+      {"aten::var.correction", var},
+      {"aten::var_mean.correction", var_mean},
+  };
+  return *table;
+}
+
+}  // namespace
+
+Rewrite rewrite_of(const Op& op) {
+  auto found = table().find(op.schema.name);
+  return found == table().end() ? rewrite_of_pick(op) : found->second;
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,336 @@
+// special.cpp: the few ops that are no matter of rules, each with its why.
+
+#include <cstring>
+#include <map>
+#include <optional>
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/_local_scalar_dense.h>
+#include <ATen/ops/_to_copy.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+
+#include <torch_mesh/error.h>
+
+#include "dispatch/batch_norm.h"
+#include "dispatch/foreach.h"
+#include "dispatch/log_sigmoid.h"
+#include "dispatch/op.h"
+#include "dispatch/random_ops.h"
+#include "dispatch/recurrent.h"
+#include "dispatch/select_slice.h"
+#include "rules/families.h"
+#include "tensor/global_tensor.h"
+#include "tensor/window.h"
+
+namespace torch_mesh {
+namespace {
+
+c10::IValue& argument(const Op& op, Stack& stack, size_t index) {
+  return stack[stack.size() - op.params.size() + index];
+}
+
+void give(const Op& op, Stack& stack, c10::IValue result) {
+  stack.resize(stack.size() - op.params.size());
+  stack.push_back(std::move(result));
+}
+
+// Another tensor object for the same window: nothing to plan.
+bool alias(const Op& op, Stack& stack) {
+  give(op, stack, make_alias(argument(op, stack, 0).toTensor()));
+  return true;
+}
+
+// A tensor made from a literal is fresh already.
+bool lift_fresh(const Op& op, Stack& stack) {
+  at::Tensor self = argument(op, stack, 0).toTensor();
+  give(op, stack, std::move(self));
+  return true;
+}
+
+// A number or a few that Python made: their bytes, without a dispatch. Keras
+// brings some ten of them over in each step.
+std::optional<at::Tensor> copy_of_few(
+    const at::Tensor& self,
+    std::optional<c10::ScalarType> dtype) {
+  constexpr size_t kFewBytes = 256;
+  const c10::DispatchKeySet keys = self.key_set();
+  const bool plain =
+      keys.highestBackendKey() == c10::BackendComponent::CPUBit &&
+      keys.has(c10::DispatchKey::CPU) && self.is_contiguous() &&
+      !keys.has_any(
+          c10::DispatchKeySet(
+              {c10::DispatchKey::Conjugate,
+               c10::DispatchKey::Negative,
+               c10::DispatchKey::ZeroTensor,
+               c10::DispatchKey::Python}));
+  if (!plain || self.nbytes() > kFewBytes ||
+      dtype.value_or(self.scalar_type()) != self.scalar_type()) {
+    return std::nullopt;
+  }
+  at::Tensor copy = at::detail::empty_cpu(self.sizes(), self.scalar_type());
+  std::memcpy(copy.mutable_data_ptr(), self.const_data_ptr(), self.nbytes());
+  return copy;
+}
+
+// Crosses the border of the mesh: no device of the mesh does that alone.
+bool to_copy(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  const auto device = argument(op, stack, 3).toOptional<c10::Device>();
+  auto dtype = argument(op, stack, 1).toOptional<c10::ScalarType>();
+  if (is_global(self)) {
+    if (!device || device->is_privateuseone()) {
+      return false;
+    }
+    give(
+        op,
+        stack,
+        at::_to_copy(
+            full_value(self),
+            dtype,
+            std::nullopt,
+            device,
+            argument(op, stack, 4).toOptional<bool>(),
+            argument(op, stack, 5).toBool(),
+            argument(op, stack, 6).toOptional<c10::MemoryFormat>()));
+    return true;
+  }
+  const Layout layout = Layout::replicated(current_mesh());
+  Shards shards;
+  for (int first : layout.lanes().first_device) {
+    const c10::Device to = torch_device(layout.mesh().devices()[first]);
+    std::optional<at::Tensor> few;
+    if (to.is_cpu() && argument(op, stack, 6).isNone()) {
+      few = copy_of_few(self, dtype);
+    }
+    shards.push_back(
+        few ? *std::move(few)
+            : at::_to_copy(
+                  self,
+                  dtype,
+                  std::nullopt,
+                  to,
+                  /*pin_memory=*/std::nullopt,
+                  argument(op, stack, 5).toBool(),
+                  argument(op, stack, 6).toOptional<c10::MemoryFormat>()));
+  }
+  if (!shards[0].is_non_overlapping_and_dense()) {
+    for (at::Tensor& shard : shards) {
+      shard = shard.contiguous();
+    }
+  }
+  const at::Tensor& first = shards[0];
+  give(
+      op,
+      stack,
+      make_global(
+          layout, first.sizes(), first.strides(), first.scalar_type(), shards));
+  return true;
+}
+
+// Memory that nobody has written takes the layout of what is copied (law 6).
+bool copy(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  const at::Tensor source = argument(op, stack, 1).toTensor();
+  if (!is_global(self)) {
+    if (!copy_bytes_to_host(self, source)) {
+      self.copy_(full_value(source), argument(op, stack, 2).toBool());
+    }
+    give(op, stack, self);
+    return true;
+  }
+  heal(self);
+  if (is_global(source) && copy_storage(self, source)) {
+    give(op, stack, self);
+    return true;
+  }
+  if (is_unwritten(self) && is_global(source) &&
+      source.sizes() == self.sizes()) {
+    const Layout& layout = layout_of(source);
+    adopt_layout(
+        self,
+        source.scalar_type() == self.scalar_type() ? layout
+                                                   : with_sums_reduced(layout));
+  }
+  return false;
+}
+
+// Zeros are not written until somebody reads them or writes to some (law 6).
+bool zero(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  if (!is_global(self) || !leave_blank(self)) {
+    return false;
+  }
+  give(op, stack, self);
+  return true;
+}
+
+// Ends at the host: one value for the whole program.
+bool local_scalar_dense(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  give(op, stack, at::_local_scalar_dense(full_value(self)));
+  return true;
+}
+
+// Sizes, strides and dtype of `self`'s like. Those of a dense tensor are its
+// own unless another format is asked for; for all else torch is asked, on the
+// meta device, where this op is a program in Python.
+at::Tensor like_on_meta(
+    const Op& op,
+    Stack& stack,
+    const at::Tensor& self,
+    int device_param) {
+  const at::TensorOptions options = self.options().device(at::kMeta);
+  at::Tensor meta_self =
+      at::detail::empty_strided_meta(self.sizes(), self.strides(), options);
+  if (op.memory_format_param >= 0 && self.is_non_overlapping_and_dense()) {
+    const c10::IValue& layout = argument(op, stack, 2);
+    const c10::IValue& format = argument(op, stack, op.memory_format_param);
+    if (layout.isNone() &&
+        (format.isNone() ||
+         format.toMemoryFormat() == c10::MemoryFormat::Preserve)) {
+      const auto dtype = argument(op, stack, 1).toOptional<c10::ScalarType>();
+      return !dtype || *dtype == self.scalar_type()
+                 ? meta_self
+                 : at::detail::empty_strided_meta(
+                       self.sizes(), self.strides(), options.dtype(*dtype));
+    }
+  }
+  Stack meta(
+      stack.end() - static_cast<ptrdiff_t>(op.params.size()), stack.end());
+  meta[0] = std::move(meta_self);
+  meta[device_param] = c10::Device(c10::kMeta);
+  op.handle.callBoxed(meta);
+  return meta[0].toTensor();
+}
+
+// Allocates nothing; remembers the source's layout as a wish (law 6).
+bool empty_like(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  const int device_param = op.schema.param("device");
+  const auto device =
+      argument(op, stack, device_param).toOptional<c10::Device>();
+  if (!is_global(self) || (device && !device->is_privateuseone())) {
+    return false;
+  }
+  const at::Tensor like = like_on_meta(op, stack, self, device_param);
+  Layout layout = layout_of(self);
+  if (like.sizes() != self.sizes()) {
+    layout = Layout::replicated(layout.mesh());
+  }
+  give(
+      op,
+      stack,
+      make_unwritten(
+          with_sums_reduced(layout),
+          like.sizes(),
+          like.strides(),
+          like.scalar_type()));
+  return true;
+}
+
+// Addresses the storage as plain torch would (law 7).
+bool as_strided(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  const auto sizes = argument(op, stack, 1).toDimVector();
+  const auto strides = argument(op, stack, 2).toDimVector();
+  const auto offset = argument(op, stack, 3).toOptional<int64_t>();
+  give(
+      op,
+      stack,
+      window_of_storage(
+          self.storage(),
+          sizes,
+          strides,
+          offset.value_or(self.storage_offset()),
+          self.scalar_type()));
+  return true;
+}
+
+// The strides that come with it are those that view() finds itself.
+bool reshape_alias(const Op& op, Stack& stack) {
+  static const Op& view = op_named("aten::view", "");
+  stack.pop_back();
+  run_op(view, stack);
+  return true;
+}
+
+// Changes how many elements a tensor has.
+bool resize(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  const auto sizes = argument(op, stack, 1).toDimVector();
+  if (is_global(self) && self.sizes() != c10::IntArrayRef(sizes)) {
+    resize_window(self, sizes);
+  } else if (!is_global(self)) {
+    self.resize_(sizes);
+  }
+  give(op, stack, self);
+  return true;
+}
+
+bool resize_as(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  self.resize_(argument(op, stack, 1).toTensor().sizes());
+  give(op, stack, self);
+  return true;
+}
+
+bool set_source_tensor(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  const at::Tensor source = argument(op, stack, 1).toTensor();
+  TORCH_MESH_CHECK_VALUE(
+      is_global(self) && is_global(source),
+      "set-device",
+      "set_: both tensors must be on the mesh.\nHint: bring the source over "
+      "with .to(\"mesh\").");
+  become(self, source);
+  give(op, stack, self);
+  return true;
+}
+
+const std::map<std::string, SpecialKernel>& table() {
+  static const auto* table = new std::map<std::string, SpecialKernel>{
+      {"aten::_local_scalar_dense", local_scalar_dense},
+      {"aten::_reshape_alias", reshape_alias},
+      {"aten::_to_copy", to_copy},
+      {"aten::alias", alias},
+      {"aten::as_strided", as_strided},
+      {"aten::copy_", copy},
+      {"aten::detach", alias},
+      {"aten::empty_like", empty_like},
+      {"aten::lift_fresh", lift_fresh},
+      {"aten::native_batch_norm", run_batch_norm},
+      {"aten::new_empty", empty_like},
+      {"aten::new_empty_strided", empty_like},
+      {"aten::resize_", resize},
+      {"aten::resize_as_", resize_as},
+      {"aten::select.int", run_select},
+      {"aten::set_.source_Tensor", set_source_tensor},
+      {"aten::slice.Tensor", run_slice},
+      {"aten::zero_", zero},
+  };
+  return *table;
+}
+
+}  // namespace
+
+SpecialKernel special_kernel(const std::string& name) {
+  auto found = table().find(name);
+  if (found != table().end()) {
+    return found->second;
+  }
+  if (SpecialKernel random = random_kernel(name)) {
+    return random;
+  }
+  if (SpecialKernel log_sigmoid = log_sigmoid_kernel(name)) {
+    return log_sigmoid;
+  }
+  if (SpecialKernel recurrent = recurrent_kernel(name)) {
+    return recurrent;
+  }
+  const bool reduces = name.rfind("aten::_foreach_norm.", 0) == 0 &&
+                       name.find("out") == std::string::npos;
+  return reduces || rules::is_elementwise_group(name) ? run_foreach : nullptr;
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,179 @@
+// variants.cpp: finds the functional op of a variant, and hands on its result.
+
+#include "dispatch/variants.h"
+
+#include <map>
+#include <mutex>
+
+#include <ATen/ops/empty.h>
+#include <c10/core/ScalarType.h>
+
+#include <torch_mesh/error.h>
+
+#include "tensor/global_tensor.h"
+
+namespace torch_mesh {
+namespace {
+
+// The overload of `base_name` with exactly these parameters.
+const Op* op_with_params(
+    const std::string& base_name,
+    c10::ArrayRef<c10::Argument> params) {
+  for (const c10::OperatorName& name :
+       c10::Dispatcher::singleton().getAllOpNames()) {
+    if (name.name != base_name) {
+      continue;
+    }
+    const auto handle = c10::Dispatcher::singleton().findOp(name);
+    if (!handle || !handle->hasSchema() ||
+        handle->schema().arguments().size() != params.size()) {
+      continue;
+    }
+    bool same = true;
+    for (size_t i = 0; i < params.size(); ++i) {
+      const c10::Argument& theirs = handle->schema().arguments()[i];
+      same &= theirs.name() == params[i].name() &&
+              *theirs.type() == *params[i].type() && !theirs.is_out();
+    }
+    if (same) {
+      return &op_of(*handle);
+    }
+  }
+  return nullptr;
+}
+
+struct FunctionalOps {
+  std::mutex mutex;  // guards `found`
+  std::map<const Op*, const Op*> found;
+};
+
+// The functional op of a variant; nullptr if there is none.
+const Op* functional_of(
+    const Op& op,
+    const std::string& base_name,
+    size_t num_params) {
+  static FunctionalOps* ops = new FunctionalOps;
+  {
+    std::lock_guard lock(ops->mutex);
+    auto found = ops->found.find(&op);
+    if (found != ops->found.end()) {
+      return found->second;
+    }
+  }
+  const auto& all = op.handle.schema().arguments();
+  const Op* functional = op_with_params(base_name, {all.data(), num_params});
+  std::lock_guard lock(ops->mutex);
+  ops->found[&op] = functional;
+  return functional;
+}
+
+// Runs an out= op that has no functional op with the same arguments (arange,
+// randperm): on plain tensors, once.
+Stack run_plain(const Op& op, c10::ArrayRef<c10::IValue> args) {
+  Stack local;
+  for (size_t i = 0; i < args.size(); ++i) {
+    const c10::IValue& value = args[i];
+    if (!value.isTensor() || !value.toTensor().defined()) {
+      local.push_back(value);
+    } else if (op.handle.schema().arguments()[i].is_out()) {
+      local.emplace_back(
+          at::empty({0}, value.toTensor().options().device(at::kCPU)));
+    } else {
+      const at::Tensor& tensor = value.toTensor();
+      local.emplace_back(is_global(tensor) ? full_value(tensor) : tensor);
+    }
+  }
+  op.handle.callBoxed(local);
+  return local;
+}
+
+void give_result(const at::Tensor& result, const at::Tensor& out) {
+  TORCH_CHECK(
+      c10::canCast(result.scalar_type(), out.scalar_type()),
+      "result type ",
+      result.scalar_type(),
+      " can't be cast to the desired output type ",
+      out.scalar_type());
+  if (out.sizes() != result.sizes()) {
+    if (out.numel() != 0) {
+      TORCH_WARN(
+          "An output with one or more elements was resized since it had "
+          "shape ",
+          out.sizes(),
+          ", which does not match the required output shape ",
+          result.sizes(),
+          ".");
+    }
+    if (is_global(out)) {
+      become(
+          out,
+          make_unwritten(
+              is_global(result) ? layout_of(result) : layout_of(out),
+              result.sizes(),
+              strides_in_order_of(result.sizes(), result.strides()),
+              out.scalar_type()));
+    } else {
+      out.resize_(result.sizes());
+    }
+  }
+  out.copy_(result);
+}
+
+}  // namespace
+
+void run_out(const Op& op, Stack& stack) {
+  size_t num_in = 0;
+  for (const c10::Argument& argument : op.handle.schema().arguments()) {
+    num_in += !argument.is_out();
+  }
+  const size_t base = stack.size() - op.params.size();
+  Stack inputs(stack.begin() + base, stack.begin() + base + num_in);
+  bool takes_tensors = false;
+  for (size_t i = 0; i < num_in; ++i) {
+    takes_tensors |=
+        op.schema.params[i].is_tensor || op.schema.params[i].is_tensor_list;
+  }
+  const Op* functional =
+      takes_tensors ? functional_of(op, op.base_name, num_in) : nullptr;
+  if (functional) {
+    // Not through the dispatcher: torch may compose it of this very op.
+    run_op(*functional, inputs);
+  } else {
+    inputs = run_plain(
+        op, c10::ArrayRef<c10::IValue>(stack.data() + base, op.params.size()));
+  }
+  size_t next = 0;
+  for (size_t i = num_in; i < op.params.size(); ++i, ++next) {
+    const c10::IValue& out = stack[base + i];
+    if (out.isTensor()) {
+      give_result(inputs[next].toTensor(), out.toTensor());
+    } else {
+      const auto results = inputs[next].toTensorVector();
+      const auto outs = out.toTensorVector();
+      for (size_t e = 0; e < outs.size(); ++e) {
+        give_result(results[e], outs[e]);
+      }
+    }
+  }
+  // The results are the out arguments, in order.
+  Stack outs(stack.begin() + base + num_in, stack.end());
+  outs.resize(op.schema.returns.size());
+  stack.resize(base);
+  for (c10::IValue& out : outs) {
+    stack.push_back(std::move(out));
+  }
+}
+
+void run_inplace_view(const Op& op, Stack& stack) {
+  std::string name = op.base_name;
+  name.pop_back();
+  const Op* view = functional_of(op, name, op.params.size());
+  TORCH_MESH_ASSERT(view, op.schema.name, " has no view op");
+  const size_t base = stack.size() - op.params.size();
+  const at::Tensor self = stack[base].toTensor();
+  view->handle.callBoxed(stack);
+  become(self, stack.back().toTensor());
+  stack.back() = self;
+}
+
+}  // namespace torch_mesh

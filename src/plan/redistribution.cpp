@@ -1,0 +1,384 @@
+// redistribution.cpp: the cheapest steps from one layout to another.
+//
+// A state of the search is one placement for each axis. On an axis only R, the
+// placement it starts with and the one it shall have come into question, so
+// there are at most 3^axes states, and most are never reached.
+
+#include <torch_mesh/redistribute.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <limits>
+#include <optional>
+#include <queue>
+#include <utility>
+
+#include <torch_mesh/error.h>
+
+#include "core/shapes.h"
+
+namespace torch_mesh {
+
+// --- text --------------------------------------------------------------------
+
+const char* name(Step::Kind kind) {
+  switch (kind) {
+    case Step::Kind::kSlice:
+      return "slice";
+    case Step::Kind::kAllGather:
+      return "all_gather";
+    case Step::Kind::kAllReduce:
+      return "all_reduce";
+    case Step::Kind::kReduceScatter:
+      return "reduce_scatter";
+    case Step::Kind::kAllToAll:
+      return "all_to_all";
+    case Step::Kind::kToPartial:
+      return "to_partial";
+  }
+  TORCH_MESH_ASSERT(false, "a step of no kind.");
+}
+
+std::string format_bytes(int64_t num_bytes) {
+  constexpr std::array kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double size = static_cast<double>(num_bytes);
+  size_t unit = 0;
+  while (size >= 1024 && unit + 1 < kUnits.size()) {
+    size /= 1024;
+    ++unit;
+  }
+  std::array<char, 32> text;
+  std::snprintf(text.data(), text.size(), "%.4g %s", size, kUnits[unit]);
+  return text.data();
+}
+
+std::string Step::str() const {
+  return std::string(name(kind)) + "@" + after.mesh().axis(axis).name + " " +
+         format_bytes(num_bytes);
+}
+
+int64_t Redistribution::num_bytes() const {
+  int64_t sum = 0;
+  for (const Step& step : steps) {
+    sum += step.num_bytes;
+  }
+  return sum;
+}
+
+std::string Redistribution::str() const {
+  std::string text;
+  for (const Step& step : steps) {
+    text += (text.empty() ? "" : ", ") + step.str();
+  }
+  return text;
+}
+
+// --- the search --------------------------------------------------------------
+
+namespace {
+
+using Placements = std::vector<Placement>;
+
+// n-1 of n equal parts of `num_bytes`, rounded up: what a ring brings to a
+// device.
+int64_t all_but_own(int64_t num_bytes, int64_t n) {
+  return (num_bytes * (n - 1) + n - 1) / n;
+}
+
+class Search {
+ public:
+  Search(
+      const Layout& from,
+      const Layout& to,
+      std::span<const int64_t> sizes,
+      int64_t itemsize)
+      : from_(from),
+        to_(to),
+        mesh_(from.mesh()),
+        sizes_(sizes),
+        itemsize_(itemsize) {
+    for (int a = 0; a < mesh_.num_axes(); ++a) {
+      Placements& choices = choices_.emplace_back();
+      choices.push_back(to[a]);
+      auto add = [&](const Placement& placement) {
+        if (std::ranges::find(choices, placement) == choices.end()) {
+          choices.push_back(placement);
+        }
+      };
+      add(from[a]);
+      if (to[a].is_shard() || from[a].is_shard()) {
+        add(Placement::replicate());
+      }
+      num_states_ *= choices.size();
+    }
+  }
+
+  // Dijkstra's algorithm. Where bytes and steps tie, states are taken in the
+  // order of their numbers, so the outcome is a function of the arguments.
+  std::vector<Step> run() {
+    struct Best {
+      Cost cost = {std::numeric_limits<int64_t>::max(), 0};
+      size_t before = 0;
+      bool is_done = false;
+    };
+    std::vector<Best> best(num_states_);
+    using Entry = std::pair<Cost, size_t>;
+    std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue;
+    const size_t start = number_of(from_.placements());
+    const size_t goal = number_of(to_.placements());
+    best[start].cost = {0, 0};
+    queue.push({best[start].cost, start});
+    while (!best[goal].is_done) {
+      TORCH_MESH_ASSERT(
+          !queue.empty(),
+          "redistribute: no way from ",
+          from_.str(),
+          " to ",
+          to_.str(),
+          ".");
+      const auto [cost, state] = queue.top();
+      queue.pop();
+      if (std::exchange(best[state].is_done, true)) {
+        continue;
+      }
+      for (const Move& move : moves(placements_of(state))) {
+        const Cost reached = {cost.first + move.num_bytes, cost.second + 1};
+        const size_t next = number_of(move.after);
+        if (reached < best[next].cost) {
+          best[next].cost = reached;
+          best[next].before = state;
+          queue.push({reached, next});
+        }
+      }
+    }
+    std::vector<Step> steps;
+    for (size_t state = goal; state != start; state = best[state].before) {
+      steps.push_back(step_between(best[state].before, state));
+    }
+    std::ranges::reverse(steps);
+    return steps;
+  }
+
+ private:
+  using Cost = std::pair<int64_t, int>;  // bytes, steps
+
+  struct Move {
+    Step::Kind kind;
+    int axis;
+    int64_t num_bytes;
+    Placements after;
+  };
+
+  // The place of each axis among its choices, as the digits of a number: the
+  // less there is to do on the first axes, the smaller the number.
+  size_t number_of(const Placements& placements) const {
+    size_t number = 0;
+    for (size_t a = 0; a < choices_.size(); ++a) {
+      const auto found = std::ranges::find(choices_[a], placements[a]);
+      number = number * choices_[a].size() + (found - choices_[a].begin());
+    }
+    return number;
+  }
+
+  Placements placements_of(size_t number) const {
+    Placements placements(choices_.size());
+    for (size_t a = choices_.size(); a-- > 0;) {
+      placements[a] = choices_[a][number % choices_[a].size()];
+      number /= choices_[a].size();
+    }
+    return placements;
+  }
+
+  std::vector<Move> moves(const Placements& now) const {
+    std::vector<Move> result;
+    for (int a = 0; a < mesh_.num_axes(); ++a) {
+      for (const Placement& to : choices_[a]) {
+        if (auto kind = kind_of(now, a, to)) {
+          Placements after = now;
+          after[a] = to;
+          if (fits(after, now[a]) && fits(after, to)) {
+            result.push_back({*kind, a, bytes(*kind, now, a, to), after});
+          }
+        }
+      }
+    }
+    return result;
+  }
+
+  Step step_between(size_t before, size_t after) const {
+    const Placements then = placements_of(before);
+    for (Move& move : moves(then)) {
+      if (number_of(move.after) == after) {
+        return Step{.kind = move.kind,
+                    .axis = move.axis,
+                    .from = then[move.axis],
+                    .to = move.after[move.axis],
+                    .num_bytes = move.num_bytes,
+                    .after = Layout(mesh_, move.after)};
+      }
+    }
+    TORCH_MESH_ASSERT(false, "redistribute: a step got lost.");
+  }
+
+  // The step that brings one axis to another placement; nothing if one step
+  // cannot.
+  std::optional<Step::Kind> kind_of(
+      const Placements& now,
+      int axis,
+      const Placement& to) const {
+    const Placement& from = now[axis];
+    if (from == to || !is_innermost(now, axis, from) ||
+        !is_innermost(now, axis, to)) {
+      return std::nullopt;
+    }
+    if (from.is_partial()) {
+      return to.is_shard() ? Step::Kind::kReduceScatter
+                           : Step::Kind::kAllReduce;
+    }
+    if (to.is_replicate()) {
+      return Step::Kind::kAllGather;
+    }
+    if (from.is_replicate() && to.is_shard()) {
+      return Step::Kind::kSlice;
+    }
+    if (from.is_replicate() && only_partials_are_left(now)) {
+      return Step::Kind::kToPartial;
+    }
+    if (from.is_shard() && to.is_shard() && from.dim != to.dim) {
+      return Step::Kind::kAllToAll;
+    }
+    return std::nullopt;
+  }
+
+  // Whether no later axis cuts what `placement` cuts on this one.
+  bool is_innermost(const Placements& now, int axis, const Placement& placement)
+      const {
+    for (int a = axis + 1; a < mesh_.num_axes(); ++a) {
+      if (placement.is_shard() && now[a].is_shard(placement.dim) &&
+          mesh_.axis(a).size > 1) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // Parts of a sum are made last, when the shards are smallest.
+  bool only_partials_are_left(const Placements& now) const {
+    for (int a = 0; a < mesh_.num_axes(); ++a) {
+      if (now[a] != to_[a] && !to_[a].is_partial()) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // Whether the blocks on the dim of `placement` fit it.
+  bool fits(const Placements& now, const Placement& placement) const {
+    return !placement.is_shard() ||
+           !shard_lengths(mesh_, now, sizes_, placement.dim).empty();
+  }
+
+  // --- bytes received by the device that receives most ---
+
+  int64_t bytes(
+      Step::Kind kind,
+      const Placements& now,
+      int axis,
+      const Placement& to) const {
+    const int64_t n = mesh_.axis(axis).size;
+    switch (kind) {
+      case Step::Kind::kSlice:
+      case Step::Kind::kToPartial:
+        return 0;
+      case Step::Kind::kAllGather:
+        return itemsize_ * numel_without(now, now[axis].dim, -1) *
+               most_gathered(now, axis, nullptr);
+      case Step::Kind::kAllReduce:
+        return 2 * all_but_own(itemsize_ * numel_without(now, -1, -1), n);
+      case Step::Kind::kReduceScatter:
+        return all_but_own(itemsize_ * numel_without(now, -1, -1), n);
+      case Step::Kind::kAllToAll:
+        return itemsize_ * numel_without(now, now[axis].dim, to.dim) *
+               most_gathered(now, axis, &to);
+    }
+    TORCH_MESH_ASSERT(false, "a step of no kind.");
+  }
+
+  // Elements of the largest shard, with two dims left out.
+  int64_t numel_without(const Placements& now, int64_t d, int64_t e) const {
+    int64_t product = 1;
+    for (int64_t dim = 0; dim < static_cast<int64_t>(sizes_.size()); ++dim) {
+      if (dim != d && dim != e) {
+        product *= shard_lengths(mesh_, now, sizes_, dim).back();
+      }
+    }
+    return product;
+  }
+
+  // What a device gets of the dim that is put together along `axis`: all but
+  // its own piece; times its piece of the dim that is cut instead, if any.
+  int64_t most_gathered(const Placements& now, int axis, const Placement* cut)
+      const {
+    const int64_t n = mesh_.axis(axis).size;
+    const std::span<const Placement> earlier(now.data(), axis);
+    const std::vector<int64_t> wholes =
+        shard_lengths(mesh_, earlier, sizes_, now[axis].dim);
+    const std::vector<int64_t> others =
+        cut == nullptr ? std::vector<int64_t>{1}
+                       : shard_lengths(mesh_, earlier, sizes_, cut->dim);
+    int64_t most = 0;
+    for (int64_t whole : wholes) {
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t missing = whole - cut_length(whole, now[axis], n, i);
+        // Not monotone in `other`: 8 and 9 over 4 leave the last 2 and 0.
+        for (int64_t other : others) {
+          const int64_t piece =
+              cut == nullptr ? 1 : cut_length(other, *cut, n, i);
+          most = std::max(most, missing * piece);
+        }
+      }
+    }
+    return most;
+  }
+
+  const Layout& from_;
+  const Layout& to_;
+  const Mesh& mesh_;
+  const std::span<const int64_t> sizes_;
+  const int64_t itemsize_;
+  std::vector<Placements> choices_;  // [axis], the wanted one first
+  size_t num_states_ = 1;
+};
+
+}  // namespace
+
+Redistribution plan_redistribution(
+    const Layout& from,
+    const Layout& to,
+    std::span<const int64_t> sizes,
+    int64_t itemsize) {
+  Redistribution result = {from, to, {}};
+  if (from == to) {
+    return result;
+  }
+  TORCH_MESH_CHECK_VALUE(
+      from.mesh() == to.mesh(),
+      "redistribute-mesh",
+      "redistribute: the layouts are on two meshes.\n  from    ",
+      from.str(),
+      " on ",
+      from.mesh().str(),
+      "\n  to      ",
+      to.str(),
+      " on ",
+      to.mesh().str(),
+      "\nHint: bring the tensor to one device, and distribute it over the "
+      "other mesh.");
+  check_layout(from, sizes);
+  check_layout(to, sizes);
+  result.steps = Search(from, to, sizes, itemsize).run();
+  return result;
+}
+
+}  // namespace torch_mesh

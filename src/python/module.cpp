@@ -1,0 +1,243 @@
+// module.cpp: the Python module torch_mesh._C: bindings, no logic.
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <torch_mesh/error.h>
+#include <torch_mesh/layout.h>
+#include <torch_mesh/rule.h>
+#include <torch_mesh/tensor.h>
+
+#include "dispatch/explain.h"
+#include "python/blocks.h"
+#include "python/layout_map.h"
+#include "trace/counters.h"
+
+namespace py = pybind11;
+
+namespace torch_mesh {
+namespace {
+
+// Errors of the core are ValueError, NotImplementedError or RuntimeError.
+void translate(const CoreError& error) {
+  switch (error.kind) {
+    case ErrorKind::kValue:
+      PyErr_SetString(PyExc_ValueError, error.what());
+      return;
+    case ErrorKind::kNotSupported:
+      PyErr_SetString(PyExc_NotImplementedError, error.what());
+      return;
+    case ErrorKind::kBug:
+      break;
+  }
+  PyErr_SetString(PyExc_RuntimeError, error.what());
+}
+
+Mesh make_mesh(
+    const std::vector<std::pair<std::string, int64_t>>& axes,
+    const std::vector<std::string>& devices) {
+  std::vector<Mesh::Axis> named;
+  for (const auto& [name, size] : axes) {
+    named.push_back({name, size});
+  }
+  std::vector<Device> parsed;
+  for (const std::string& device : devices) {
+    parsed.push_back(Device::parse(device));
+  }
+  return Mesh(std::move(named), std::move(parsed));
+}
+
+std::vector<std::pair<std::string, int64_t>> axes_of(const Mesh& mesh) {
+  std::vector<std::pair<std::string, int64_t>> axes;
+  for (int axis = 0; axis < mesh.num_axes(); ++axis) {
+    axes.emplace_back(mesh.axis(axis).name, mesh.axis(axis).size);
+  }
+  return axes;
+}
+
+std::vector<std::string> devices_of(const Mesh& mesh) {
+  std::vector<std::string> devices;
+  for (const Device& device : mesh.devices()) {
+    devices.push_back(device.str());
+  }
+  return devices;
+}
+
+Layout make_layout(
+    const Mesh& mesh,
+    const std::vector<std::string>& placements) {
+  std::vector<Placement> parsed;
+  for (const std::string& placement : placements) {
+    parsed.push_back(Placement::parse(placement));
+  }
+  return Layout(mesh, parsed);
+}
+
+std::vector<std::string> placements_of(const Layout& layout) {
+  std::vector<std::string> placements;
+  for (const Placement& placement : layout.placements()) {
+    placements.push_back(placement.str());
+  }
+  return placements;
+}
+
+void bind_layouts(py::module_& m) {
+  py::class_<Mesh>(m, "Mesh")
+      .def(py::init(&make_mesh), py::arg("axes"), py::arg("devices"))
+      .def_property_readonly("axes", &axes_of)
+      .def_property_readonly("devices", &devices_of)
+      .def_property_readonly("size", &Mesh::size)
+      .def("__str__", &Mesh::str)
+      .def("__eq__", [](const Mesh& a, const Mesh& b) { return a == b; })
+      .def(
+          "__hash__", [](const Mesh& mesh) { return std::hash<Mesh>()(mesh); });
+  py::class_<Layout>(m, "Layout")
+      .def(py::init(&make_layout), py::arg("mesh"), py::arg("placements"))
+      .def_static("parse", &Layout::parse, py::arg("mesh"), py::arg("text"))
+      .def_static("replicated", &Layout::replicated, py::arg("mesh"))
+      .def_property_readonly("mesh", &Layout::mesh)
+      .def_property_readonly("placements", &placements_of)
+      .def_property_readonly("is_replicated", &Layout::is_replicated)
+      .def_property_readonly("has_partial", &Layout::has_partial)
+      .def("__str__", &Layout::str)
+      .def("__eq__", [](const Layout& a, const Layout& b) { return a == b; })
+      .def("__hash__", [](const Layout& layout) { return layout.id(); });
+  m.def(
+      "shard_sizes",
+      [](const Layout& layout, const std::vector<int64_t>& sizes, int device) {
+        check_layout(layout, sizes);
+        return shard_sizes(layout, sizes, device);
+      },
+      py::arg("layout"),
+      py::arg("sizes"),
+      py::arg("device"));
+  m.def(
+      "redistribution",
+      [](const Layout& from,
+         const Layout& to,
+         const std::vector<int64_t>& sizes,
+         int64_t itemsize) {
+        return plan_redistribution(from, to, sizes, itemsize).str();
+      },
+      py::arg("source"),
+      py::arg("to"),
+      py::arg("sizes"),
+      py::arg("itemsize"));
+  m.def("separate_memories_for_testing", &separate_memories_for_testing);
+}
+
+void bind_tensors(py::module_& m) {
+  using Release = py::call_guard<py::gil_scoped_release>;
+  m.def("register_device", &register_device);
+  m.def("current_mesh", &current_mesh);
+  m.def("set_current_mesh", &set_current_mesh, py::arg("mesh"));
+  m.def("is_global", &is_global, py::arg("tensor"));
+  m.def(
+      "layout_of",
+      [](const at::Tensor& tensor) {
+        TORCH_CHECK_VALUE(
+            is_global(tensor),
+            "layout: the tensor is on ",
+            tensor.device(),
+            ", not on the mesh.\nHint: use distribute first. [not-global]");
+        return layout_of(tensor);
+      },
+      py::arg("tensor"));
+  m.def(
+      "distribute",
+      &distribute,
+      py::arg("tensor"),
+      py::arg("layout"),
+      Release());
+  m.def(
+      "redistribute",
+      &redistribute,
+      py::arg("tensor"),
+      py::arg("layout"),
+      Release());
+  m.def("full", &full, py::arg("tensor"), Release());
+  m.def("borrow", &borrow, py::arg("tensor"), py::arg("layout"), Release());
+  m.def("shards", &shards, py::arg("tensor"), Release());
+  m.def(
+      "from_shards",
+      [](const std::vector<at::Tensor>& shards, const Layout& layout) {
+        return from_shards(shards, layout);
+      },
+      py::arg("shards"),
+      py::arg("layout"),
+      Release());
+  m.def(
+      "reduce_partials",
+      [](const std::vector<at::Tensor>& tensors) { reduce_partials(tensors); },
+      py::arg("tensors"),
+      Release());
+}
+
+void bind_rules(py::module_& m) {
+  m.def(
+      "register_rule",
+      [](const std::string& name, const std::string& text) {
+        register_rule(name, text);
+      },
+      py::arg("name"),
+      py::arg("text"));
+  m.def("rule_names", &rule_names);
+  m.def(
+      "rule_text",
+      [](const std::string& name) -> std::optional<std::string> {
+        const auto rule = find_rule(name);
+        return rule ? std::optional(rule->str()) : std::nullopt;
+      },
+      py::arg("name"));
+  m.def("start_explaining", &start_explaining);
+  m.def("stop_explaining", &stop_explaining);
+  m.def("clear_plans", &clear_plans);
+}
+
+void bind_counters(py::module_& m) {
+  py::class_<CollectiveEvent>(m, "CollectiveEvent")
+      .def_readonly("kind", &CollectiveEvent::kind)
+      .def_readonly("axis", &CollectiveEvent::axis)
+      .def_readonly("num_bytes", &CollectiveEvent::num_bytes)
+      .def_readonly("op", &CollectiveEvent::op);
+  py::class_<Counts>(m, "Counts")
+      .def_readonly("collectives", &Counts::collectives)
+      .def_readonly("num_bytes", &Counts::num_bytes)
+      .def_readonly("replicated_ops", &Counts::replicated_ops)
+      .def_readonly("ops", &Counts::ops)
+      .def_readonly("plans_made", &Counts::plans_made);
+  m.def("counts", &counts);
+  m.def("keep_events", &keep_events);
+  m.def("events_since", &events_since, py::arg("since"));
+  m.def("release_events", &release_events);
+  m.def("log_level", &log_level);
+  m.def("log_line", &log_line, py::arg("text"));
+  m.def("set_log_level", &set_log_level, py::arg("level"));
+}
+
+}  // namespace
+}  // namespace torch_mesh
+
+PYBIND11_MODULE(_C, m) {
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) {
+        std::rethrow_exception(pointer);
+      }
+    } catch (const torch_mesh::CoreError& error) {
+      torch_mesh::translate(error);
+    } catch (const c10::ValueError& error) {
+      PyErr_SetString(PyExc_ValueError, error.what_without_backtrace());
+    } catch (const c10::NotImplementedError& error) {
+      PyErr_SetString(
+          PyExc_NotImplementedError, error.what_without_backtrace());
+    } catch (const c10::Error& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what_without_backtrace());
+    }
+  });
+  torch_mesh::bind_layouts(m);
+  torch_mesh::bind_tensors(m);
+  torch_mesh::bind_rules(m);
+  torch_mesh::bind_counters(m);
+  torch_mesh::bind_layout_map(m);
+  torch_mesh::bind_blocks(m);
+}

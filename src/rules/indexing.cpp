@@ -1,0 +1,66 @@
+// indexing.cpp: ops that pick or place elements by numbers in other tensors.
+//
+// A number says nothing on a device that holds other elements. A dim that is
+// picked along is rewritten (each device picks what it holds, parts of a sum);
+// one that is written along is whole. What is added at places may come in
+// parts.
+
+#include "rules/families.h"
+
+namespace torch_mesh::rules {
+
+void add_indexing_rules(RuleTable& table) {
+  table.add("aten::gather", "x*, y* -> y* rewritten(dim) along(dim) linear(0)");
+  table.add_all(
+      {"aten::scatter.src", "aten::scatter_add"},
+      "x*, y*, z* -> x* along(dim) linear(0 2)");
+  table.add_all(
+      {"aten::scatter.reduce", "aten::scatter_reduce"},
+      "x*, y*, z* -> x* along(dim)");
+  table.add_all(
+      {"aten::scatter.value", "aten::scatter.value_reduce"},
+      "x*, y* -> x* along(dim)");
+
+  table.add(
+      "aten::index_select",
+      "x*, i -> y* rewritten(dim) swaps(dim, i, y*) linear(0) | "
+      "x*, . -> x* resizes(dim, 1) linear(0)");
+  table.add(
+      "aten::index_add",
+      "x*, i, y* -> x* swaps(dim, i, y*) linear(0 2) adds(0)");
+  table.add(
+      "aten::index_copy",
+      "x*, i, y* -> x* swaps(dim, i, y*) whole(i) linear(0 2)");
+  // The kernel of a product refuses slices of one element in half precision.
+  table.add(
+      "aten::index_reduce",
+      "x*, i, y* -> x* swaps(dim, i, y*) whole(i) filled when(reduce!=prod) | "
+      "x*, i, y* -> x* whole(x*, i, y*) when(reduce=prod)");
+  table.add(
+      "aten::index_fill",
+      "x*, i -> x* whole(dim, i) | x*, i, . -> x* whole(dim, i)");
+
+  table.add_all(
+      {"aten::_unsafe_index", "aten::index"},
+      "x*, each: i* -> y* indexes(indices, y*, 1) linear(0)");
+  table.add_all(
+      {"aten::_index_put_impl", "aten::_unsafe_index_put", "aten::index_put"},
+      "x*, each: i*, ~y* -> x* indexes(indices, y*) linear(0 2) adds(0) "
+      "when(accumulate=true) | "
+      "x*, each: i*, ~y* -> x* indexes(indices, y*) whole(i*) linear(0 2)");
+
+  // Places in the whole tensor, laid flat.
+  table.add("aten::take", "_, i* -> i*");
+  table.add(
+      "aten::put",
+      "x*, i, i -> x* whole(x*) filled linear(0 2) adds(0) "
+      "when(accumulate=true) | "
+      "x*, i*, j* -> x* whole(x*, i*, j*) linear(0 2)");
+  table.add(
+      "aten::searchsorted.Tensor",
+      "m, x*, m -> x* whole(m) | b* m, b* n, b* m -> b* n whole(m) checked");
+  table.add("aten::isin.Tensor_Tensor", "x*, _ -> x*");
+  table.add("aten::bucketize.Tensor", "x*, _ -> x*");
+}
+
+}  // namespace torch_mesh::rules

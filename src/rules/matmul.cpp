@@ -1,0 +1,33 @@
+// matmul.cpp: how matrix products shard.
+//
+//   b batch   m rows of the left   k contracted   n columns of the right
+//
+// k stands left of the arrow only: sharded, it makes the result a partial sum.
+// adds(0): what is added must then count once, not once for each part. A
+// product is linear in each side; with something added, in that and one side
+// together.
+
+#include "rules/families.h"
+
+namespace torch_mesh::rules {
+
+void add_matmul_rules(RuleTable& table) {
+  table.add("aten::dot", "k, k -> . linear(0, 1)");
+  table.add("aten::vdot", "k, k -> . linear(0, 1)");
+  table.add("aten::mv", "m k, k -> m linear(0, 1)");
+  table.add("aten::mm", "m k, k n -> m n linear(0, 1)");
+  table.add("aten::bmm", "b m k, b k n -> b m n linear(0, 1)");
+  table.add("aten::addmv", "~m, m k, k -> m linear(0 1, 0 2) adds(0)");
+  table.add("aten::addmm", "~m n, m k, k n -> m n linear(0 1, 0 2) adds(0)");
+  table.add("aten::addr", "~m n, m, n -> m n linear(0 1, 0 2)");
+  table.add(
+      "aten::baddbmm",
+      "~b m n, b m k, b k n -> b m n linear(0 1, 0 2) adds(0)");
+  table.add(
+      "aten::addbmm", "~m n, b m k, b k n -> m n linear(0 1, 0 2) adds(0)");
+  table.add("aten::linear", "b* k, n k, ~n -> b* n linear(0 2, 1 2) adds(2)");
+  // An activation follows the sum, so the sum must be complete.
+  table.add("aten::_addmm_activation", "~m n, m k, k n -> m n whole(k)");
+}
+
+}  // namespace torch_mesh::rules

@@ -1,0 +1,91 @@
+// prepared_plan.cpp: which lane reads and yields which shard.
+
+#include "run/prepared_plan.h"
+
+#include <algorithm>
+
+namespace torch_mesh {
+namespace {
+
+// Below this many elements or multiplications a lane is run on the caller's
+// thread: waking a team costs more. Measured: benchmarks/README.md.
+constexpr int64_t kMinParallelWork = 32768;
+
+PreparedPlan::Input prepare_input(
+    const Plan& plan,
+    const Redistribution& redistribution,
+    const Lanes& executed) {
+  PreparedPlan::Input input;
+  input.moves = !redistribution.steps.empty();
+  input.reduces_only =
+      input.moves &&
+      std::all_of(
+          redistribution.steps.begin(),
+          redistribution.steps.end(),
+          [](const Step& step) { return step.kind == Step::Kind::kAllReduce; });
+  const Lanes& held = redistribution.to.lanes();
+  const AxisMask counts_once =
+      redistribution.to.partial_axes() & plan.executed_on;
+  bool is_identity = held.num == executed.num;
+  for (int lane = 0; lane < executed.num; ++lane) {
+    const int device = executed.first_device[lane];
+    const int shard = held.lane_of_device[device];
+    is_identity &= shard == lane;
+    input.shard_of_lane.push_back(shard);
+    // Of the devices that share a part of the sum the first reads it.
+    bool zero = false;
+    for (int axis = 0; axis < plan.mesh.num_axes(); ++axis) {
+      if (counts_once >> axis & 1) {
+        const int first = plan.mesh.neighbour(device, axis, 0);
+        zero |= first != device && held.lane_of_device[first] == shard;
+      }
+    }
+    input.reads_zero.push_back(zero);
+  }
+  if (is_identity) {
+    input.shard_of_lane.clear();
+  }
+  if (counts_once == 0) {
+    input.reads_zero.clear();
+  }
+  return input;
+}
+
+PreparedPlan::Output prepare_output(
+    const Plan& plan,
+    const Plan::Output& planned,
+    const Lanes& executed) {
+  PreparedPlan::Output output;
+  const Lanes& held = planned.layout.lanes();
+  output.folds = (planned.layout.partial_axes() & plan.executed_on) != 0 &&
+                 held.num != executed.num;
+  for (int device : held.first_device) {
+    output.lane_of_shard.push_back(executed.lane_of_device[device]);
+  }
+  for (int device : executed.first_device) {
+    const std::vector<int64_t> sizes =
+        shard_sizes(planned.layout, planned.sizes, device);
+    output.local_sizes.emplace_back(sizes.begin(), sizes.end());
+  }
+  return output;
+}
+
+}  // namespace
+
+PreparedPlan prepare(Plan plan) {
+  PreparedPlan prepared;
+  const Lanes& executed = plan.mesh.lanes(plan.executed_on);
+  prepared.num_lanes = executed.num;
+  prepared.in_parallel = executed.num > 1 && plan.work >= kMinParallelWork;
+  for (const Plan::Input& input : plan.inputs) {
+    prepared.inputs.push_back(
+        prepare_input(plan, input.redistribution, executed));
+  }
+  for (const Plan::Output& output : plan.outputs) {
+    prepared.outputs.push_back(prepare_output(plan, output, executed));
+  }
+  prepared.plan = std::move(plan);
+  return prepared;
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,51 @@
+// prepared_plan.h: a plan with all that can be worked out before it runs.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "plan/plan.h"
+#include "tensor/storage.h"
+
+namespace torch_mesh {
+
+struct PreparedPlan {
+  // A tensor argument as the lanes of the execution read it.
+  struct Input {
+    bool moves = false;         // the redistribution has steps
+    bool reduces_only = false;  // all of its steps are all-reduces
+    // Shard that lane i of the execution reads; empty: shard i.
+    std::vector<int> shard_of_lane;
+    // Lanes that read -0.0 instead (sums that count once); empty: none.
+    std::vector<bool> reads_zero;
+  };
+
+  // A returned tensor.
+  struct Output {
+    bool folds = false;  // lanes are summed
+    // Lane of the execution that yields shard i; used where !folds.
+    std::vector<int> lane_of_shard;
+    std::vector<Sizes> local_sizes;  // expected, for each lane
+  };
+
+  // Where a view lies in its storage, by the rules of plain torch.
+  struct Window {
+    Sizes sizes;
+    Sizes strides;
+    int64_t offset;  // relative to that of the argument, in elements
+  };
+
+  Plan plan;
+  int num_lanes = 1;
+  bool in_parallel = false;
+  std::vector<Input> inputs;
+  std::vector<Output> outputs;
+  std::vector<Window> windows;  // of a view op, one for each returned tensor
+  bool lacks_rule = false;      // to be counted as computed on replicas
+};
+
+// Works out the lanes. `windows` stay empty.
+PreparedPlan prepare(Plan plan);
+
+}  // namespace torch_mesh

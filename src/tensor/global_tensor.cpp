@@ -1,0 +1,578 @@
+// global_tensor.cpp: windows on shared storages, kept up to date.
+
+#include "tensor/global_tensor.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+
+#include <torch_mesh/error.h>
+#include <torch_mesh/redistribute.h>
+
+#include "comm/communicator_steps.h"
+#include "trace/counters.h"
+
+namespace torch_mesh {
+namespace {
+
+// No tensor ever reaches it: a window that must be taken before its first use.
+constexpr uint32_t kNeverTaken = 0xffffffff;
+
+std::atomic<const Mesh*> mesh_of_new_tensors{nullptr};
+
+at::Tensor new_tensor(
+    c10::Storage storage,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset,
+    c10::ScalarType dtype,
+    c10::intrusive_ptr<GlobalMeta> meta) {
+  at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(storage),
+      c10::DispatchKeySet{c10::DispatchKey::PrivateUse1,
+                          c10::DispatchKey::AutogradPrivateUse1},
+      c10::scalarTypeToTypeMeta(dtype));
+  c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  impl->set_sizes_and_strides(sizes, strides, offset);
+  impl->set_backend_meta(std::move(meta));
+  return tensor;
+}
+
+Redistribution redistribution_of(
+    const Layout& from,
+    const Layout& to,
+    c10::IntArrayRef sizes,
+    c10::ScalarType dtype) {
+  return plan_redistribution(
+      from, to, {sizes.data(), sizes.size()}, c10::elementSize(dtype));
+}
+
+// Uninitialised shards of the storage's base under `layout`.
+Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
+  const Lanes& lanes = layout.lanes();
+  Shards shards;
+  for (int lane = 0; lane < lanes.num; ++lane) {
+    const int device = lanes.first_device[lane];
+    const std::vector<int64_t> sizes =
+        shard_sizes(layout, storage.base_sizes, device);
+    const auto options =
+        at::TensorOptions(storage.dtype)
+            .device(torch_device(layout.mesh().devices()[device]));
+    const bool whole = c10::IntArrayRef(sizes) == storage.base_sizes;
+    shards.push_back(
+        at::empty_strided(
+            sizes,
+            whole
+                ? std::vector<int64_t>(
+                      storage.base_strides.begin(), storage.base_strides.end())
+                : strides_in_order_of(sizes, storage.base_strides),
+            options));
+  }
+  return shards;
+}
+
+// The storage's whole value, addressed as plain torch would: base_sizes,
+// base_strides, offset 0 of a plain storage of its own.
+at::Tensor full_base(const MeshStorage& storage) {
+  const Layout replicated = Layout::replicated(storage.layout.mesh());
+  const at::Tensor value = run_redistribution(
+      redistribution_of(
+          storage.layout, replicated, storage.base_sizes, storage.dtype),
+      storage.shards)[0];
+  at::Tensor full = at::empty_strided(
+      storage.base_sizes,
+      storage.base_strides,
+      at::TensorOptions(storage.dtype).device(value.device()));
+  full.copy_(value);
+  return full;
+}
+
+// The window that `tensor` is, on a plain tensor from full_base.
+at::Tensor window_on(const at::Tensor& full, const at::Tensor& tensor) {
+  return at::empty(
+             {0}, at::TensorOptions(tensor.scalar_type()).device(full.device()))
+      .set_(
+          full.storage(),
+          tensor.storage_offset(),
+          tensor.sizes(),
+          tensor.strides());
+}
+
+// Writes `value` over `window`; elements that a stride of 0 repeats, once. Ops
+// that may not write to such a window have said so before.
+void copy_once(at::Tensor window, at::Tensor value) {
+  for (int64_t d = 0; d < window.dim(); ++d) {
+    if (window.stride(d) == 0 && window.size(d) > 1) {
+      window = window.narrow(d, 0, 1);
+      value = value.narrow(d, 0, 1);
+    }
+  }
+  window.copy_(value);
+}
+
+// Layout of a window after pending sums of its storage were reduced.
+Layout without_reduced(Layout layout, const Layout& storage_layout) {
+  if (layout.mesh() == storage_layout.mesh()) {
+    for (int axis = 0; axis < layout.mesh().num_axes(); ++axis) {
+      if (layout[axis].is_partial() && !storage_layout[axis].is_partial()) {
+        layout = layout.with(axis, Placement::replicate());
+      }
+    }
+  }
+  return layout;
+}
+
+void materialise(MeshStorage& storage) {
+  Layout layout = storage.layout;
+  if (layout.mesh().num_axes() == 0) {
+    layout = Layout::replicated(current_mesh());
+  }
+  storage.layout = with_sums_reduced(layout);
+  storage.shards = empty_shards(storage, storage.layout);
+  for (at::Tensor& shard : storage.shards) {
+    if (storage.is_blank || storage.dtype == at::kByte) {
+      shard.zero_();
+    }
+  }
+  storage.is_blank = false;
+  storage.count_shards();
+}
+
+// Takes the local views of the storage's present shards.
+void retake_alias(GlobalMeta& meta, const MeshStorage& storage) {
+  if (meta.shards.empty()) {
+    // The window that the storage was made with.
+    meta.layout = storage.layout;
+    meta.shards = storage.shards;
+    return;
+  }
+  for (size_t lane = 0; lane < meta.shards.size(); ++lane) {
+    at::Tensor& view = meta.shards[lane];
+    const at::Tensor& base = storage.shards[lane];
+    if (view.storage().is_alias_of(base.storage())) {
+      continue;
+    }
+    const int64_t origin = meta.origins.empty() ? 0 : meta.origins[lane];
+    const int64_t offset =
+        view.storage_offset() - origin * static_cast<int64_t>(base.itemsize()) /
+                                    static_cast<int64_t>(view.itemsize());
+    view = at::empty({0}, view.options())
+               .set_(base.storage(), offset, view.sizes(), view.strides());
+  }
+  meta.origins.clear();
+  // Last: `held` takes no lock once the layout has no pending sum.
+  std::atomic_thread_fence(std::memory_order_release);
+  meta.layout = without_reduced(meta.layout, storage.layout);
+}
+
+// Takes the value again from the whole base.
+void retake_copy(
+    const at::Tensor& tensor,
+    GlobalMeta& meta,
+    const MeshStorage& storage) {
+  const at::Tensor value = window_on(full_base(storage), tensor).clone();
+  const Layout replicated = Layout::replicated(storage.layout.mesh());
+  meta.layout = meta.layout.mesh() == replicated.mesh()
+                    ? with_sums_reduced(meta.layout)
+                    : replicated;
+  Shards replicas;
+  for (int device : replicated.lanes().first_device) {
+    replicas.push_back(value.to(
+        torch_device(replicated.mesh().devices()[device]),
+        value.scalar_type(),
+        /*non_blocking=*/false,
+        /*copy=*/true));
+  }
+  // Slices become tensors of their own: a write must not reach another lane.
+  meta.shards.clear();
+  for (const at::Tensor& shard : run_steps_uncounted(
+           redistribution_of(
+               replicated, meta.layout, tensor.sizes(), tensor.scalar_type()),
+           replicas)) {
+    meta.shards.push_back(shard.contiguous());
+  }
+}
+
+bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
+  return meta.memory_generation.load(std::memory_order_acquire) ==
+             storage.memory_generation.load(std::memory_order_acquire) &&
+         (!meta.is_write_back ||
+          meta.value_generation ==
+              storage.value_generation.load(std::memory_order_acquire));
+}
+
+// Requires the storage's lock.
+void refresh_locked(
+    const at::Tensor& tensor,
+    GlobalMeta& meta,
+    MeshStorage& storage) {
+  TORCH_CHECK(
+      !storage.broken,
+      CurrentOp::name(),
+      ": the tensor was left half written by an error.\n  first error  ",
+      storage.broken ? *storage.broken : "",
+      "\nHint: write all of it, with copy_ or fill_. [broken-tensor]");
+  if (is_current(meta, storage)) {
+    return;
+  }
+  const LocalOps local;
+  if (storage.is_unwritten()) {
+    materialise(storage);
+  }
+  if (meta.is_write_back) {
+    retake_copy(tensor, meta, storage);
+    meta.value_generation = storage.value_generation;
+  } else {
+    retake_alias(meta, storage);
+  }
+  meta.memory_generation.store(
+      storage.memory_generation, std::memory_order_release);
+}
+
+void refresh(const at::Tensor& tensor) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  std::lock_guard lock(storage.mutex);
+  refresh_locked(tensor, meta_of(tensor), storage);
+}
+
+// Gives a storage memory of its own; windows retake theirs later.
+void own_memory(const at::Tensor& tensor) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  {
+    std::lock_guard lock(storage.mutex);
+    if (!storage.is_borrowed) {
+      return;
+    }
+    for (at::Tensor& shard : storage.shards) {
+      at::Tensor own =
+          at::empty_strided(shard.sizes(), shard.strides(), shard.options());
+      own.copy_(shard);
+      shard = own;
+    }
+    storage.is_borrowed = false;
+    ++storage.memory_generation;
+  }
+}
+
+// Whether a tensor is its storage as that was made, not a window on it.
+bool is_whole(const at::Tensor& tensor) {
+  const MeshStorage& storage = *MeshStorage::of(tensor);
+  return !meta_of(tensor).is_write_back && tensor.storage_offset() == 0 &&
+         tensor.sizes() == c10::IntArrayRef(storage.base_sizes) &&
+         tensor.strides() == c10::IntArrayRef(storage.base_strides) &&
+         tensor.scalar_type() == storage.dtype;
+}
+
+}  // namespace
+
+bool is_global(const at::Tensor& tensor) {
+  return tensor.defined() &&
+         tensor.unsafeGetTensorImpl()->key_set().has_backend(
+             c10::BackendComponent::PrivateUse1Bit) &&
+         tensor.unsafeGetTensorImpl()->get_backend_meta() != nullptr;
+}
+
+const Layout& layout_of(const at::Tensor& tensor) {
+  GlobalMeta& meta = meta_of(tensor);
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  if (storage.is_unwritten()) {
+    return storage.layout;
+  }
+  if (!is_current(meta, storage)) {
+    refresh(tensor);
+  }
+  return meta.layout;
+}
+
+Layout with_sums_reduced(Layout layout) {
+  return without_reduced(layout, Layout::replicated(layout.mesh()));
+}
+
+at::Tensor make_global(
+    const Layout& layout,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    c10::ScalarType dtype,
+    Shards shards) {
+  auto storage =
+      c10::make_intrusive<MeshStorage>(layout, sizes, strides, dtype);
+  auto meta = c10::make_intrusive<GlobalMeta>();
+  meta->layout = layout;
+  meta->shards = shards;
+  storage->shards = std::move(shards);
+  storage->count_shards();
+  return new_tensor(
+      c10::Storage(std::move(storage)),
+      sizes,
+      strides,
+      /*offset=*/0,
+      dtype,
+      std::move(meta));
+}
+
+at::Tensor make_unwritten(
+    const Layout& wish,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    c10::ScalarType dtype) {
+  auto meta = c10::make_intrusive<GlobalMeta>();
+  meta->layout = wish;
+  meta->memory_generation = kNeverTaken;
+  return new_tensor(
+      c10::Storage(
+          c10::make_intrusive<MeshStorage>(wish, sizes, strides, dtype)),
+      sizes,
+      strides,
+      /*offset=*/0,
+      dtype,
+      std::move(meta));
+}
+
+at::Tensor make_view(
+    const c10::Storage& storage,
+    const Layout& layout,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset,
+    c10::ScalarType dtype,
+    Shards shards,
+    bool is_write_back) {
+  const auto& state =
+      *static_cast<MeshStorage*>(storage.unsafeGetStorageImpl());
+  auto meta = c10::make_intrusive<GlobalMeta>();
+  meta->layout = layout;
+  meta->shards = std::move(shards);
+  meta->is_write_back = is_write_back;
+  meta->memory_generation = state.memory_generation.load();
+  meta->value_generation = state.value_generation.load();
+  if (state.is_borrowed) {
+    for (const at::Tensor& shard : state.shards) {
+      meta->origins.push_back(shard.storage_offset());
+    }
+  }
+  return new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+}
+
+at::Tensor make_write_back(
+    const c10::Storage& storage,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset,
+    c10::ScalarType dtype) {
+  auto meta = c10::make_intrusive<GlobalMeta>();
+  meta->is_write_back = true;
+  meta->memory_generation = kNeverTaken;
+  return new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+}
+
+at::Tensor make_alias(const at::Tensor& tensor) {
+  return at::Tensor(tensor.unsafeGetTensorImpl()->shallow_copy_and_detach(
+      c10::VariableVersion(0), /*allow_tensor_metadata_change=*/false));
+}
+
+void become(const at::Tensor& tensor, const at::Tensor& source) {
+  c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  c10::TensorImpl* from = source.unsafeGetTensorImpl();
+  impl->set_storage_and_dtype(source.storage(), from->dtype());
+  impl->set_sizes_and_strides(
+      source.sizes(), source.strides(), source.storage_offset());
+  impl->set_backend_meta(from->get_backend_meta_intrusive_ptr());
+}
+
+Held held(const at::Tensor& tensor) {
+  GlobalMeta& meta = meta_of(tensor);
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  if (is_current(meta, storage) && !meta.layout.has_partial()) [[likely]] {
+    return {meta.layout, meta.shards};  // Only a writer changes these.
+  }
+  std::lock_guard lock(storage.mutex);
+  if (!is_current(meta, storage)) {
+    refresh_locked(tensor, meta, storage);
+  }
+  return {meta.layout, meta.shards};
+}
+
+Shards read(const at::Tensor& tensor) { return held(tensor).shards; }
+
+void read_storage(MeshStorage& storage) {
+  std::lock_guard lock(storage.mutex);
+  if (storage.is_unwritten()) {
+    const LocalOps local;
+    materialise(storage);
+  }
+}
+
+const Shards& begin_write(const at::Tensor& tensor) {
+  read(tensor);
+  if (MeshStorage::of(tensor)->is_borrowed) [[unlikely]] {
+    const LocalOps local;
+    own_memory(tensor);
+    read(tensor);
+  }
+  return meta_of(tensor).shards;
+}
+
+void end_write(const at::Tensor& tensor) {
+  GlobalMeta& meta = meta_of(tensor);
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  if (meta.is_write_back) {
+    const LocalOps local;
+    std::lock_guard lock(storage.mutex);
+    const at::Tensor full = full_base(storage);
+    const Layout replicated = Layout::replicated(storage.layout.mesh());
+    copy_once(
+        window_on(full, tensor),
+        run_redistribution(
+            redistribution_of(
+                meta.layout, replicated, tensor.sizes(), tensor.scalar_type()),
+            meta.shards)[0]);
+    const Shards parts = run_redistribution(
+        redistribution_of(
+            replicated, storage.layout, storage.base_sizes, storage.dtype),
+        Shards(replicated.lanes().num, full));
+    for (size_t lane = 0; lane < parts.size(); ++lane) {
+      storage.shards[lane].copy_(parts[lane]);
+    }
+    meta.value_generation = ++storage.value_generation;
+    return;
+  }
+  ++storage.value_generation;
+}
+
+bool is_unwritten(const at::Tensor& tensor) {
+  return MeshStorage::of(tensor)->is_unwritten();
+}
+
+void adopt_layout(const at::Tensor& tensor, const Layout& layout) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  GlobalMeta& meta = meta_of(tensor);
+  const LocalOps local;
+  std::lock_guard lock(storage.mutex);
+  storage.layout = layout;
+  storage.shards = empty_shards(storage, layout);
+  storage.is_blank = false;
+  storage.count_shards();
+  meta.layout = layout;
+  meta.shards = storage.shards;
+  meta.memory_generation.store(
+      storage.memory_generation, std::memory_order_release);
+}
+
+bool is_blank(const at::Tensor& tensor) {
+  return MeshStorage::of(tensor)->is_blank && is_whole(tensor);
+}
+
+bool leave_blank(const at::Tensor& tensor) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  std::lock_guard lock(storage.mutex);
+  if (!storage.is_unwritten() || storage.is_placed || !is_whole(tensor)) {
+    return false;
+  }
+  storage.is_blank = true;
+  return true;
+}
+
+void settle_blank(const at::Tensor& tensor, const Layout& layout) {
+  const LocalOps local;
+  adopt_layout(tensor, layout);
+  for (const at::Tensor& shard : MeshStorage::of(tensor)->shards) {
+    shard.zero_();
+  }
+}
+
+void write_value(const at::Tensor& tensor, const at::Tensor& value) {
+  const LocalOps local;
+  const Shards& shards = begin_write(tensor);
+  const Layout& layout = layout_of(tensor);
+  const Layout replicated = Layout::replicated(layout.mesh());
+  const Shards parts = run_redistribution(
+      redistribution_of(
+          replicated, layout, tensor.sizes(), tensor.scalar_type()),
+      Shards(replicated.lanes().num, value));
+  for (size_t lane = 0; lane < parts.size(); ++lane) {
+    copy_once(shards[lane], parts[lane]);
+  }
+  end_write(tensor);
+}
+
+void reduce_storage(const at::Tensor& tensor, AxisMask axes) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  std::lock_guard lock(storage.mutex);
+  axes &= storage.layout.partial_axes();
+  if (axes == 0 || storage.is_unwritten()) {
+    return;
+  }
+  const LocalOps local;
+  Layout to = storage.layout;
+  for (int axis = 0; axis < to.mesh().num_axes(); ++axis) {
+    if (axes >> axis & 1) {
+      const Layout after = to.with(axis, Placement::replicate());
+      if (!to.mesh().one_memory()) {
+        Redistribution sum{to, after, {}};
+        sum.steps.push_back(
+            {Step::Kind::kAllReduce,
+             axis,
+             Placement::partial(),
+             Placement::replicate(),
+             /*num_bytes=*/0,
+             after});
+        storage.shards = run_steps_uncounted(sum, storage.shards);
+      }
+      to = after;
+    }
+  }
+  storage.layout = to;
+  storage.count_shards();
+  ++storage.memory_generation;
+}
+
+at::Tensor full_value(const at::Tensor& tensor) {
+  const LocalOps local;
+  const auto [layout, shards] = held(tensor);
+  const Layout replicated = Layout::replicated(layout.mesh());
+  if (layout == replicated) {
+    return shards[0];
+  }
+  at::Tensor value = run_redistribution(
+      redistribution_of(
+          layout, replicated, tensor.sizes(), tensor.scalar_type()),
+      shards)[0];
+  if (layout.has_partial()) {
+    reduce_storage(tensor, layout.partial_axes());
+  }
+  return value;
+}
+
+void mark_broken(const at::Tensor& tensor, const std::string& error) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  std::lock_guard lock(storage.mutex);
+  if (!storage.broken) {
+    storage.broken = std::make_shared<const std::string>(error);
+    ++storage.memory_generation;
+  }
+}
+
+void heal(const at::Tensor& tensor) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  if (storage.memory_generation == 0) {
+    return;
+  }
+  std::lock_guard lock(storage.mutex);
+  if (storage.broken &&
+      tensor.numel() * static_cast<int64_t>(tensor.itemsize()) ==
+          static_cast<int64_t>(storage.nbytes())) {
+    storage.broken = nullptr;
+  }
+}
+
+Mesh current_mesh() {
+  const Mesh* mesh = mesh_of_new_tensors.load(std::memory_order_acquire);
+  return mesh ? *mesh : Mesh();
+}
+
+void set_current_mesh(const Mesh& mesh) {
+  // Meshes are handles to interned data: a few bytes that stay for good.
+  mesh_of_new_tensors.store(new Mesh(mesh), std::memory_order_release);
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,136 @@
+// global_tensor.h: a global tensor: metadata as plain torch would give it, and
+// for each lane the local view of its storage's shards.
+
+#pragma once
+
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/TensorImpl.h>
+
+#include <torch_mesh/tensor.h>
+
+#include "comm/local_ops.h"
+#include "tensor/storage.h"
+
+namespace torch_mesh {
+
+// What is ours in a global tensor. A tensor and its detach() share one.
+//
+// A tensor is one of two kinds of window on its storage:
+//   alias       `shards` are views of the storage's shards; writes go through.
+//   write-back  no local view can express it (a select on a sharded dim, an
+//               uneven reshape); `shards` are a copy of the value, taken again
+//               when the storage was written, and a write to it is written
+//               back into the storage (law 3).
+struct GlobalMeta final : c10::BackendMeta {
+  Layout layout;
+  Shards shards;
+  // Storage offsets of the storage's shards when `shards` were taken of them;
+  // empty stands for zeros.
+  Sizes origins;
+  std::atomic<uint32_t> memory_generation{0};
+  uint32_t value_generation = 0;  // write-back only
+  bool is_write_back = false;
+};
+
+inline GlobalMeta& meta_of(const at::Tensor& tensor) {
+  return *static_cast<GlobalMeta*>(
+      tensor.unsafeGetTensorImpl()->get_backend_meta());
+}
+
+// `layout` with R in place of every P+.
+Layout with_sums_reduced(Layout layout);
+
+// A new tensor that owns `shards`, with a storage of its own.
+at::Tensor make_global(
+    const Layout& layout,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    c10::ScalarType dtype,
+    Shards shards);
+
+// Memory that nobody has written (law 6). `wish`: the layout to take if the
+// first write has none of its own.
+at::Tensor make_unwritten(
+    const Layout& wish,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    c10::ScalarType dtype);
+
+// A window on `base`'s storage. `shards` are views of its shards (alias), or a
+// copy of the value (write-back).
+at::Tensor make_view(
+    const c10::Storage& storage,
+    const Layout& layout,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset,
+    c10::ScalarType dtype,
+    Shards shards,
+    bool is_write_back);
+
+// A write-back window at this place of the storage; taken when it is read.
+at::Tensor make_write_back(
+    const c10::Storage& storage,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset,
+    c10::ScalarType dtype);
+
+// Another tensor object for the same window, as detach() gives.
+at::Tensor make_alias(const at::Tensor& tensor);
+
+// Makes `tensor` the same window as `source`: sizes, strides, offset, storage.
+void become(const at::Tensor& tensor, const at::Tensor& source);
+
+// What a tensor holds at one moment: layout and shards that belong together
+// whatever other readers do (one may reduce a pending sum at any time).
+struct Held {
+  Layout layout;
+  Shards shards;  // for reading, up to date: one for each lane of `layout`
+};
+// Throws if the storage is broken. Threads: readers may race.
+Held held(const at::Tensor& tensor);
+// The shards alone.
+Shards read(const at::Tensor& tensor);
+
+// Makes sure that the storage itself has shards.
+void read_storage(MeshStorage& storage);
+
+// The local tensors for writing in place; nobody else's memory. Call `written`
+// afterwards. Unwritten memory must be materialised or overwritten first.
+const Shards& begin_write(const at::Tensor& tensor);
+// Ends a write: write-back windows are written into their storage.
+void end_write(const at::Tensor& tensor);
+bool is_unwritten(const at::Tensor& tensor);
+// Lets unwritten memory take `layout`, for a write that covers all of it.
+void adopt_layout(const at::Tensor& tensor, const Layout& layout);
+
+// Memory that was filled with zeros and not read since stays unwritten:
+// `blank`.
+bool is_blank(const at::Tensor& tensor);
+// Makes it so; false if the tensor's memory has been written, is more than the
+// tensor, or is to follow the layout of another.
+bool leave_blank(const at::Tensor& tensor);
+// Ends it: zeros in `layout`.
+void settle_blank(const at::Tensor& tensor, const Layout& layout);
+
+// Writes a value over the whole tensor, which keeps its layout.
+//   value    plain tensor of the tensor's sizes
+void write_value(const at::Tensor& tensor, const at::Tensor& value);
+
+// Reduces pending sums of the tensor's storage on these axes, once, for all who
+// share it. Counts nothing: the caller counts what the plan says.
+void reduce_storage(const at::Tensor& tensor, AxisMask axes);
+
+// The whole value as a plain tensor; may alias a shard.
+at::Tensor full_value(const at::Tensor& tensor);
+
+// Marks a storage whose write was cut short by an error.
+void mark_broken(const at::Tensor& tensor, const std::string& error);
+
+// Forgets such an error, before a write that covers the whole storage.
+void heal(const at::Tensor& tensor);
+
+}  // namespace torch_mesh

@@ -1,0 +1,70 @@
+// storage.cpp: construction of storages with addresses of their own.
+
+#include "tensor/storage.h"
+
+#include <c10/core/CPUAllocator.h>
+#include <c10/util/accumulate.h>
+
+namespace torch_mesh {
+namespace {
+
+// Non-canonical on x86-64 and outside user space elsewhere: a stray read faults
+// instead of returning something.
+std::atomic<uint64_t> next_address{0x8000000000000000ull};
+
+c10::DataPtr address(size_t num_bytes) {
+  return {unique_address(num_bytes),
+          c10::Device(c10::DeviceType::PrivateUse1, 0)};
+}
+
+size_t bytes_of(
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    c10::ScalarType dtype) {
+  size_t last = 0;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] == 0) {
+      return 0;
+    }
+    last += static_cast<size_t>((sizes[d] - 1) * strides[d]);
+  }
+  return (last + 1) * c10::elementSize(dtype);
+}
+
+}  // namespace
+
+void* unique_address(size_t num_bytes) {
+  constexpr size_t kAlignment = 64;
+  const size_t advance = (num_bytes + kAlignment) / kAlignment * kAlignment;
+  return reinterpret_cast<void*>(
+      next_address.fetch_add(advance, std::memory_order_relaxed));
+}
+
+MeshStorage::MeshStorage(
+    Layout layout,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    c10::ScalarType dtype)
+    : c10::StorageImpl(
+          use_byte_size_t(),
+          bytes_of(sizes, strides, dtype),
+          address(bytes_of(sizes, strides, dtype)),
+          /*allocator=*/nullptr,
+          /*resizable=*/false),
+      layout(layout),
+      base_sizes(sizes.begin(), sizes.end()),
+      base_strides(strides.begin(), strides.end()),
+      dtype(dtype) {}
+
+MeshStorage::MeshStorage(size_t num_bytes)
+    : c10::StorageImpl(
+          use_byte_size_t(),
+          num_bytes,
+          address(num_bytes),
+          /*allocator=*/nullptr,
+          /*resizable=*/false),
+      base_sizes{static_cast<int64_t>(num_bytes)},
+      base_strides{1},
+      dtype(c10::kByte) {}
+
+}  // namespace torch_mesh

@@ -1,0 +1,281 @@
+// window.cpp: a geometry over a storage as slices and selects of its base.
+
+#include "tensor/window.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+
+#include <torch_mesh/error.h>
+
+namespace torch_mesh {
+namespace {
+
+// What a window takes of one dim of the base.
+struct Taken {
+  int64_t start = 0;
+  int64_t step = 1;
+  int64_t length = 1;
+  int window_dim = -1;  // -1: a select
+};
+
+// Finds for each dim of the base what the window takes of it; false if the
+// window is no such chain.
+bool take_apart(
+    const MeshStorage& storage,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset,
+    std::vector<Taken>& taken) {
+  const size_t num_dims = storage.base_sizes.size();
+  taken.assign(num_dims, Taken());
+  std::vector<size_t> order(num_dims);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return storage.base_strides[a] > storage.base_strides[b];
+  });
+  for (size_t d : order) {
+    if (storage.base_sizes[d] > 1) {
+      taken[d].start = offset / storage.base_strides[d];
+      offset -= taken[d].start * storage.base_strides[d];
+      if (taken[d].start >= storage.base_sizes[d]) {
+        return false;
+      }
+    }
+  }
+  if (offset != 0) {
+    return false;
+  }
+  for (size_t w = 0; w < sizes.size(); ++w) {
+    if (sizes[w] == 1) {
+      continue;
+    }
+    bool found = false;
+    for (size_t d : order) {
+      const int64_t base_stride = storage.base_strides[d];
+      if (storage.base_sizes[d] <= 1 || taken[d].window_dim >= 0 ||
+          strides[w] == 0 || strides[w] % base_stride != 0) {
+        continue;
+      }
+      const int64_t step = strides[w] / base_stride;
+      if (taken[d].start + (sizes[w] - 1) * step >= storage.base_sizes[d]) {
+        continue;
+      }
+      taken[d].step = step;
+      taken[d].length = sizes[w];
+      taken[d].window_dim = static_cast<int>(w);
+      found = true;
+      break;
+    }
+    if (!found) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// The layout of the window, if it takes every sharded dim whole.
+std::optional<Layout> layout_of_window(
+    const MeshStorage& storage,
+    const std::vector<Taken>& taken) {
+  std::vector<Placement> placements = storage.layout.placements();
+  for (Placement& placement : placements) {
+    if (placement.is_shard()) {
+      const Taken& dim = taken[placement.dim];
+      if (dim.window_dim < 0 || dim.start != 0 || dim.step != 1 ||
+          dim.length != storage.base_sizes[placement.dim]) {
+        return std::nullopt;
+      }
+      placement.dim = dim.window_dim;
+    }
+  }
+  return Layout(storage.layout.mesh(), placements);
+}
+
+at::Tensor local_window(
+    const at::Tensor& shard,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    const std::vector<Taken>& taken) {
+  std::vector<int64_t> local_sizes = sizes.vec();
+  std::vector<int64_t> local_strides = strides.vec();
+  int64_t offset = shard.storage_offset();
+  for (size_t d = 0; d < taken.size(); ++d) {
+    offset += taken[d].start * shard.stride(d);
+    if (taken[d].window_dim >= 0) {
+      const bool whole = taken[d].start == 0 && taken[d].step == 1;
+      local_sizes[taken[d].window_dim] =
+          whole ? std::min(taken[d].length, shard.size(d)) : taken[d].length;
+      local_strides[taken[d].window_dim] = taken[d].step * shard.stride(d);
+    }
+  }
+  return shard.as_strided(local_sizes, local_strides, offset);
+}
+
+// Windows on raw bytes, or of another dtype: replicated shards have the very
+// addresses of a plain tensor.
+at::Tensor raw_window(
+    const at::Tensor& shard,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset,
+    c10::ScalarType dtype) {
+  const int64_t origin = shard.storage_offset() *
+                         static_cast<int64_t>(shard.itemsize()) /
+                         static_cast<int64_t>(c10::elementSize(dtype));
+  return at::empty({0}, shard.options().dtype(dtype))
+      .set_(shard.storage(), origin + offset, sizes, strides);
+}
+
+}  // namespace
+
+at::Tensor window_of_storage(
+    const c10::Storage& storage,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset,
+    c10::ScalarType dtype) {
+  TORCH_MESH_CHECK_VALUE(
+      storage.device_type() == c10::DeviceType::PrivateUse1,
+      "set-device",
+      "set_: the storage is on another device than the mesh.\n"
+      "Hint: bring it over with .to(\"mesh\").");
+  auto& state = *static_cast<MeshStorage*>(storage.unsafeGetStorageImpl());
+  const size_t needed = at::detail::computeStorageNbytes(
+      sizes, strides, c10::elementSize(dtype), offset);
+  TORCH_CHECK(
+      needed <= state.nbytes(),
+      "setStorage: sizes ",
+      sizes,
+      ", strides ",
+      strides,
+      ", storage offset ",
+      offset,
+      ", and itemsize ",
+      c10::elementSize(dtype),
+      " requiring a storage size of ",
+      needed,
+      " are out of bounds for storage of size ",
+      state.nbytes());
+  read_storage(state);
+  Shards shards;
+  if (state.layout.sharded_axes() == 0) {
+    for (const at::Tensor& shard : state.shards) {
+      shards.push_back(raw_window(shard, sizes, strides, offset, dtype));
+    }
+    return make_view(
+        storage,
+        state.layout,
+        sizes,
+        strides,
+        offset,
+        dtype,
+        std::move(shards),
+        /*is_write_back=*/false);
+  }
+  std::vector<Taken> taken;
+  if (dtype == state.dtype &&
+      take_apart(state, sizes, strides, offset, taken)) {
+    if (const auto layout = layout_of_window(state, taken)) {
+      for (const at::Tensor& shard : state.shards) {
+        shards.push_back(local_window(shard, sizes, strides, taken));
+      }
+      return make_view(
+          storage,
+          *layout,
+          sizes,
+          strides,
+          offset,
+          dtype,
+          std::move(shards),
+          /*is_write_back=*/false);
+    }
+  }
+  return make_write_back(storage, sizes, strides, offset, dtype);
+}
+
+bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
+  auto is_all_bytes = [](const at::Tensor& tensor, const MeshStorage& storage) {
+    return tensor.scalar_type() == c10::kByte && tensor.storage_offset() == 0 &&
+           tensor.dim() == 1 &&
+           tensor.numel() == static_cast<int64_t>(storage.nbytes());
+  };
+  MeshStorage& target = *MeshStorage::of(to);
+  MeshStorage& source = *MeshStorage::of(from);
+  const bool is_raw =
+      target.dtype == c10::kByte &&
+      target.base_sizes == Sizes{static_cast<int64_t>(target.nbytes())};
+  if (&target == &source || !is_raw || source.dtype == c10::kByte ||
+      target.nbytes() != source.nbytes() || !is_all_bytes(to, target) ||
+      !is_all_bytes(from, source)) {
+    return false;
+  }
+  read_storage(source);
+  const LocalOps local;
+  const std::scoped_lock lock(target.mutex, source.mutex);
+  target.layout = source.layout;
+  target.base_sizes = source.base_sizes;
+  target.base_strides = source.base_strides;
+  target.dtype = source.dtype;
+  target.shards.clear();
+  for (const at::Tensor& shard : source.shards) {
+    target.shards.push_back(
+        at::empty_strided(shard.sizes(), shard.strides(), shard.options())
+            .copy_(shard));
+  }
+  target.count_shards();
+  ++target.memory_generation;
+  // The window that wrote is on raw bytes no longer.
+  meta_of(to).is_write_back = true;
+  return true;
+}
+
+void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
+  const std::vector<int64_t> strides = contiguous_strides(sizes);
+  const size_t needed = at::detail::computeStorageNbytes(
+      sizes, strides, tensor.itemsize(), tensor.storage_offset());
+  if (needed <= MeshStorage::of(tensor)->nbytes()) {
+    become(
+        tensor,
+        window_of_storage(
+            tensor.storage(),
+            sizes,
+            strides,
+            tensor.storage_offset(),
+            tensor.scalar_type()));
+    return;
+  }
+  if ((!is_unwritten(tensor) || MeshStorage::of(tensor)->is_blank) &&
+      tensor.numel() > 0) {
+    TORCH_MESH_CHECK_SUPPORTED(
+        tensor.storage().use_count() == 1 && tensor.storage_offset() == 0,
+        "resize-shared",
+        "resize_: the storage must grow, and other tensors share it.\n"
+        "Hint: make a new tensor and copy_ into it.");
+    at::Tensor value = full_value(tensor).clone();
+    value.resize_(sizes);
+    become(
+        tensor,
+        make_global(
+            Layout::replicated(layout_of(tensor).mesh()),
+            value.sizes(),
+            value.strides(),
+            value.scalar_type(),
+            Shards(
+                Layout::replicated(layout_of(tensor).mesh()).lanes().num,
+                value)));
+    return;
+  }
+  become(
+      tensor,
+      make_unwritten(
+          Layout::replicated(layout_of(tensor).mesh()),
+          sizes,
+          strides,
+          tensor.scalar_type()));
+}
+
+}  // namespace torch_mesh

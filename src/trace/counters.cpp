@@ -1,0 +1,137 @@
+// counters.cpp: process-wide counts behind one mutex, off the hot path.
+
+#include "trace/counters.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <string_view>
+
+namespace torch_mesh {
+namespace {
+
+struct State {
+  std::mutex mutex;  // guards all that follows; a leaf of the lock order
+  Counts counts;
+  int keepers = 0;
+};
+
+State& state() {
+  static State* state = new State;
+  return *state;
+}
+
+// Counted on every op, so apart from the mutex.
+std::atomic<int64_t> num_ops{0};
+
+thread_local const std::string* current_op = nullptr;
+
+int level_from_environment() {
+  const char* text = std::getenv("TORCH_MESH_LOG");
+  if (!text) {
+    return 0;
+  }
+  const std::string_view level(text);
+  return level == "debug" ? 2 : level == "info" ? 1 : 0;
+}
+
+std::atomic<int>& level() {
+  static std::atomic<int> level{level_from_environment()};
+  return level;
+}
+
+}  // namespace
+
+Counts counts() {
+  std::lock_guard lock(state().mutex);
+  Counts copy;
+  copy.collectives = state().counts.collectives;
+  copy.num_bytes = state().counts.num_bytes;
+  copy.replicated_ops = state().counts.replicated_ops;
+  copy.plans_made = state().counts.plans_made;
+  copy.ops = num_ops.load(std::memory_order_relaxed);
+  return copy;
+}
+
+size_t keep_events() {
+  std::lock_guard lock(state().mutex);
+  ++state().keepers;
+  return state().counts.events.size();
+}
+
+std::vector<CollectiveEvent> events_since(size_t since) {
+  std::lock_guard lock(state().mutex);
+  const auto& events = state().counts.events;
+  return {events.begin() + static_cast<ptrdiff_t>(since), events.end()};
+}
+
+void release_events() {
+  std::lock_guard lock(state().mutex);
+  if (--state().keepers == 0) {
+    state().counts.events.clear();
+  }
+}
+
+void count_op() { num_ops.fetch_add(1, std::memory_order_relaxed); }
+
+void count_plan() {
+  std::lock_guard lock(state().mutex);
+  ++state().counts.plans_made;
+}
+
+void count_replicated(const std::string& op) {
+  bool first = false;
+  {
+    std::lock_guard lock(state().mutex);
+    first = ++state().counts.replicated_ops[op] == 1;
+  }
+  if (first && log_level() >= 1) {
+    log_line(op + " has no rule: computed on replicas");
+  }
+}
+
+void count_collective(
+    Step::Kind kind,
+    const std::string& axis,
+    int64_t num_bytes) {
+  if (kind == Step::Kind::kSlice || kind == Step::Kind::kToPartial) {
+    return;
+  }
+  const std::string key = std::string(name(kind)) + "@" + axis;
+  if (log_level() >= 2) {
+    log_line(
+        CurrentOp::name() + ": " + key + " " + std::to_string(num_bytes) +
+        " B");
+  }
+  std::lock_guard lock(state().mutex);
+  ++state().counts.collectives[key];
+  state().counts.num_bytes[key] += num_bytes;
+  if (state().keepers > 0) {
+    state().counts.events.push_back(
+        {name(kind), axis, num_bytes, CurrentOp::name()});
+  }
+}
+
+CurrentOp::CurrentOp(const std::string& name) : outer_(current_op) {
+  current_op = &name;
+}
+
+CurrentOp::~CurrentOp() { current_op = outer_; }
+
+const std::string& CurrentOp::name() {
+  static const std::string* none = new std::string("");
+  return current_op ? *current_op : *none;
+}
+
+int log_level() { return level().load(std::memory_order_relaxed); }
+
+void set_log_level(int new_level) {
+  level().store(new_level, std::memory_order_relaxed);
+}
+
+void log_line(const std::string& text) {
+  std::fprintf(stderr, "torch_mesh: %s\n", text.c_str());
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,48 @@
+// counters.h: counts what runs, for <torch_mesh/trace.h>; and the log.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <torch_mesh/redistribute.h>
+#include <torch_mesh/trace.h>
+
+namespace torch_mesh {
+
+// Threads: all functions here may be called from any thread.
+
+// Events are kept while at least one keeper is there; `since` is the number of
+// events kept so far.
+size_t keep_events();
+std::vector<CollectiveEvent> events_since(size_t since);
+void release_events();
+
+void count_op();
+void count_plan();
+// Says so once per op in the log.
+void count_replicated(const std::string& op);
+// Slices and R -> P+ move nothing and are not counted.
+void count_collective(
+    Step::Kind kind,
+    const std::string& axis,
+    int64_t num_bytes);
+
+// Names the op on whose behalf this thread works, for events and errors.
+class CurrentOp {
+ public:
+  explicit CurrentOp(const std::string& name);
+  ~CurrentOp();
+  CurrentOp(const CurrentOp&) = delete;
+  CurrentOp& operator=(const CurrentOp&) = delete;
+  static const std::string& name();
+
+ private:
+  const std::string* outer_;
+};
+
+// One line to stderr, "torch_mesh: <text>".
+void log_line(const std::string& text);
+
+}  // namespace torch_mesh

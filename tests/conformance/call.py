@@ -1,0 +1,107 @@
+"""One call of an op, on plain tensors or on placed ones."""
+
+import random
+
+import numpy
+import torch
+from tests.conformance.layouts import place
+from torch.utils import _pytree as pytree
+
+
+def seed_everything(seed):
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
+class Call:
+    """A function and its arguments, of which the tensors can be replaced."""
+
+    def __init__(self, function, args, kwargs, finish=None, seed=4):
+        """`finish` makes of the result what may be differentiated."""
+        self.function = function
+        self.finish = finish
+        self.seed = seed
+        self._leaves, self._tree = pytree.tree_flatten((args, kwargs))
+        self._at = [
+            i
+            for i, leaf in enumerate(self._leaves)
+            if isinstance(leaf, torch.Tensor)
+        ]
+        self.tensors = [self._leaves[i] for i in self._at]
+
+    def plain_tensors(self):
+        """Fresh copies, in the memory formats that `place` gives too."""
+        return [like(t, t.detach().clone()) for t in self.tensors]
+
+    def placed_tensors(self, mesh, assignment):
+        return [
+            like(t, place(t, mesh, placements))
+            for t, placements in zip(self.tensors, assignment, strict=True)
+        ]
+
+    def in_double(self):
+        """The same call with floating tensors in double precision."""
+        wide = {
+            torch.float16: torch.float64,
+            torch.bfloat16: torch.float64,
+            torch.float32: torch.float64,
+            torch.complex64: torch.complex128,
+        }
+        made = object.__new__(Call)
+        made.__dict__.update(self.__dict__)
+        made.tensors = [
+            like(t, t.detach().to(wide.get(t.dtype, t.dtype)))
+            for t in self.tensors
+        ]
+        return made
+
+    def __call__(self, tensors, *, on_mesh=False):
+        """The result for these tensors, under the same seed each time."""
+        leaves = list(self._leaves)
+        for i, t in zip(self._at, tensors, strict=True):
+            leaves[i] = t
+        if on_mesh:
+            leaves = [on_the_mesh(leaf) for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self._tree)
+        seed_everything(self.seed)
+        return self.function(*args, **kwargs)
+
+
+def like(t, copy):
+    return copy.requires_grad_(t.requires_grad)
+
+
+def on_the_mesh(leaf):
+    """What names the CPU in a plain call names the mesh here."""
+    if isinstance(leaf, torch.device) or leaf == "cpu":
+        return torch.device("mesh") if not isinstance(leaf, str) else "mesh"
+    if isinstance(leaf, torch.Generator):
+        return leaf.clone_state()
+    return leaf
+
+
+def flat(result):
+    """The leaves of a result."""
+    return pytree.tree_flatten(result)[0]
+
+
+def differentiable(results):
+    return [
+        r for r in results if isinstance(r, torch.Tensor) and r.requires_grad
+    ]
+
+
+def cotangents_of(results, seed=17):
+    """Fixed random plain tensors of the shapes of `results`."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(r.shape, dtype=torch.complex128, generator=generator).to(
+            r.dtype
+        )
+        if r.is_complex()
+        else torch.randn(r.shape, dtype=torch.float64, generator=generator).to(
+            r.dtype
+        )
+        for r in results
+    ]

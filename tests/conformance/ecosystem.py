@@ -1,0 +1,798 @@
+"""What people do around ops: transforms, hooks, files, compilers, threads.
+
+Each program takes a matrix `x` [7, 6] and a matrix `w` [6, 5].
+"""
+
+import copy
+import functools
+import io
+import multiprocessing
+import os
+import pickle
+import threading
+
+import torch
+from tests.conformance.programs import compare
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+f = functools.partial
+
+PROGRAMS = {}
+
+
+def program(function, name=None):
+    """Makes a function of this file a unit of the suite."""
+    PROGRAMS[name or function.__name__] = function
+    return function
+
+
+def values(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(21))
+
+
+def model(world, bias=True):
+    """A small model with the same weights on either side."""
+    torch.manual_seed(8)
+    made = nn.Sequential(
+        nn.Linear(6, 8, bias=bias), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3)
+    )
+    return place_model(world, made)
+
+
+def place_model(world, made):
+    made = made.to(world.device)
+    if world.on_mesh:  # one weight is not replicated
+        for p in list(made.parameters())[:1]:
+            p.data = world.sharded(p.detach().cpu())
+    return made
+
+
+def gradients(made):
+    return [p.grad for p in made.parameters()]
+
+
+# ----------------------------------------------------------------- torch.func
+
+
+@program
+def vmap(world, x, w):
+    return torch.func.vmap(lambda row: (row @ w).tanh())(x)
+
+
+@program
+def vmap_last(world, x, w):
+    return torch.func.vmap(lambda c: c.sin() * 2, in_dims=1, out_dims=1)(x)
+
+
+@program
+def vmap_two(world, x, w):
+    inner = torch.func.vmap(lambda a, b: (a * b).sum(), (None, 0))
+    return torch.func.vmap(inner, (0, None))(x, w.t())
+
+
+@program
+def vmap_random(world, x, w):
+    return torch.func.vmap(lambda r: F.dropout(r, 0.5), randomness="different")(
+        x
+    ).shape
+
+
+@program
+def grad(world, x, w):
+    return torch.func.grad(lambda x: (x @ w).tanh().sum())(x)
+
+
+@program
+def grad_twice(world, x, w):
+    loss = lambda x: (x**3 @ w).sum()  # noqa: E731
+    return torch.func.grad(lambda x: torch.func.grad(loss)(x).sin().sum())(x)
+
+
+@program
+def vjp(world, x, w):
+    y, back = torch.func.vjp(lambda x, w: x @ w, x, w)
+    return [y, back(torch.ones_like(y))]
+
+
+@program
+def jvp(world, x, w):
+    return torch.func.jvp(
+        lambda x: (x @ w).sigmoid(), (x,), (torch.ones_like(x),)
+    )
+
+
+@program
+def jacrev(world, x, w):
+    return torch.func.jacrev(lambda w: (x[:2] @ w).tanh())(w)
+
+
+@program
+def jacfwd(world, x, w):
+    return torch.func.jacfwd(lambda w: (x[:2] @ w).tanh())(w)
+
+
+@program
+def hessian(world, x, w):
+    return torch.func.hessian(lambda w: (x[0] @ w).pow(3).sum())(w)
+
+
+@program
+def functional_call(world, x, w):
+    made = model(world)
+    params = {k: v.detach() for k, v in made.named_parameters()}
+
+    def loss(params, row):
+        return torch.func.functional_call(made, params, (row,)).sum()
+
+    one = torch.func.grad(loss)(params, x)
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, x)
+    return [one, each]
+
+
+@program
+def functionalize(world, x, w):
+    def g(x):
+        y = x.clone()
+        y[1:3].mul_(2)
+        return y
+
+    return torch.func.functionalize(g)(x)
+
+
+@program
+def linearize(world, x, w):
+    y, push = torch.func.linearize(lambda x: (x @ w).sin(), x)
+    return [y, push(torch.ones_like(x))]
+
+
+@program
+def ensemble(world, x, w):
+    models = [model(world) for _ in range(2)]
+    params, buffers = torch.func.stack_module_state(models)
+    base = copy.deepcopy(models[0]).to("meta")
+
+    def call(p, b, x):
+        return torch.func.functional_call(base, (p, b), (x,))
+
+    return torch.func.vmap(call, (0, 0, None))(params, buffers, x)
+
+
+# ---------------------------------------------------------------------- hooks
+
+
+@program
+def hooks(world, x, w):
+    seen = []
+    x = x.detach().requires_grad_()
+    x.register_hook(lambda g: g * 2)
+    y = x @ w
+    y.retain_grad()
+    y.register_hook(lambda g: seen.append(g.clone()))
+    x.register_post_accumulate_grad_hook(lambda t: seen.append(t.grad.clone()))
+    y.square().sum().backward()
+    return [x.grad, y.grad, seen]
+
+
+@program
+def module_hooks(world, x, w):
+    seen = []
+    made = model(world)
+    made[0].register_forward_pre_hook(lambda m, a: (a[0] * 2,))
+    made[0].register_forward_hook(lambda m, a, y: y + 1)
+    made[2].register_full_backward_hook(lambda m, gi, go: seen.append(gi[0]))
+    made[3].register_full_backward_pre_hook(lambda m, go: (go[0] * 3,))
+    made(x).square().sum().backward()
+    return [seen, gradients(made)]
+
+
+@program
+def saved_tensor_hooks(world, x, w):
+    x = x.detach().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: t.cpu(), lambda t: t.to(world.device)
+    ):
+        y = (x @ w).tanh()
+    y.sum().backward()
+    return x.grad
+
+
+@program
+def save_on_cpu(world, x, w):
+    x = x.detach().requires_grad_()
+    with torch.autograd.graph.save_on_cpu():
+        y = (x @ w).tanh().exp()
+    y.sum().backward()
+    return x.grad
+
+
+def checkpointed(world, x, w, **how):
+    made = model(world)
+    x = x.detach().requires_grad_()
+    y = checkpoint(made, x, **how)
+    y.square().sum().backward()
+    return [y, x.grad, gradients(made)]
+
+
+program(f(checkpointed, use_reentrant=False), "checkpointed")
+program(f(checkpointed, use_reentrant=True), "checkpointed_reentrant")
+
+
+@program
+def checkpoint_sequential(world, x, w):
+    made = model(world)
+    x = x.detach().requires_grad_()
+    y = torch.utils.checkpoint.checkpoint_sequential(
+        made, 2, x, use_reentrant=False
+    )
+    y.sum().backward()
+    return [y, x.grad]
+
+
+# ----------------------------------------------------------------- precisions
+
+
+def autocast(world, x, w, *, dtype):
+    """The CPU's own op lists: the mesh stands for CPU devices."""
+    made = model(world)
+    with torch.autocast(world.device, dtype=dtype):
+        y = made(x)
+        z = x @ w
+        s = z.softmax(-1)
+    y.float().square().mean().backward()
+    return [y.dtype, z.dtype, z, s.dtype, y.shape, gradients(made)]
+
+
+program(f(autocast, dtype=torch.bfloat16), "autocast_bfloat16")
+program(f(autocast, dtype=torch.float16), "autocast_float16")
+
+
+@program
+def scaler(world, x, w):
+    made = model(world)
+    optimizer = torch.optim.SGD(made.parameters(), 0.1)
+    scaler = torch.amp.GradScaler(world.device, init_scale=64.0)
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = made(x).square().mean()
+        if step == 1:
+            loss = loss * float("inf")
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    return [list(made.parameters()), scaler.get_scale()]
+
+
+# ------------------------------------------------------------ copies and files
+
+
+@program
+def deepcopied(world, x, w):
+    made = model(world)
+    again = copy.deepcopy(made)
+    with torch.no_grad():
+        again[0].weight.mul_(2)
+    t = copy.deepcopy(x)
+    t.add_(1)
+    v = copy.deepcopy([x, x[1:]])
+    v[0].mul_(3)
+    return [made(x), again(x), t, x, v]
+
+
+@program
+def pickled(world, x, w):
+    y = pickle.loads(pickle.dumps(x.detach()))
+    return [y, y.device.type == world.device]
+
+
+@program
+def saved(world, x, w):
+    file = io.BytesIO()
+    made = model(world)
+    torch.save({"x": x, "row": x[1], "model": made.state_dict()}, file)
+    file.seek(0)
+    found = torch.load(file, weights_only=True)
+    found["x"].add_(1)
+    return [found["x"].cpu(), found["row"].cpu(), list(found["model"])]
+
+
+@program
+def state_dict_to_plain(world, x, w):
+    made = model(world)
+    plain = nn.Sequential(
+        nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3)
+    )
+    keys = plain.load_state_dict(made.state_dict())
+    again = plain.to(world.device)
+    return [again(x), str(keys)]
+
+
+@program
+def state_dict_from_plain(world, x, w):
+    torch.manual_seed(5)
+    plain = nn.Sequential(
+        nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3)
+    )
+    made = model(world)
+    made.load_state_dict(plain.state_dict())
+    return made(x)
+
+
+@program
+def load_assigned(world, x, w):
+    made = model(world)
+    other = model(world)
+    with torch.device("meta"):
+        empty = nn.Sequential(
+            nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3)
+        )
+    empty.load_state_dict(other.state_dict(), assign=True)
+    return [made(x), empty(x)]
+
+
+@program
+def there_and_back(world, x, w):
+    made = model(world)
+    first = made(x)
+    made = made.to("cpu").to(world.device)
+    return [first, made(x), made.double()(x.double())]
+
+
+# ------------------------------------------------------------ parametrizations
+
+
+@program
+def weight_norm(world, x, w):
+    made = nn.utils.parametrizations.weight_norm(model(world)[0])
+    made(x).square().sum().backward()
+    return [made.weight, gradients(made)]
+
+
+@program
+def spectral_norm(world, x, w):
+    made = nn.utils.parametrizations.spectral_norm(model(world)[0])
+    y = made(x)
+    y.square().sum().backward()
+    return [y, gradients(made)]
+
+
+@program
+def orthogonal(world, x, w):
+    made = nn.utils.parametrizations.orthogonal(model(world)[0])
+    return made(x)
+
+
+@program
+def parametrized(world, x, w):
+    class Symmetric(nn.Module):
+        def forward(self, w):
+            return w.triu() + w.triu(1).t()
+
+    made = place_model(world, nn.Linear(6, 6))
+    nn.utils.parametrize.register_parametrization(made, "weight", Symmetric())
+    made(x).square().sum().backward()
+    nn.utils.parametrize.remove_parametrizations(made, "weight")
+    return [made.weight, made(x)]
+
+
+@program
+def pruned(world, x, w):
+    made = model(world)
+    nn.utils.prune.l1_unstructured(made[0], "weight", amount=0.5)
+    return [made(x), made[0].weight_mask]
+
+
+@program
+def vectors(world, x, w):
+    made = model(world)
+    flat = nn.utils.parameters_to_vector(made.parameters())
+    nn.utils.vector_to_parameters(flat * 2, made.parameters())
+    return [flat, made(x)]
+
+
+# ------------------------------------------------------------------ compilers
+
+
+@program
+def traced_fx(world, x, w):
+    made = model(world)
+    graph = torch.fx.symbolic_trace(made)
+    return [graph(x), len(list(graph.graph.nodes))]
+
+
+@program
+def make_fx(world, x, w):
+    from torch.fx.experimental.proxy_tensor import make_fx as trace
+
+    return trace(lambda x, w: (x @ w).relu() + 1)(x, w)(x, w)
+
+
+def compiled(world, x, w, *, backend):
+    torch._dynamo.reset()
+    made = model(world)
+
+    def step(x):
+        y = made(x)
+        return y.sin() + x.sum(1, keepdim=True), y[1:].t() * 2
+
+    x = x.detach().requires_grad_()
+    a, b = torch.compile(step, backend=backend)(x)
+    (a.sum() + b.square().sum()).backward()
+    return [a, b, x.grad, gradients(made)]
+
+
+program(f(compiled, backend="eager"), "compiled_eager")
+program(f(compiled, backend="aot_eager"), "compiled_aot_eager")
+
+
+@program
+def compiled_mutation(world, x, w):
+    torch._dynamo.reset()
+
+    def step(x):
+        x[1:3].mul_(2)
+        return x + 1
+
+    x = x.detach().clone()
+    y = torch.compile(step, backend="aot_eager")(x)
+    return [x, y]
+
+
+@program
+def scripted(world, x, w):
+    made = torch.jit.trace(model(world), x)
+    return made(x)
+
+
+# ---------------------------------------------------------- profiler, anomaly
+
+
+@program
+def profiled(world, x, w):
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
+    ) as profile:
+        y = x @ w
+    names = {e.key for e in profile.key_averages()}
+    return [y, "aten::mm" in names or "aten::matmul" in names]
+
+
+@program
+def anomaly(world, x, w):
+    x = x.detach().requires_grad_()
+    with torch.autograd.detect_anomaly(check_nan=True):
+        y = (x @ w).tanh()
+        y.sum().backward()
+    return x.grad
+
+
+@program
+def anomaly_found(world, x, w):
+    x = torch.zeros_like(x).requires_grad_()
+    with torch.autograd.detect_anomaly():
+        (x.sqrt() * 0).sum().backward()
+    return x.grad
+
+
+# ------------------------------------------------------- threads and processes
+
+
+@program
+def threads(world, x, w):
+    results = [None] * 4
+
+    def job(i):
+        # The thread's own default is none: it takes the mesh of `x`.
+        y = (x.detach() * (i + 1)).requires_grad_()
+        for _ in range(5):
+            z = (y @ w).tanh()
+        z.sum().backward()
+        results[i] = [z.detach(), y.grad]
+
+    jobs = [threading.Thread(target=job, args=(i,)) for i in range(4)]
+    for j in jobs:
+        j.start()
+    for j in jobs:
+        j.join()
+    return results
+
+
+@program
+def forked_child(world, x, w):
+    """A child of a process that has used the mesh computes on it."""
+    context = multiprocessing.get_context("fork")
+    (x @ w).sum().item()
+    ours, theirs = context.Pipe()
+    x, w = x.detach(), w.detach()
+
+    def job():
+        try:
+            y = (x @ w).tanh().cpu()
+            theirs.send(("ok", y.tolist()))
+        except Exception as error:
+            theirs.send((str(error), None))
+        os._exit(0)
+
+    pid = os.fork()
+    if pid == 0:
+        job()
+    word, found = ours.recv() if ours.poll(30) else ("no answer", None)
+    os.waitpid(pid, 0)
+    if word != "ok":
+        raise RuntimeError(word)
+    return torch.tensor(found).to(world.device)
+
+
+# ----------------------------------------------------------------- extensions
+
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * 3 * x**2
+
+
+class WriteInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 2
+
+
+@program
+def own_function(world, x, w):
+    x = x.detach().requires_grad_()
+    y = Cube.apply(x)
+    (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    g.sum().backward()
+    return [y, g, x.grad]
+
+
+@program
+def own_function_in_place(world, x, w):
+    x = x.detach().requires_grad_()
+    y = WriteInPlace.apply(x * 1)
+    y.square().sum().backward()
+    return [y, x.grad]
+
+
+@functools.cache
+def own_op():
+    name = "conformance_test::scaled_tanh"
+
+    @torch.library.custom_op(name, mutates_args=())
+    def scaled_tanh(x: torch.Tensor, scale: float) -> torch.Tensor:
+        return x.tanh() * scale
+
+    def setup(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+        ctx.scale = inputs[1]
+
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * ctx.scale * (1 - x.tanh() ** 2), None
+
+    scaled_tanh.register_autograd(backward, setup_context=setup)
+    scaled_tanh.register_fake(lambda x, scale: torch.empty_like(x))
+    return scaled_tanh
+
+
+@functools.cache
+def own_writing_op():
+    @torch.library.custom_op("conformance_test::bump_", mutates_args={"x"})
+    def bump_(x: torch.Tensor) -> None:
+        x.add_(1)
+
+    return bump_
+
+
+@program
+def library_op(world, x, w):
+    x = x.detach().requires_grad_()
+    y = own_op()(x, 2.0)
+    y.square().sum().backward()
+    return [y, x.grad]
+
+
+@program
+def library_writing_op(world, x, w):
+    y = x.detach().clone()
+    version = y._version
+    own_writing_op()(y)
+    own_writing_op()(y[1:3])
+    return [y, y._version > version]
+
+
+@program
+def tensor_subclass(world, x, w):
+    class Named(torch.Tensor):
+        pass
+
+    y = x.detach().as_subclass(Named)
+    z = y @ w
+    return [z.as_subclass(torch.Tensor), type(z) is Named]
+
+
+@program
+def dispatch_mode(world, x, w):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    names = []
+
+    class Log(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Log():
+        y = (x @ w).relu()
+    return [y, "aten.relu.default" in names]
+
+
+# ----------------------------------------------------------- nested and sparse
+
+
+@program
+def nested(world, x, w):
+    n = torch.nested.nested_tensor([x[:2], x[2:]], layout=torch.jagged)
+    return (n * 2).values()
+
+
+@program
+def nested_strided(world, x, w):
+    n = torch.nested.nested_tensor([x[:2], x[2:]])
+    return (n * 2).to_padded_tensor(0.0)
+
+
+@program
+def sparse(world, x, w):
+    s = x.relu().to_sparse()
+    return torch.sparse.mm(s, w)
+
+
+@program
+def sparse_made(world, x, w):
+    i = torch.tensor([[0, 1, 3], [2, 0, 1]], device=world.device)
+    s = torch.sparse_coo_tensor(i, x[0, :3], (7, 6), device=world.device)
+    return s.to_dense()
+
+
+@program
+def sparse_csr(world, x, w):
+    return x.to_sparse_csr() @ w
+
+
+@program
+def sparse_embedding(world, x, w):
+    e = nn.Embedding(9, 4, sparse=True, device=world.device)
+    e(torch.tensor([1, 4, 1], device=world.device)).sum().backward()
+    return e.weight.grad.to_dense()
+
+
+@program
+def quantized(world, x, w):
+    return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize()
+
+
+@program
+def named(world, x, w):
+    return x.detach().refine_names("N", "C").sum("C").rename(None)
+
+
+# ---------------------------------------------------------------------- misc
+
+
+@program
+def printed(world, x, w):
+    body = str(x.detach().cpu())
+    return [body, len(repr(x)) > 20, x.shape, bool((x == x).all())]
+
+
+@program
+def numpy_and_list(world, x, w):
+    return [x.detach().cpu().numpy().sum().item(), x.tolist(), len(x)]
+
+
+@program
+def iterated(world, x, w):
+    return [row.sum() for row in x]
+
+
+@program
+def data_loader(world, x, w):
+    data = torch.utils.data.TensorDataset(values(8, 6), torch.arange(8))
+    loader = torch.utils.data.DataLoader(data, batch_size=3)
+    return [a.to(world.device).sum(1) + b.to(world.device) for a, b in loader]
+
+
+@program
+def mixed_with_plain(world, x, w):
+    return [x + torch.ones(6), torch.ones(6) * x, x @ w.detach().cpu()]
+
+
+@program
+def default_device(world, x, w):
+    with torch.device(world.device):
+        y = torch.arange(6.0)
+        made = nn.Linear(6, 2)
+    return [y + x, made.weight.device.type == world.device]
+
+
+@program
+def inference_mode(world, x, w):
+    with torch.inference_mode():
+        y = x @ w
+        y[1:].add_(1)
+    return [y, y.is_inference()]
+
+
+@program
+def gradcheck(world, x, w):
+    double = x[:2, :3].detach().double().requires_grad_()
+    return torch.autograd.gradcheck(lambda t: (t**2).tanh(), double)
+
+
+@program
+def retain_graph(world, x, w):
+    x = x.detach().requires_grad_()
+    y = (x @ w).tanh().sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    return x.grad
+
+
+@program
+def jacobian(world, x, w):
+    return torch.autograd.functional.jacobian(lambda t: (t @ w).sin(), x[0])
+
+
+@program
+def strategies(world, x, w):
+    return [torch.vander(x[0]), torch.cov(x), torch.cdist(x, x)]
+
+
+# The mesh does these or says clearly that it does not.
+RIGHT_OR_CLEAR = {
+    "nested",
+    "nested_strided",
+    "sparse",
+    "sparse_made",
+    "sparse_csr",
+    "sparse_embedding",
+    "quantized",
+    "named",
+    "scripted",
+    "vmap_random",
+}
+
+
+def units(options):
+    return list(PROGRAMS)
+
+
+def run(unit, options, record):
+    inputs = [values(7, 6), values(6, 5)]
+    compare(
+        record,
+        options,
+        "program",
+        PROGRAMS[unit],
+        inputs,
+        exact=False,
+        strides=False,
+        size=256,
+        clear_error=unit in RIGHT_OR_CLEAR,
+        quick=True,
+    )

@@ -1,0 +1,329 @@
+"""Every op of torch's `op_db`: forward, backward, twice, and forward-mode."""
+
+import functools
+import random
+
+import torch
+from tests.conformance import plants
+from tests.conformance.call import (
+    Call,
+    cotangents_of,
+    differentiable,
+    flat,
+    seed_everything,
+)
+from tests.conformance.compare import assert_same
+from tests.conformance.exactness import watched
+from tests.conformance.layouts import assignments, mesh_of
+from tests.conformance.record import Wrong, describe
+from torch.testing._internal.common_methods_invocations import op_db
+
+# Values that nobody wrote: only their shape, dtype and strides are compared.
+UNWRITTEN = {
+    "empty",
+    "empty_like",
+    "empty_permuted",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+}
+
+
+@functools.cache
+def ops():
+    """The OpInfos by a name each."""
+    found = {}
+    for op in op_db:
+        name = op.name
+        if op.variant_test_name:
+            name += "." + op.variant_test_name
+        found[name] = op
+    return found
+
+
+def units(options):
+    return list(ops())
+
+
+def run(unit, options, record):
+    op = ops()[unit]
+    main, others = dtypes_of(op, options, unit)
+    if main is None:
+        record.skip("any dtype", "no dtype on CPU")
+        return
+    run_dtype(unit, op, main, options, record, options.samples)
+    for dtype in others:
+        run_dtype(unit, op, dtype, options, record, 1)
+
+
+def dtypes_of(op, options, unit):
+    """The dtype of most samples, and the others."""
+    supported = sorted(op.supported_dtypes("cpu"), key=str)
+    if not supported:
+        return None, []
+    preferred = [torch.float32, torch.int64, torch.complex64, torch.bool]
+    main = next((d for d in preferred if d in supported), supported[0])
+    others = [d for d in supported if d != main]
+    if options.quick:
+        others = others[:0]
+    return main, others
+
+
+def samples_of(op, dtype, options, count, unit):
+    """Samples of an op, chosen by a fixed seed, with their numbers."""
+    seed_everything(options.seed)
+    needs_grad = dtype in op.supported_backward_dtypes("cpu")
+    requires_grad = needs_grad and op.supports_autograd
+    samples = list(
+        enumerate(op.sample_inputs("cpu", dtype, requires_grad=requires_grad))
+    )
+    if options.full or len(samples) <= count:
+        return samples
+    chooser = random.Random(f"{options.seed} {unit} {dtype}")
+    return sorted(chooser.sample(samples, count), key=lambda s: s[0])
+
+
+def run_dtype(unit, op, dtype, options, record, count):
+    short = str(dtype).removeprefix("torch.")
+    try:
+        samples = samples_of(op, dtype, options, count, unit)
+    except Exception as error:
+        record.skip(short, f"no samples: {describe(error)}")
+        return
+    for turn, (number, sample) in enumerate(samples):
+        call = Call(
+            op.op,
+            (sample.input, *sample.args),
+            sample.kwargs,
+            finish=sample.output_process_fn_grad,
+        )
+        first = turn == 0
+        try:
+            expected = Expected(
+                call,
+                values=unit not in UNWRITTEN,
+                twice=first and op.supports_gradgrad,
+                forward_mode=first and op.supports_forward_ad,
+            )
+        except Exception as error:
+            record.skip(f"{short} #{number}", f"plain: {describe(error)}")
+            continue
+        for mesh_name in options.meshes:
+            mesh = mesh_of(mesh_name)
+            turns = len(call.tensors) if options.full else 3
+            quick = options.quick or (count == 1 and not options.full)
+            for label, assignment in assignments(
+                call.tensors, mesh_name, turns=turns, quick=quick
+            ):
+                record.case(
+                    mesh_name,
+                    f"{short} #{number} {label}",
+                    functools.partial(
+                        check,
+                        call,
+                        expected,
+                        mesh,
+                        assignment,
+                        plants.Plant(options.plant),
+                    ),
+                )
+
+
+class Expected:
+    """What plain torch gives for a call."""
+
+    def __init__(self, call, *, values=True, twice=False, forward_mode=False):
+        self._call = call
+        self._in_double = None
+        self._asked = (values, twice, forward_mode)
+        self.values = values
+        self.inputs = call.plain_tensors()
+        self.size = max([t.numel() for t in self.inputs], default=1)
+        result, self.exact = watched(call, self.inputs)
+        self.type = type(result)
+        self.results = flat(result)
+        self.size = max(
+            [
+                self.size,
+                *(
+                    r.numel()
+                    for r in self.results
+                    if isinstance(r, torch.Tensor)
+                ),
+            ]
+        )
+        self.leaves = [t for t in self.inputs if t.requires_grad]
+        outs = gradients_of(call, result) if self.leaves and values else []
+        self.cotangents = cotangents_of(outs)
+        self.gradients = None
+        if outs:
+            self.gradients, self.exact_gradients = watched(
+                torch.autograd.grad,
+                outs,
+                self.leaves,
+                self.cotangents,
+                allow_unused=True,
+                create_graph=twice,
+            )
+        self.second = second_of(self.gradients, self.leaves) if twice else None
+        self.tangents = None
+        if forward_mode and self.gradients:
+            self.tangents = forward_mode_of(call, call.plain_tensors())
+
+    def truth(self, part, i):
+        """A function that gives tensor i of a part in double precision."""
+
+        def value():
+            double = self.in_double()
+            tensors = getattr(double, part) if double else None
+            return tensors[i] if tensors else None
+
+        return value
+
+    def in_double(self):
+        """The same call with its floating arguments in double precision."""
+        if self._in_double is None:
+            values, twice, forward_mode = self._asked
+            try:
+                self._in_double = Expected(
+                    self._call.in_double(),
+                    values=values,
+                    twice=twice,
+                    forward_mode=forward_mode,
+                )
+            except Exception:
+                self._in_double = False
+        return self._in_double
+
+
+def gradients_of(call, result):
+    if call.finish is not None:
+        result = call.finish(result)
+    return differentiable(flat(result))
+
+
+def second_of(gradients, leaves):
+    """Gradients of the gradients, for other fixed cotangents."""
+    outs = differentiable(gradients or ())
+    if not outs:
+        return None
+    return torch.autograd.grad(
+        outs,
+        leaves,
+        placed_as(outs, cotangents_of(outs, 23)),
+        allow_unused=True,
+    )
+
+
+def placed_as(tensors, values):
+    return [v.to(t.device) for v, t in zip(values, tensors, strict=True)]
+
+
+def forward_mode_of(call, inputs):
+    """Tangents of the results, for fixed random tangents of the inputs."""
+    from torch.autograd import forward_ad
+
+    leaves = [t for t in inputs if t.requires_grad]
+    tangents = iter(placed_as(leaves, cotangents_of(leaves, 29)))
+    with forward_ad.dual_level():
+        duals = [
+            forward_ad.make_dual(t.detach(), next(tangents))
+            if t.requires_grad
+            else t
+            for t in inputs
+        ]
+        on_mesh = any(t.device.type == "mesh" for t in inputs)
+        result = call(duals, on_mesh=on_mesh)
+        if call.finish is not None:
+            result = call.finish(result)
+        found = [
+            forward_ad.unpack_dual(r).tangent
+            for r in flat(result)
+            if isinstance(r, torch.Tensor)
+        ]
+    return [None if t is None else t.detach() for t in found]
+
+
+def check(call, expected, mesh, assignment, plant):
+    """One case: the call with its tensors in these layouts."""
+    import torch_mesh as tm
+
+    with tm.use(mesh):
+        inputs = call.placed_tensors(mesh, assignment)
+        result = plant.result(call(inputs, on_mesh=True))
+        check_results(result, expected)
+        for t, before in zip(inputs, expected.inputs, strict=True):
+            assert_same(t, before, "an argument afterwards", size=expected.size)
+        if expected.gradients is None:
+            return
+        leaves = [t for t in inputs if t.requires_grad]
+        outs = gradients_of(call, result)
+        if len(outs) != len(expected.cotangents):
+            raise Wrong(
+                f"{len(outs)} results with a gradient, "
+                f"not {len(expected.cotangents)}"
+            )
+        gradients = torch.autograd.grad(
+            outs,
+            leaves,
+            placed_as(outs, expected.cotangents),
+            allow_unused=True,
+            create_graph=expected.second is not None,
+        )
+        gradients = plant.gradients(gradients)
+        check_tensors(gradients, expected, "gradients")
+        if expected.second is not None:
+            second = second_of(gradients, leaves)
+            check_tensors(second, expected, "second")
+        if expected.tangents is not None:
+            inputs = call.placed_tensors(mesh, assignment)
+            tangents = forward_mode_of(call, inputs)
+            check_tensors(tangents, expected, "tangents")
+
+
+def check_results(result, expected):
+    if type(result) is not expected.type and expected.type is not torch.Tensor:
+        raise Wrong(f"a {type(result).__name__}, not {expected.type.__name__}")
+    results = flat(result)
+    if len(results) != len(expected.results):
+        raise Wrong(f"{len(results)} results, not {len(expected.results)}")
+    for i, (r, e) in enumerate(zip(results, expected.results, strict=True)):
+        what = f"result {i}"
+        if isinstance(e, torch.Tensor) and isinstance(r, torch.Tensor):
+            if r.device.type != "mesh":
+                raise Wrong(f"{what}: on {r.device}")
+            if r.requires_grad != e.requires_grad:
+                raise Wrong(f"{what}: requires_grad {r.requires_grad}")
+            if not expected.values:
+                assert_same(
+                    torch.zeros_like(r), torch.zeros_like(e), what, exact=True
+                )
+                continue
+        truth = expected.truth("results", i)
+        assert_same(
+            r,
+            e,
+            what,
+            exact=expected.exact,
+            size=expected.size,
+            truth=truth,
+        )
+
+
+def check_tensors(actual, expected, part):
+    """Compares gradients or tangents; `part` is what `expected` calls them."""
+    exact = part == "gradients" and expected.exact_gradients
+    pairs = zip(actual, getattr(expected, part), strict=True)
+    for i, (a, e) in enumerate(pairs):
+        if (a is None) != (e is None):
+            raise Wrong(f"{part}[{i}]: {'' if a is None else 'not '}None")
+        if e is not None:
+            assert_same(
+                a,
+                e,
+                f"{part}[{i}]",
+                exact=exact,
+                size=expected.size,
+                strides=False,
+                truth=expected.truth(part, i),
+            )

@@ -1,0 +1,132 @@
+"""Errors put on purpose into the results of the mesh: do the suites see them?
+
+A planted error is a wrapper around one result. A suite is good if it calls
+each op's planted result wrong; `--plant NAME` counts that.
+"""
+
+import contextlib
+
+import torch
+from tests.conformance.record import Skip
+from torch.utils import _pytree as pytree
+
+import torch_mesh as tm
+
+NAMES = ("scaled", "lost_write", "doubled_gradient", "swapped")
+
+
+class NothingToPlant(Skip):
+    """The result is such that the error changes nothing."""
+
+
+class Plant:
+    """One of `NAMES`, or None for no error at all."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def result(self, value):
+        """A result of an op with the error in it."""
+        change = {"scaled": scaled, "swapped": swapped}.get(self.name)
+        return replaced_one(value, change) if change else value
+
+    def leaves(self, values):
+        """A list of results, the first changeable one changed."""
+        if self.name == "doubled_gradient":
+            raise NothingToPlant
+        return self.result(values)
+
+    def gradients(self, values):
+        """Gradients with the error in them."""
+        if self.name != "doubled_gradient":
+            return values
+        if not any(v is not None and bool((v != 0).any()) for v in values):
+            raise NothingToPlant
+        return [None if v is None else v * 2 for v in values]
+
+
+@contextlib.contextmanager
+def around(name, destination):
+    """The body writes to `destination`; `lost_write` undoes it."""
+    if name != "lost_write":
+        yield
+        return
+    before = destination.detach().clone()
+    yield
+    with torch.no_grad():
+        if destination.shape == before.shape and torch.equal(
+            tm.full(destination.detach()), tm.full(before)
+        ):
+            raise NothingToPlant
+        destination.detach().set_(before)
+
+
+def replaced_one(value, change):
+    """The leaves of a result, the first changeable one changed."""
+    leaves, tree = pytree.tree_flatten(value)
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
+            changed = change(leaf.detach())
+            if changed is None:
+                continue
+            leaves[i] = like(changed, leaf)
+            return pytree.tree_unflatten(leaves, tree)
+    raise NothingToPlant
+
+
+def like(changed, leaf):
+    """`changed` in the layout, strides and dtype of `leaf`, with its graph."""
+    strided = torch.empty_strided(
+        leaf.shape,
+        leaf.stride() if dense(leaf) else contiguous(leaf.shape),
+        dtype=leaf.dtype,
+    )
+    strided.copy_(changed)
+    placed = tm.distribute(strided, tm.layout(leaf))
+    if not leaf.requires_grad:
+        return placed
+    return leaf + (placed - leaf).detach()
+
+
+def dense(t):
+    return t.numel() > 0 and torch._debug_has_internal_overlap(t) == 0
+
+
+def contiguous(shape):
+    return torch.empty(shape, device="meta").stride()
+
+
+def scaled(leaf):
+    """The largest element, off by 1 %; an integer by one, a truth negated."""
+    value = tm.full(leaf).resolve_conj().resolve_neg()
+    if value.numel() == 0:
+        return None
+    flat = value.reshape(-1)
+    if value.dtype == torch.bool:
+        flat[0] = ~flat[0]
+    elif value.dtype.is_floating_point or value.is_complex():
+        if value.dtype.itemsize == 1:
+            return None
+        size = torch.where(flat.isfinite(), flat.abs(), 0)
+        i = int(size.argmax())
+        if size[i] == 0:
+            return None
+        flat[i] = flat[i] * 1.01
+    else:
+        flat[0] = flat[0] + 1
+    return flat.reshape(value.shape)
+
+
+def swapped(leaf):
+    """The first two shards of equal size along the first dim exchanged."""
+    value = tm.full(leaf).resolve_conj().resolve_neg()
+    if value.dim() == 0 or value.shape[0] < 2:
+        return None
+    if value.dtype.is_floating_point and value.dtype.itemsize == 1:
+        return None
+    half = value.shape[0] // 2
+    order = [*range(half, 2 * half), *range(half)]
+    order += range(2 * half, value.shape[0])
+    changed = value[order].contiguous()
+    same = (changed == value) | ((changed != changed) & (value != value))
+    return None if bool(same.all()) else changed

@@ -1,0 +1,126 @@
+"""What a case ends in, and who writes it down."""
+
+import dataclasses
+import mmap
+import traceback
+
+RIGHT = "right"
+RAISES = "raises"
+WRONG = "wrong"
+SKIPPED = "skipped"
+
+LABEL_BYTES = 500
+
+
+class Wrong(Exception):
+    """The mesh's answer is not plain torch's."""
+
+
+class Skip(Exception):
+    """The case says nothing about the mesh; the text says why."""
+
+
+@dataclasses.dataclass
+class Options:
+    """What a run covers."""
+
+    meshes: tuple[str, ...] = ("2", "3", "2x2")
+    full: bool = False
+    samples: int = 5
+    seed: int = 4
+    plant: str | None = None
+    quick: bool = False  # fewer layouts: what `make test` has time for
+
+
+@dataclasses.dataclass
+class Outcome:
+    """One case that did not end right."""
+
+    suite: str
+    unit: str
+    mesh: str
+    case: str
+    kind: str
+    text: str
+
+    @property
+    def name(self):
+        return f"{self.suite}/{self.unit}[{self.mesh}] {self.case}"
+
+
+class Progress:
+    """The label of the case at hand, in memory that the parent reads too.
+
+    A worker that dies or hangs can no longer say where; this can.
+    """
+
+    def __init__(self):
+        self._memory = mmap.mmap(-1, 8 + LABEL_BYTES)
+
+    def begin(self, index, label):
+        data = label.encode()[:LABEL_BYTES].ljust(LABEL_BYTES, b"\0")
+        self._memory[8:] = data
+        self._memory[:8] = index.to_bytes(8, "little")
+
+    @property
+    def index(self):
+        return int.from_bytes(self._memory[:8], "little")
+
+    @property
+    def label(self):
+        return self._memory[8:].rstrip(b"\0").decode(errors="replace")
+
+
+class Record:
+    """Runs the cases of one unit and keeps how they ended."""
+
+    def __init__(self, suite, unit, progress, passed_over=()):
+        self.suite = suite
+        self.unit = unit
+        self.right = {}  # per mesh
+        self.outcomes = []
+        self._progress = progress
+        self._passed_over = frozenset(passed_over)
+        self._index = 0
+
+    def case(self, mesh, label, check):
+        """Runs `check`; it raises `Wrong`, `Skip`, or what the mesh raises.
+
+        Returns whether it was right.
+        """
+        self._index += 1
+        if self._index in self._passed_over:
+            return False  # it ended an earlier worker
+        self._progress.begin(self._index, f"{mesh}\n{label}")
+        try:
+            check()
+        except Wrong as error:
+            self.add(mesh, label, WRONG, str(error))
+        except Skip as why:
+            self.add(mesh, label, SKIPPED, str(why))
+        except Exception as error:
+            self.add(mesh, label, RAISES, describe(error))
+        else:
+            self.right[mesh] = self.right.get(mesh, 0) + 1
+            return True
+        return False
+
+    def add(self, mesh, label, kind, text):
+        self.outcomes.append(
+            Outcome(self.suite, self.unit, mesh, label, kind, text)
+        )
+
+    def skip(self, label, why):
+        """A case that plain torch itself cannot do, for all meshes."""
+        self.add("-", label, SKIPPED, why)
+
+
+def describe(error):
+    """Type, text and place of an exception, short."""
+    text = " ".join(str(error).split())[:400]
+    frames = [
+        f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "/conformance/record.py" not in frame.filename
+    ]
+    return f"{type(error).__name__}: {text} (at {' '.join(frames[-3:])})"

@@ -1,0 +1,150 @@
+"""The suites themselves: do they see errors, crashes and hangs?"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conformance import compare, exclusions, layouts, record
+from tests.conformance.exactness import watched
+
+import torch_mesh as tm
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_parts_of_a_sum_are_exact():
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        x = torch.randn(1000, dtype=torch.float64).to(dtype)
+        x[:4] = torch.tensor([0.0, -0.0, float("inf"), float("nan")])
+        high, low = layouts.split(x)
+        compare.assert_same(high + low, x, "sum", exact=True)
+        assert (high[4:] != x[4:]).float().mean() > 0.5
+    n = torch.arange(-5, 5, dtype=torch.int8)
+    high, low = layouts.split(n)
+    assert torch.equal(high + low, n)
+
+
+@pytest.mark.parametrize("mesh_name", layouts.MESHES)
+def test_placed_tensors_keep_value_and_strides(mesh_name):
+    mesh = layouts.mesh_of(mesh_name)
+    for x in (torch.randn(4, 5, 3), torch.randn(2, 3).to(torch.bfloat16)):
+        for _, (placements,) in layouts.assignments([x], mesh_name):
+            placed = layouts.place(x, mesh, placements)
+            assert tm.layout(placed).placements == placements
+            compare.assert_same(placed, x, "placed", exact=True)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+)
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
+def test_no_tolerance_passes_an_error_of_one_percent(dtype, size):
+    assert compare.tolerance_of(dtype, size) < 0.01
+
+
+def test_error_of_one_percent_is_wrong():
+    x = torch.randn(50)
+    y = x.clone()
+    y[x.abs().argmax()] *= 1.01
+    with pytest.raises(record.Wrong, match="off by"):
+        compare.assert_same(y, x, "result", truth=lambda: x.double())
+
+
+def test_what_reorders_no_sum_must_agree_bit_for_bit():
+    x = torch.randn(4, 5)
+    assert watched(lambda: (x * 2).t().sort(0).values.relu())[1]
+    assert watched(lambda: x.scatter(0, torch.zeros(1, 5).long(), 1.0))[1]
+    assert not watched(lambda: x.sum())[1]
+    assert not watched(lambda: x @ x.t())[1]
+    assert not watched(
+        lambda: x.index_put((torch.tensor([0]),), x[:1], accumulate=True)
+    )[1]
+
+
+def test_at_most_twelve_exclusions():
+    assert len(exclusions.EXCLUSIONS) <= 12
+
+
+# A suite of units that are right, crash, hang and are wrong.
+def units(options):
+    return ["right", "crash", "hang", "wrong"]
+
+
+def run(unit, options, record_):
+    def act():
+        if unit == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif unit == "hang":
+            time.sleep(1000)
+        elif unit == "wrong":
+            raise record.Wrong("3, not 4")
+
+    record_.case("2", "before", lambda: None)
+    record_.case("2", "middle", act)
+    record_.case("2", "after", lambda: None)
+
+
+RUN_FAKE = """
+import json
+from tests.conformance.pool import Job, run_jobs
+from tests.conformance.record import Options
+jobs = [Job("test_suites", u) for u in ("right", "crash", "hang", "wrong")]
+for d in run_jobs(jobs, Options(), hang_after=3):
+    outcomes = [(o.case, o.kind, o.text) for o in d.outcomes]
+    print(json.dumps([d.job.unit, d.right, outcomes]))
+"""
+
+
+def test_crash_or_hang_fails_one_case():
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_FAKE],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for line in done.stdout.splitlines():
+        unit, right, outcomes = json.loads(line)
+        found[unit] = right.get("2"), [o[:2] for o in outcomes]
+    assert found["right"] == (3, [])
+    assert found["crash"] == (2, [["middle", "raises"]])
+    assert found["hang"] == (2, [["middle", "raises"]])
+    assert found["wrong"] == (2, [["middle", "wrong"]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "plant, suite, only",
+    [
+        ("scaled", "ops", "^(add|sum|matmul|sort|argmax)$"),
+        ("swapped", "ops", "^(add|cumsum|matmul|sort)$"),
+        ("doubled_gradient", "ops", "^(mul|sum|matmul|softmax)$"),
+        ("lost_write", "writes", "^(add|exp|clamp|cumsum)$"),
+        ("lost_write", "views", "^(slice_first|t|diagonal|set mask)$"),
+    ],
+)
+def test_planted_error_is_found_in_each_op(plant, suite, only):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.conformance", "--suite", suite]
+        + ["--only", only, "--mesh", "2", "--samples", "2", "--plant", plant],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path()},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "caught in 100.0 %" in done.stdout
+
+
+def path():
+    return os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -1,0 +1,80 @@
+"""Runs a program in several processes of one machine, on free ports."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+PREAMBLE = """
+import sys
+import numpy as np, torch, keras
+import torch_mesh as tm
+from torch_mesh.keras import distribution_lib
+me, addresses = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+"""
+
+START = """
+distribution_lib.initialize(
+    job_addresses=addresses, num_processes=2, process_id=me, timeout=60
+)
+"""
+
+
+def free_addresses(count):
+    """`count` addresses that nobody listens at, comma separated."""
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    addresses = ",".join(f"127.0.0.1:{s.getsockname()[1]}" for s in sockets)
+    for s in sockets:
+        s.close()
+    return addresses
+
+
+def run(program, ids=(0, 1), start=START, environment=None, addresses=None):
+    """Runs `program` once for each of `ids`, at the same time.
+
+    Args:
+        program: Python text, after `PREAMBLE` and `start`.
+        ids: What each process takes as its index.
+        start: Python text before the program; "" does not begin a job.
+        environment: Function from index to more variables.
+        addresses: Of the processes; None takes free ones.
+
+    Returns:
+        List of `(exit code, stdout, stderr)`, one for each process.
+    """
+    text = PREAMBLE + start + textwrap.dedent(program)
+    addresses = addresses or free_addresses(2)
+    processes = []
+    for i in ids:
+        env = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
+        env.update(environment(i) if environment else {})
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", text, str(i), addresses],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=env,
+            )
+        )
+    try:
+        outputs = [p.communicate(timeout=200) for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    return [(p.returncode, *o) for p, o in zip(processes, outputs, strict=True)]
+
+
+def check(program, **options):
+    """Runs `program`; fails with its output unless all processes end well."""
+    results = run(program, **options)
+    for code, out, err in results:
+        assert code == 0, f"{out}\n{err}"
+    return [out for _, out, _ in results]

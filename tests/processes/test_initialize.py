@@ -1,0 +1,172 @@
+"""How processes meet, and what is said when they do not."""
+
+import time
+
+import pytest
+import spawn
+
+SECOND_PROGRAM = """
+import torch.distributed as dist
+assert dist.is_initialized() and dist.get_backend() == "gloo"
+assert distribution_lib.num_processes() == 2
+assert keras.distribution.DataParallel(
+    devices=distribution_lib.list_local_devices(), auto_shard_dataset=False
+).num_processes == 2
+total = distribution_lib.all_reduce(torch.ones(1) * (me + 1))
+assert total.item() == 3
+print("did it")
+"""
+
+
+def test_keras_initialize_with_arguments():
+    spawn.check(
+        SECOND_PROGRAM,
+        start="keras.distribution.initialize(addresses, 2, me)\n",
+    )
+
+
+def test_the_address_of_process_0_is_enough():
+    spawn.check(
+        SECOND_PROGRAM,
+        start='keras.distribution.initialize(addresses.split(",")[0], 2, me)\n',
+    )
+
+
+@pytest.mark.parametrize("module", ["keras.distribution", "distribution_lib"])
+def test_the_environment_says_the_arguments(module):
+    addresses = spawn.free_addresses(2)
+    spawn.check(
+        SECOND_PROGRAM,
+        start=f"{module}.initialize()\n",
+        environment=lambda i: {
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": addresses,
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+            "KERAS_DISTRIBUTION_PROCESS_ID": str(i),
+        },
+    )
+
+
+def test_torchruns_environment_and_a_group_made_before():
+    host, port = spawn.free_addresses(1).split(":")
+    for start in (
+        "distribution_lib.initialize()\n",
+        'torch.distributed.init_process_group("gloo")\n'
+        "distribution_lib.initialize(addresses, 2, me)\n",
+        'torch.distributed.init_process_group("gloo")\n',
+    ):
+        spawn.check(
+            "assert distribution_lib.all_reduce(torch.ones(1)).item() == 2\n"
+            "assert distribution_lib.process_id() == me\n",
+            start=start,
+            environment=lambda i: {
+                "RANK": str(i),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": host,
+                "MASTER_PORT": port,
+            },
+        )
+
+
+def test_initialize_twice_and_a_new_job_after_the_end():
+    spawn.check(
+        """
+        try:
+            distribution_lib.initialize(addresses, 2, me)
+            raise SystemExit("no error")
+        except RuntimeError as error:
+            assert "[initialized-twice]" in str(error), str(error)
+            assert f"process {me} of 2" in str(error)
+        try:
+            distribution_lib.initialize()
+            raise SystemExit("no error")
+        except RuntimeError as error:
+            assert "[initialized-twice]" in str(error), str(error)
+        torch.distributed.destroy_process_group()
+        assert distribution_lib.num_processes() == 1
+        assert len(distribution_lib.list_devices()) == 4
+        assert distribution_lib.all_reduce(torch.ones(1)).item() == 1
+        other = ",".join(reversed(addresses.split(",")))
+        distribution_lib.initialize(other, 2, me, timeout=60)
+        assert distribution_lib.all_reduce(torch.ones(1)).item() == 2
+        """,
+        environment=lambda i: {"TORCH_MESH_CPU_DEVICES": "4"},
+    )
+
+
+def test_a_peer_that_never_comes():
+    begin = time.monotonic()
+    for me, variables, words in [
+        (0, {}, ["process 1 of 2 did not come within 3 s", "timeout="]),
+        (1, {}, ["process 0 did not answer at 127.0.0.1:"]),
+        (0, {"TORCH_MESH_TIMEOUT": "3"}, ["process 1 of 2 did not come"]),
+    ]:
+        timeout = "" if variables else ", timeout=3"
+        ((code, _, err),) = spawn.run(
+            "",
+            ids=[me],
+            start=f"distribution_lib.initialize(addresses, 2, me{timeout})\n",
+            environment=lambda i, v=variables: v,
+        )
+        assert code != 0
+        for word in [*words, "TimeoutError", "[peer-missing]"]:
+            assert word in err, err
+    assert time.monotonic() - begin < 120
+
+
+def test_processes_that_disagree():
+    results = spawn.run(
+        "",
+        ids=[0, 0],
+        start="distribution_lib.initialize(addresses, 2, 0, timeout=5)\n",
+    )
+    errors = "".join(err for _, _, err in results)
+    assert all(code != 0 for code, _, _ in results)
+    # One has the port; the other, the same index, cannot have it.
+    assert "[address-in-use]" in errors, errors
+    results = spawn.run(
+        "",
+        start="distribution_lib.initialize("
+        "addresses.split(',')[0], 2 + me, me, timeout=5)\n",
+    )
+    assert all(code != 0 for code, _, _ in results)
+    assert any("[job-addresses]" in err for _, _, err in results), results
+
+
+def test_two_processes_of_one_index():
+    results = spawn.run(
+        "",
+        ids=[0, 1, 1],
+        start="distribution_lib.initialize("
+        "addresses.split(',')[0], 3, me, timeout=6)\n",
+    )
+    errors = [err for code, _, err in results if code != 0]
+    assert len(errors) == 3
+    assert sum("there is another process 1 of 3" in e for e in errors) == 1
+    assert "process 2 of 3 did not come" in errors[0]
+
+
+def test_a_peer_that_ends_is_an_error_and_no_hang():
+    begin = time.monotonic()
+    results = spawn.run("""
+    if me == 1:
+        import os
+        os._exit(7)
+    distribution_lib.all_reduce(torch.ones(1))
+    """)
+    assert results[1][0] == 7
+    assert "[peer-lost]" in results[0][2], results[0][2]
+    assert time.monotonic() - begin < 100
+
+
+def test_a_peer_that_is_late_for_a_collective():
+    results = spawn.run(
+        """
+    import time
+    if me == 1:
+        time.sleep(12)
+    distribution_lib.all_reduce(torch.ones(1))
+    """,
+        start="distribution_lib.initialize(addresses, 2, me, timeout=8)\n"
+        "torch.ones(1)\n",
+    )
+    assert "[peer-lost]" in results[0][2], results[0][2]

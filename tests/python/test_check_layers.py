@@ -1,0 +1,92 @@
+"""tools/check_layers.py finds includes that go the wrong way."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "check_layers.py"
+
+SOUND = {
+    "include/torch_mesh/macros.h": "#include <string>\n",
+    "include/torch_mesh/mesh.h": "#include <torch_mesh/macros.h>\n",
+    "include/torch_mesh/tensor.h": "#include <ATen/core/Tensor.h>\n",
+    "src/core/mesh.cpp": "#include <torch_mesh/mesh.h>\n",
+    "src/plan/plan.h": "#include <torch_mesh/mesh.h>\n",
+    "src/tensor/tensor.cpp": (
+        '#include <torch_mesh/tensor.h>\n#include "plan/plan.h"\n'
+    ),
+    "src/python/module.cpp": "#include <torch/csrc/utils/pybind.h>\n",
+}
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Runs the tool on SOUND with some files replaced; returns its lines."""
+
+    def run(**changed):
+        for name, text in {**SOUND, **changed}.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        result = subprocess.run(
+            [sys.executable, TOOL, "--root", tmp_path],
+            capture_output=True,
+            text=True,
+        )
+        lines = result.stdout.splitlines()
+        assert result.returncode == (1 if lines else 0), result.stderr
+        return lines[:-1]
+
+    return run
+
+
+def test_a_sound_tree_passes(check):
+    assert check() == []
+
+
+def test_an_include_of_a_higher_layer_is_found(check):
+    lines = check(**{"src/core/mesh.cpp": '\n#include "plan/plan.h"\n'})
+    assert lines == [
+        "src/core/mesh.cpp:2: includes plan/plan.h: core may not include plan"
+    ]
+
+
+def test_a_public_header_belongs_to_the_folder_of_its_source(check):
+    lines = check(**{"src/plan/plan.h": "#include <torch_mesh/tensor.h>\n"})
+    assert lines == [
+        "src/plan/plan.h:1: includes torch_mesh/tensor.h: "
+        "plan may not include tensor"
+    ]
+
+
+def test_torch_in_the_core_is_found_through_a_header_without_source(check):
+    lines = check(
+        **{"include/torch_mesh/macros.h": "#include <c10/util/Exception.h>\n"}
+    )
+    assert "src/core/mesh.cpp" not in "".join(lines)
+    assert lines == [
+        "include/torch_mesh/mesh.h:1: includes torch_mesh/macros.h -> "
+        "c10/util/Exception.h: core is free of torch"
+    ]
+
+
+@pytest.mark.parametrize("header", ["Python.h", "pybind11/pybind11.h"])
+def test_python_headers_outside_the_bindings_are_found(check, header):
+    lines = check(**{"src/tensor/tensor.cpp": f"#include <{header}>\n"})
+    assert len(lines) == 1
+    assert lines[0].endswith("only src/python includes torch's Python headers")
+
+
+def test_the_costly_headers_are_found_in_the_bindings_too(check):
+    lines = check(**{"src/python/module.cpp": "#include <torch/extension.h>\n"})
+    assert len(lines) == 1
+    assert "torch/csrc/utils/pybind.h" in lines[0]
+
+
+def test_a_folder_outside_the_order_is_found(check):
+    lines = check(**{"src/helpers/x.cpp": ""})
+    assert lines == [
+        "src/helpers/x.cpp: folder 'helpers' has no place in the order"
+    ]

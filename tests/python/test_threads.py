@@ -1,0 +1,321 @@
+"""Threads: independent programs, shared tensors, pending sums, process exit."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from placing import assert_equal, mesh_of, place
+from torch import nn
+
+import torch_mesh as tm
+from torch_mesh import _C
+
+NUM_THREADS = 8
+
+
+def on_threads(body, num_threads=NUM_THREADS):
+    """Runs `body(number)` on threads that begin together; their results."""
+    results = [None] * num_threads
+    errors = []
+    begin = threading.Barrier(num_threads)
+
+    def run(number):
+        try:
+            begin.wait()
+            results[number] = body(number)
+        except BaseException as error:
+            errors.append(error)
+            begin.abort()
+
+    threads = [
+        threading.Thread(target=run, args=(n,)) for n in range(num_threads)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+# --- independent programs -----------------------------------------------------
+
+LAYOUTS = [("S0", "R"), ("R", "S1"), ("S0", "S1"), ("R", "R")]
+
+
+class Net(nn.Module):
+    """Embedding, two dense layers, batch statistics; all of its own seed."""
+
+    def __init__(self, mesh, number, generator):
+        super().__init__()
+
+        def new(*sizes):
+            value = torch.randn(*sizes, generator=generator) / 8
+            placements = LAYOUTS[number % len(LAYOUTS)]
+            if len(sizes) < 2:
+                placements = ("R", "S0" if number % 2 else "R")
+            return nn.Parameter(tm.distribute(value, mesh, placements))
+
+        self.table = new(30, 48)
+        self.weight1, self.bias1 = new(64, 48), new(64)
+        self.weight2, self.bias2 = new(10, 64), new(10)
+
+    def forward(self, tokens, keep):
+        x = nn.functional.embedding(tokens, self.table)
+        x = nn.functional.linear(x, self.weight1, self.bias1).relu()
+        x = (x - x.mean(0)) / (x.var(0) + 0.1).sqrt()
+        return nn.functional.linear(x * keep, self.weight2, self.bias2)
+
+
+def train(mesh, number, num_steps=5):
+    """Weights and losses of a small program, as plain tensors."""
+    generator = torch.Generator("mesh").manual_seed(100 + number)
+    plain = torch.Generator().manual_seed(number)
+    net = Net(mesh, number, plain)
+    kinds = (torch.optim.Adam, torch.optim.SGD)
+    optimizer = kinds[number % 2](net.parameters(), lr=0.05)
+    losses = []
+    for _ in range(num_steps):
+        tokens = torch.randint(0, 30, (96,), generator=plain)
+        target = torch.randint(0, 10, (96,), generator=plain)
+        tokens, target = (
+            tm.distribute(t, mesh, ("S0", "R")) for t in (tokens, target)
+        )
+        keep = tm.distribute(torch.ones(96, 64), mesh, ("S0", "R"))
+        keep.bernoulli_(0.8, generator=generator)
+        loss = nn.functional.cross_entropy(net(tokens, keep), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(tm.full(loss.detach()))
+    return [tm.full(p.detach()) for p in net.parameters()] + losses
+
+
+def check_programs(mesh, seconds):
+    """Each thread repeats its program; returns how many were run."""
+    expected = [train(mesh, number) for number in range(NUM_THREADS)]
+    end = time.monotonic() + seconds
+
+    def repeat(number):
+        count = 0
+        while count < 2 or time.monotonic() < end:
+            for a, e in zip(train(mesh, number), expected[number], strict=True):
+                assert torch.equal(a, e), f"thread {number}, run {count}"
+            count += 1
+        return count
+
+    return sum(on_threads(repeat))
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["one", "separate"])
+def test_programs_on_threads_give_the_bits_of_one_thread(separate):
+    _C.separate_memories_for_testing(separate)
+    assert check_programs(mesh_of("2x2"), seconds=0) >= 2 * NUM_THREADS
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "TORCH_MESH_LONG_TESTS" not in os.environ,
+    reason="takes a minute: TORCH_MESH_LONG_TESTS=1",
+)
+def test_programs_on_threads_give_the_bits_of_one_thread_for_a_minute():
+    print(check_programs(mesh_of("2x2"), seconds=60), "programs were run")
+
+
+def test_programs_on_threads_may_have_meshes_of_their_own():
+    meshes = [tm.Mesh({f"d{n}": 2, f"m{n}": 2}) for n in range(NUM_THREADS)]
+    expected = [train(meshes[n], n, num_steps=2) for n in range(NUM_THREADS)]
+    actual = on_threads(lambda n: train(meshes[n], n, num_steps=2))
+    for a, e in zip(actual, expected, strict=True):
+        for one, other in zip(a, e, strict=True):
+            assert torch.equal(one, other)
+
+
+# --- tensors that are shared --------------------------------------------------
+
+READERS = {
+    "pointwise": lambda x: x * 2 + 1,
+    "rows": lambda x: x[1:].sum(0),
+    "columns": lambda x: x[:, ::2].clone(),
+    "t": lambda x: x.t() @ x,
+    "view": lambda x: x.view(-1).softmax(0),
+    "full": lambda x: tm.full(x),
+    "redistribute": lambda x: (
+        tm.redistribute(x, ("R", "S1")) if tm.is_global(x) else x.clone()
+    ),
+    "item": lambda x: x.sum().cpu(),
+}
+
+
+# An open bug: on a machine with other work, one run of ten or so ends with "the
+# layouts of its arguments do not settle".
+NOT_SETTLED = pytest.mark.xfail(
+    reason="threads that form one sum may not agree", strict=False
+)
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["one", "separate"])
+@pytest.mark.parametrize(
+    "placements",
+    [
+        ("S0", "R"),
+        ("R", "S1"),
+        ("S0", "P+"),
+        pytest.param(("P+", "P+"), marks=NOT_SETTLED),
+    ],
+    ids=str,
+)
+def test_a_tensor_may_be_read_by_all(placements, separate):
+    """Pending sums, too: the first reader forms them for the others."""
+    _C.separate_memories_for_testing(separate)
+    mesh = mesh_of("2x2")
+    # Integers: sums are exact in every order.
+    value = torch.randint(-4, 5, (6, 8)).float()
+    expected = [
+        torch.as_tensor(read(value)) if name != "full" else value
+        for name, read in READERS.items()
+    ]
+    for _ in range(30):
+        x = place(value, mesh, placements)
+        view = x[1:, 2:]
+        shared = (x, view, x.t(), x.detach())
+
+        def read(number, shared=shared):
+            x, view, turned, detached = shared
+            results = []
+            names = list(READERS)
+            for step in range(len(names)):
+                name = names[(number + step) % len(names)]
+                results.append((name, READERS[name](x)))
+            assert_equal(view, value[1:, 2:])
+            assert_equal(turned, value.t())
+            assert_equal(detached, value)
+            return results
+
+        for results in on_threads(read, num_threads=len(READERS)):
+            for name, result in results:
+                torch.testing.assert_close(
+                    tm.full(result), expected[list(READERS).index(name)]
+                )
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["one", "separate"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "relu",
+        "add",
+        "double",
+        "dot",
+        pytest.param("mixed", marks=NOT_SETTLED),
+    ],
+)
+def test_a_pending_sum_is_formed_once_whoever_comes_first(name, separate):
+    """Ops that form the sum race with ops that carry it on."""
+    _C.separate_memories_for_testing(separate)
+    ops = {
+        "relu": [torch.relu],
+        "add": [lambda x: x + 1],
+        "double": [lambda x: x * 2, lambda x: x + x],
+        "dot": [lambda x: x.t() @ torch.ones(6, 2)],
+        "mixed": [torch.relu, lambda x: x * 2, lambda x: x.sum(), tm.full],
+    }[name]
+    value = torch.randint(-4, 5, (6, 8)).float()
+    expected = [op(value) for op in ops]
+    for _ in range(60):
+        x = place(value, mesh_of("2x2"), ("P+", "S0"))
+        results = on_threads(lambda n, x=x: ops[n % len(ops)](x))
+        for number, result in enumerate(results):
+            assert_equal(result, expected[number % len(ops)])
+        assert_equal(x, value)
+
+
+def test_a_view_that_was_left_behind_is_taken_again_once():
+    """Readers of one window, after its base was written."""
+    mesh = mesh_of("2x2")
+    for round_number in range(40):
+        x = tm.distribute(torch.zeros(6, 8), mesh, ("S0", "S1"))
+        view = x.view(-1)[3:41:2]  # no local view of a shard
+        x.fill_(float(round_number))
+        results = on_threads(lambda n, view=view: tm.full(view + n))
+        for number, result in enumerate(results):
+            assert_equal(
+                result, torch.full((19,), float(round_number + number))
+            )
+
+
+def test_gradients_of_shared_weights_add_up():
+    """Several threads go backward through one leaf, as torch allows."""
+    mesh = mesh_of("2x2")
+    w = tm.distribute(torch.ones(8, 4), mesh, ("S0", "R")).requires_grad_()
+    x = tm.distribute(torch.ones(3, 8), mesh, ("R", "S1"))
+
+    def backward(number):
+        for _ in range(10):
+            ((x * (number + 1)) @ w).sum().backward()
+
+    on_threads(backward)
+    assert_equal(w.grad, torch.full((8, 4), 3.0 * 10 * sum(range(1, 9))))
+
+
+# --- the end of the process ---------------------------------------------------
+
+# Daemon threads that are inside torch when the interpreter ends are no matter
+# of the mesh: with plain tensors too, CPython 3.11 unwinds them through C++ and
+# the process aborts.
+EXITS = {
+    "a_thread_that_ended": """
+def work():
+    w = tm.distribute(torch.randn(512, 512), mesh, ("S0", "R"))
+    w.requires_grad_()
+    (w @ w).sum().backward()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+""",
+    "an_exception": """
+w = tm.distribute(torch.randn(8, 8), mesh, ("S0", "R")).requires_grad_()
+(w @ w).sum().backward()
+try:
+    torch.linalg.cholesky(-w.detach())
+except RuntimeError:
+    pass
+""",
+    "a_forked_child": """
+import os
+w = tm.distribute(torch.randn(512, 64), mesh, ("S0", "R")).requires_grad_()
+(w * w).sum().backward()
+child = os.fork()
+if child == 0:
+    y = (w.detach() * 2).sum().item()
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+""",
+    "tensors_that_outlive_main": """
+import builtins
+builtins.kept = tm.distribute(torch.randn(64, 64), mesh, ("S0", "P+"))
+builtins.kept.requires_grad_()
+builtins.graph = (builtins.kept @ builtins.kept).sum()
+sys.modules["kept_here"] = builtins.graph
+""",
+}
+
+
+@pytest.mark.parametrize("name", EXITS)
+def test_the_process_ends_well_with(name):
+    program = (
+        "import sys, threading, time\nimport torch, torch_mesh as tm\n"
+        'mesh = tm.Mesh({"data": 2, "model": 2})\n' + EXITS[name]
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stderr) == (0, "")

@@ -1,0 +1,181 @@
+"""Checks from the #include lines that dependencies go one way.
+
+    core <- rules <- plan <- comm <- tensor <- run <- dispatch <- device
+    <- python
+
+A folder of src/ may include itself and what `MAY_INCLUDE` lists for it. A
+public header belongs to the folder that `HEADERS` names or that has a source of
+its name; one without either belongs to none, and what it includes counts for
+those who include it.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+_CORE = {"core"}
+_RULES = _CORE | {"rules"}
+_PLAN = _RULES | {"plan"}
+_COMM = _PLAN | {"runtime", "trace", "comm"}
+_TENSOR = _COMM | {"tensor"}
+_RUN = _TENSOR | {"random", "run"}
+_DISPATCH = _RUN | {"dispatch"}
+_DEVICE = _DISPATCH | {"device"}
+
+MAY_INCLUDE = {
+    "core": _CORE,
+    "rules": _RULES,
+    "plan": _PLAN,
+    "runtime": _PLAN | {"runtime", "trace"},
+    "trace": _PLAN | {"trace"},
+    "comm": _COMM,
+    "tensor": _TENSOR,
+    "random": _TENSOR | {"random"},
+    "run": _RUN,
+    "dispatch": _DISPATCH,
+    "device": _DEVICE,
+    "layout_map": {"core", "tensor", "layout_map"},
+    "python": _DEVICE | {"layout_map", "python"},
+}
+TORCH_FREE = {"core", "rules", "plan", "runtime"}
+# Public headers whose source has another name.
+HEADERS = {
+    "communicator": "comm",
+    "distribution": "layout_map",
+    "error": "core",
+    "plan": "plan",
+    "redistribute": "plan",
+    "rule": "rules",
+    "tensor": "tensor",
+    "trace": "trace",
+}
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+_TORCH = re.compile(r"(torch|ATen|c10|caffe2)/")
+_TORCH_PYTHON = re.compile(
+    r"(Python\.h|pybind11/.*|torch/csrc/utils/(pybind|py\w*|python\w*)\.h"
+    r"|torch/csrc/(.*/)?(python_|THP|Exceptions|DynamicTypes|Device\.h).*)$"
+)
+# header -> what to include instead
+_NEVER = {
+    "torch/extension.h": "torch/csrc/utils/pybind.h, at a third of the cost",
+    "torch/torch.h": "the headers of what is used: it costs 16 s a file",
+}
+
+
+class Tree:
+    """The C++ files under `root`, and what they include of each other."""
+
+    def __init__(self, root: Path):
+        self.src = root / "src"
+        self.include = root / "include"
+        self.files = sorted(
+            path
+            for folder in (self.src, self.include)
+            for path in folder.rglob("*")
+            if path.suffix in {".h", ".cpp"}
+        )
+        # Folders in the order of the layers, so that the lowest one wins.
+        self._owner_of_header = {
+            path.stem: path.parent.name
+            for folder in reversed(list(MAY_INCLUDE))
+            for path in (self.src / folder).glob("*.cpp")
+        }
+
+    def layer(self, path: Path) -> str | None:
+        """The folder of src/ that `path` belongs to, if any."""
+        if path.is_relative_to(self.src):
+            return path.relative_to(self.src).parts[0]
+        return HEADERS.get(path.stem, self._owner_of_header.get(path.stem))
+
+    def includes(self, path: Path) -> list[tuple[int, str, Path | None]]:
+        """(line, text, file or None if it is not of this project)."""
+        text = path.read_text(encoding="utf-8")
+        return [
+            (
+                text.count("\n", 0, match.start(2)) + 1,
+                match[2],
+                self._resolve(path, match[1], match[2]),
+            )
+            for match in _INCLUDE.finditer(text)
+        ]
+
+    def _resolve(self, path: Path, quote: str, name: str) -> Path | None:
+        folders = [self.src, self.include]
+        if quote == '"':
+            folders.insert(0, path.parent)
+        for folder in folders:
+            if (folder / name).is_file():
+                return (folder / name).resolve()
+        return None
+
+
+def check(root: Path) -> list[str]:
+    """One line for each include that breaks a rule."""
+    tree = Tree(root.resolve())
+    errors = []
+    for path in tree.files:
+        layer = tree.layer(path)
+        where = path.relative_to(root.resolve())
+        if layer is not None and layer not in MAY_INCLUDE:
+            errors.append(
+                f"{where}: folder {layer!r} has no place in the order"
+            )
+            continue
+        for line, name, reason in _violations(tree, path, layer):
+            errors.append(f"{where}:{line}: includes {name}: {reason}")
+    return errors
+
+
+def _violations(tree: Tree, path: Path, layer: str | None):
+    """(line, header, why not) for each include of `path`."""
+    # A header without a layer is judged where it is included.
+    seen = {path}
+    todo = [(line, via, via, to) for line, via, to in tree.includes(path)]
+    while todo:
+        line, via, name, target = todo.pop(0)
+        shown = name if name == via else f"{via} -> {name}"
+        if target is None:
+            reason = _reason_against_foreign(name, layer)
+        else:
+            reason = _reason_against(tree.layer(target), layer)
+            if tree.layer(target) is None and target not in seen:
+                seen.add(target)
+                todo += [(line, via, n, t) for _, n, t in tree.includes(target)]
+        if reason:
+            yield line, shown, reason
+
+
+def _reason_against(included: str | None, layer: str | None) -> str | None:
+    if included is None or layer is None or included in MAY_INCLUDE[layer]:
+        return None
+    return f"{layer} may not include {included}"
+
+
+def _reason_against_foreign(name: str, layer: str | None) -> str | None:
+    if name in _NEVER:
+        return f"use {_NEVER[name]}"
+    if _TORCH_PYTHON.match(name) and layer != "python":
+        return "only src/python includes torch's Python headers"
+    if _TORCH.match(name) and not name.startswith("torch_mesh/"):
+        if layer in TORCH_FREE:
+            return f"{layer} is free of torch"
+    elif name.startswith("torch_mesh/"):
+        return "there is no such header"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1])
+    errors = check(parser.parse_args().root)
+    for error in errors:
+        print(error)
+    if errors:
+        print(f"{len(errors)} includes against the order of the layers.")
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
