@@ -93,6 +93,22 @@ def test_initialize_twice_and_a_new_job_after_the_end():
     )
 
 
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)"])
+def test_the_group_ends_before_the_interpreter(ending):
+    results = spawn.run(
+        f"""
+        distribution_lib.all_reduce(torch.ones(1))
+        {ending}
+        """,
+        # What is registered first is called last.
+        start="import atexit\n"
+        "atexit.register(lambda: print(torch.distributed.is_initialized()))\n"
+        + spawn.START,
+    )
+    for code, out, err in results:
+        assert (code, out.split()) == (3 if ending else 0, ["False"]), err
+
+
 def test_a_peer_that_never_comes():
     begin = time.monotonic()
     for me, variables, words in [

@@ -12,6 +12,8 @@ tells the truth under `torchrun` too, and `torch.distributed` ends the job with
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import datetime
 import json
 import os
@@ -48,6 +50,7 @@ class _Job(NamedTuple):
 
 _job: _Job | None = None
 _warned_of_own_mesh = False
+_leaves_at_exit = False
 
 
 def initialize(
@@ -363,6 +366,7 @@ def _meet_by_environment(answer: float) -> bool:
     dist.init_process_group(
         _backend(), timeout=datetime.timedelta(seconds=answer)
     )
+    _leave_at_exit()
     return True
 
 
@@ -402,6 +406,29 @@ def _meet(
             "GLOO_SOCKET_IFNAME. [peer-lost]"
         ) from error
     _job = _Job(dist.group.WORLD, store, devices)
+    _leave_at_exit()
+
+
+def _leave_at_exit() -> None:
+    """Makes this process end its group before the interpreter ends.
+
+    A thread of gloo drops the tensors of a collective after the caller has its
+    answer. It needs the GIL for that; once the interpreter has begun to end,
+    Python ends the thread instead, and C++ the process.
+    """
+    global _leaves_at_exit
+    if not _leaves_at_exit:
+        _leaves_at_exit = True
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    global _job
+    dist = _distributed()
+    if dist.is_initialized():
+        with contextlib.suppress(Exception):  # a peer may be gone before
+            dist.destroy_process_group()
+    _job = None
 
 
 def _open_store(address: tuple[str, int], mine: int, wait: float) -> Any:
