@@ -10,7 +10,7 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
-#include "dispatch/execution.h"
+#include "dispatch/buckets.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 

@@ -10,6 +10,8 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
+#include "dispatch/buckets.h"
+#include "run/joined.h"
 #include "run/run_lanes.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
@@ -38,6 +40,7 @@ class Execution {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       inputs_.push_back(localise(i));
     }
+    is_joined_ = join_inputs();
     run_all_lanes();
     finish_writes();
     pack();
@@ -134,7 +137,30 @@ class Execution {
                      : shards;
   }
 
+  // One local op in place of one for each lane, where all arguments lie so.
+  bool join_inputs() {
+    if (!prepared_.joins || op_.is_random || op_.is_python) {
+      return false;
+    }
+    c10::SmallVector<at::Tensor, 6> wholes;
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      std::optional<at::Tensor> whole =
+          join_shards(inputs_[i], prepared_.inputs[i].cut_dim);
+      if (!whole) {
+        return false;
+      }
+      wholes.push_back(std::move(*whole));
+    }
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      joined_.push_back(std::move(wholes[i]));
+    }
+    return true;
+  }
+
   at::Tensor local_tensor(size_t i, int lane) const {
+    if (is_joined_) {
+      return joined_[i];
+    }
     const PreparedPlan::Input& input = prepared_.inputs[i];
     const int shard =
         input.shard_of_lane.empty() ? lane : input.shard_of_lane[lane];
@@ -186,6 +212,9 @@ class Execution {
           break;
       }
     }
+    if (is_joined_) {
+      return;
+    }
     for (const Plan::LocalArg& arg : plan_.local_args) {
       const std::vector<int64_t>& values = arg.values[lane];
       c10::IValue& value = local[local.size() - args_.size() + arg.arg];
@@ -219,7 +248,7 @@ class Execution {
   void run_all_lanes() {
     // Random numbers are drawn once, for all memories (law 2).
     const bool once = op_.is_random && plan_.kind == Plan::Kind::kReplicate;
-    const int num_lanes = once ? 1 : lanes_.num;
+    const int num_lanes = once || is_joined_ ? 1 : lanes_.num;
     results_.resize(num_lanes);
     std::atomic<int> num_done{0};
     try {
@@ -375,10 +404,13 @@ class Execution {
         prepared_.outputs.size(),
         " outputs, the op more");
     const PreparedPlan::Output& output = prepared_.outputs[o];
+    if (is_joined_) {
+      return slices_of_output(o, result(0));
+    }
     for (int lane = 0; lane < lanes_.num; ++lane) {
       const at::Tensor local = result(lane);
       if (local.sizes() != c10::IntArrayRef(output.local_sizes[lane])) {
-        size_mismatch(o, lane, local);
+        size_mismatch(o, local, output.local_sizes[lane]);
       }
       shards.push_back(local);
     }
@@ -397,10 +429,30 @@ class Execution {
     return held;
   }
 
-  [[noreturn]] void size_mismatch(size_t o, int lane, const at::Tensor& local)
-      const {
+  Shards slices_of_output(size_t o, const at::Tensor& whole) {
+    const PreparedPlan::Output& output = prepared_.outputs[o];
+    if (whole.sizes() != c10::IntArrayRef(plan_.outputs[o].sizes)) {
+      size_mismatch(o, whole, plan_.outputs[o].sizes);
+    }
+    if (output.cut_dim < 0) {
+      return {whole};
+    }
+    Shards slices;
+    int64_t begin = 0;
+    for (int lane : output.lane_of_shard) {
+      const Sizes& sizes = output.local_sizes[lane];
+      slices.push_back(slice_of(whole, output.cut_dim, begin, sizes));
+      begin += sizes[output.cut_dim];
+    }
+    return slices;
+  }
+
+  [[noreturn]] void size_mismatch(
+      size_t o,
+      const at::Tensor& local,
+      c10::IntArrayRef planned) const {
     std::ostringstream text;
-    text << c10::IntArrayRef(prepared_.outputs[o].local_sizes[lane]);
+    text << planned;
     std::ostringstream got;
     got << local.sizes();
     detail::raise(
@@ -412,9 +464,7 @@ class Execution {
         context(),
         " has sizes ",
         got.str(),
-        " on lane ",
-        lane,
-        ", its plan says ",
+        " on a lane, its plan says ",
         text.str(),
         ".\n  plan  ",
         plan_.str());
@@ -476,7 +526,7 @@ class Execution {
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
     for (at::Tensor& shard : shards) {
-      if (shard.storage_offset() != 0 ||
+      if ((shard.storage_offset() != 0 && !is_joined_) ||
           !shard.is_non_overlapping_and_dense()) {
         shard = shard.clone();
       }
@@ -512,6 +562,8 @@ class Execution {
   const Lanes& lanes_;
   c10::SmallVector<Shards, 6> inputs_;
   c10::SmallVector<uint32_t, 6> generations_;  // of each input, before reading
+  bool is_joined_ = false;
+  c10::SmallVector<at::Tensor, 6> joined_;  // the inputs as wholes
   c10::SmallVector<Stack, 2> results_;
 };
 
@@ -523,54 +575,6 @@ void execute(
     const CallTensors& tensors,
     Stack& stack) {
   Execution(op, prepared, tensors, stack).run();
-}
-
-void reduce_in_buckets(
-    c10::ArrayRef<const at::Tensor*> tensors,
-    c10::ArrayRef<AxisMask> axes) {
-  c10::SmallVector<const MeshStorage*, 8> seen;
-  for (int axis = 0; axis < kMaxAxes; ++axis) {
-    int64_t bucket = 0;
-    const Mesh* mesh = nullptr;
-    auto flush = [&] {
-      if (bucket > 0 && mesh->axis(axis).size > 1) {
-        const int64_t n = mesh->axis(axis).size;
-        count_collective(
-            Step::Kind::kAllReduce,
-            mesh->axis(axis).name,
-            2 * bucket * (n - 1) / n);
-      }
-      bucket = 0;
-    };
-    seen.clear();
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      const at::Tensor& tensor = *tensors[i];
-      const MeshStorage* storage = MeshStorage::of(tensor);
-      if (!(axes[i] >> axis & 1) ||
-          !(storage->layout.partial_axes() >> axis & 1) ||
-          std::find(seen.begin(), seen.end(), storage) != seen.end()) {
-        continue;
-      }
-      seen.push_back(storage);
-      mesh = &storage->layout.mesh();
-      int64_t parts = 1;
-      for (int a = 0; a < mesh->num_axes(); ++a) {
-        parts *= storage->layout[a].is_shard() ? mesh->axis(a).size : 1;
-      }
-      const int64_t num_bytes = static_cast<int64_t>(storage->nbytes()) / parts;
-      if (bucket > 0 && bucket + num_bytes > kBucketBytes) {
-        flush();
-      }
-      bucket += num_bytes;
-      if (bucket == 0) {
-        bucket = 1;
-      }
-    }
-    flush();
-  }
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    reduce_storage(*tensors[i], axes[i]);
-  }
 }
 
 }  // namespace torch_mesh

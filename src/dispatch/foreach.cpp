@@ -9,8 +9,8 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
+#include "dispatch/buckets.h"
 #include "dispatch/call_key.h"
-#include "dispatch/execution.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 

@@ -4,12 +4,19 @@
 
 #include <algorithm>
 
+#include "run/joined.h"
+
 namespace torch_mesh {
 namespace {
 
 // Below this many elements or multiplications a lane is run on the caller's
 // thread: waking a team costs more. Measured: benchmarks/README.md.
 constexpr int64_t kMinParallelWork = 32768;
+
+// Up to this many a lane is run together with the others, where shards lie side
+// by side. Above it two matrix products of one thread each beat one product of
+// two. Measured: benchmarks/README.md.
+constexpr int64_t kMaxJoinedWork = int64_t{1} << 23;
 
 PreparedPlan::Input prepare_input(
     const Plan& plan,
@@ -70,12 +77,41 @@ PreparedPlan::Output prepare_output(
   return output;
 }
 
+// Whether a slice of a dense result along `dim` is dense itself.
+bool is_outermost(const std::vector<int64_t>& sizes, int64_t dim) {
+  for (int64_t d = 0; d < dim; ++d) {
+    if (sizes[d] != 1) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Works out whether the lanes may join, and along which dims.
+bool may_join(PreparedPlan& prepared, const Plan& plan) {
+  for (size_t i = 0; i < plan.inputs.size(); ++i) {
+    const std::optional<int64_t> dim =
+        cut_dim(plan.inputs[i].redistribution.to);
+    if (!dim) {
+      return false;
+    }
+    prepared.inputs[i].cut_dim = *dim;
+  }
+  for (size_t o = 0; o < plan.outputs.size(); ++o) {
+    const std::optional<int64_t> dim = cut_dim(plan.outputs[o].layout);
+    if (!dim || !is_outermost(plan.outputs[o].sizes, *dim)) {
+      return false;
+    }
+    prepared.outputs[o].cut_dim = *dim;
+  }
+  return true;
+}
+
 }  // namespace
 
 PreparedPlan prepare(Plan plan) {
   PreparedPlan prepared;
   const Lanes& executed = plan.mesh.lanes(plan.executed_on);
-  prepared.num_lanes = executed.num;
   prepared.in_parallel = executed.num > 1 && plan.work >= kMinParallelWork;
   for (const Plan::Input& input : plan.inputs) {
     prepared.inputs.push_back(
@@ -84,6 +120,9 @@ PreparedPlan prepare(Plan plan) {
   for (const Plan::Output& output : plan.outputs) {
     prepared.outputs.push_back(prepare_output(plan, output, executed));
   }
+  prepared.joins = plan.kind == Plan::Kind::kLocal && executed.num > 1 &&
+                   plan.mesh.one_memory() && plan.work <= kMaxJoinedWork &&
+                   may_join(prepared, plan);
   prepared.plan = std::move(plan);
   return prepared;
 }

@@ -19,6 +19,7 @@ struct PreparedPlan {
     std::vector<int> shard_of_lane;
     // Lanes that read -0.0 instead (sums that count once); empty: none.
     std::vector<bool> reads_zero;
+    int64_t cut_dim = -1;  // where the plan joins
   };
 
   // A returned tensor.
@@ -27,6 +28,7 @@ struct PreparedPlan {
     // Lane of the execution that yields shard i; used where !folds.
     std::vector<int> lane_of_shard;
     std::vector<Sizes> local_sizes;  // expected, for each lane
+    int64_t cut_dim = -1;            // where the plan joins
   };
 
   // Where a view lies in its storage, by the rules of plain torch.
@@ -37,8 +39,10 @@ struct PreparedPlan {
   };
 
   Plan plan;
-  int num_lanes = 1;
   bool in_parallel = false;
+  // Whether one local op on the whole tensors does it, if the shards of each
+  // argument lie side by side (run/joined.h).
+  bool joins = false;
   std::vector<Input> inputs;
   std::vector<Output> outputs;
   std::vector<Window> windows;  // of a view op, one for each returned tensor

@@ -50,7 +50,8 @@ void run_lanes(
     int num_lanes,
     bool in_parallel,
     c10::function_ref<void(int lane)> run) {
-  if (!in_parallel || !may_use_team()) {
+  // A region of one would be none, and one_thread_inside() would stay.
+  if (!in_parallel || num_lanes < 2 || !may_use_team()) {
     for (int lane = 0; lane < num_lanes; ++lane) {
       run(lane);
     }

@@ -345,10 +345,8 @@ at::Tensor make_view(
   meta->is_write_back = is_write_back;
   meta->memory_generation = state.memory_generation.load();
   meta->value_generation = state.value_generation.load();
-  if (state.is_borrowed) {
-    for (const at::Tensor& shard : state.shards) {
-      meta->origins.push_back(shard.storage_offset());
-    }
+  for (const at::Tensor& shard : state.shards) {
+    meta->origins.push_back(shard.storage_offset());
   }
   return new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
 }

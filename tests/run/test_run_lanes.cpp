@@ -40,6 +40,13 @@ TEST_P(RunLanes, runs_each_lane_once) {
   }
 }
 
+TEST_P(RunLanes, leaves_the_caller_its_threads) {
+  for (int num_lanes : {1, 2, 7}) {
+    run(num_lanes, [](int) {});
+    EXPECT_EQ(at::get_num_threads(), 4);
+  }
+}
+
 TEST_P(RunLanes, throws_an_error_when_no_lane_runs_any_more) {
   std::atomic<int> running{0};
   const auto body = [&](int lane) {

@@ -1,0 +1,77 @@
+// joined.cpp: by sizes, strides and offsets alone; no op is dispatched.
+
+#include "run/joined.h"
+
+#include <c10/core/TensorImpl.h>
+
+namespace torch_mesh {
+namespace {
+
+at::Tensor window(
+    const at::Tensor& tensor,
+    c10::IntArrayRef sizes,
+    int64_t offset) {
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW,
+      c10::Storage(impl->storage()),
+      impl->key_set(),
+      impl->dtype());
+  result.unsafeGetTensorImpl()->set_sizes_and_strides(
+      sizes, impl->strides(), offset);
+  return result;
+}
+
+}  // namespace
+
+std::optional<int64_t> cut_dim(const Layout& layout) {
+  int64_t dim = -1;
+  for (const Placement& placement : layout.placements()) {
+    if (!placement.is_shard()) {
+      continue;
+    }
+    if (placement.block != 0 || (dim >= 0 && placement.dim != dim)) {
+      return std::nullopt;
+    }
+    dim = placement.dim;
+  }
+  return dim;
+}
+
+std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim) {
+  const at::Tensor& first = shards[0];
+  if (dim < 0) {
+    return shards.size() == 1 ? std::optional(first) : std::nullopt;
+  }
+  if (first.numel() == 0) {
+    return std::nullopt;
+  }
+  const c10::TensorImpl* like = first.unsafeGetTensorImpl();
+  int64_t length = 0;
+  for (const at::Tensor& shard : shards) {
+    const c10::TensorImpl* impl = shard.unsafeGetTensorImpl();
+    if (impl->numel() != 0 &&
+        (!impl->storage().is_alias_of(like->storage()) ||
+         impl->storage_offset() !=
+             like->storage_offset() + length * like->strides()[dim] ||
+         impl->strides() != like->strides() ||
+         impl->key_set() != like->key_set())) {
+      return std::nullopt;
+    }
+    length += impl->sizes()[dim];
+  }
+  Sizes sizes(like->sizes().begin(), like->sizes().end());
+  sizes[dim] = length;
+  return window(first, sizes, like->storage_offset());
+}
+
+at::Tensor slice_of(
+    const at::Tensor& whole,
+    int64_t dim,
+    int64_t begin,
+    const Sizes& sizes) {
+  return window(
+      whole, sizes, whole.storage_offset() + begin * whole.stride(dim));
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,34 @@
+// joined.h: shards that lie side by side in one memory, as one tensor.
+//
+// Virtual devices share a memory. If the shards of a value are slices of one
+// tensor, an op on all of them is one local op on that tensor: one dispatch,
+// and one matrix product that packs its operands once.
+
+#pragma once
+
+#include <optional>
+#include <span>
+
+#include "comm/local_ops.h"
+#include "tensor/storage.h"
+
+namespace torch_mesh {
+
+// The dim that a layout cuts, and that alone, in whole chunks. Its shards can
+// be slices of one tensor. nullopt if several dims are cut, or inside blocks;
+// -1 if none is.
+std::optional<int64_t> cut_dim(const Layout& layout);
+
+// The tensor of which `shards` are the slices along `dim`, in order; if `dim`
+// is -1 the only shard. nullopt if they lie elsewhere. Aliases their memory.
+std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim);
+
+// The slice of `whole` along `dim` that begins at `begin` and has `sizes`.
+// Aliases its memory.
+at::Tensor slice_of(
+    const at::Tensor& whole,
+    int64_t dim,
+    int64_t begin,
+    const Sizes& sizes);
+
+}  // namespace torch_mesh
