@@ -161,6 +161,34 @@ def test_an_output_layout_holds_in_training(wide_mesh, expected, axes, seen):
     one_device.assert_same(result, expected, 1e-5, 1e-6)
 
 
+class Columns(Watch):
+    """Lays its input out itself, over the devices of `model`."""
+
+    def __init__(self, mesh):
+        super().__init__()
+        self.layout = TensorLayout(["batch", "model"], mesh)
+
+    def call(self, inputs):
+        placed = keras.distribution.distribute_tensor(inputs, self.layout)
+        return super().call(placed)
+
+
+def test_a_layer_may_lay_out_its_own_tensors(wide_mesh, expected):
+    layer = Columns(wide_mesh)
+    _, _, result = story(ModelParallel(layout_map=LayoutMap(wide_mesh)), layer)
+    assert layer.seen == {"(S0, S1)"}
+    one_device.assert_same(result, expected, 1e-5, 1e-6)
+
+
+def test_replicas_and_shards_of_data_are_counted(wide_mesh):
+    data = DataParallel(devices=one_device.DEVICES, auto_shard_dataset=False)
+    model = ModelParallel(layout_map=columns(wide_mesh))
+    assert (data.num_model_replicas, model.num_model_replicas) == (8, 2)
+    for distribution in (data, model):
+        assert distribution.num_processes == 1
+        assert distribution.data_shard_id == 0
+
+
 def test_a_batch_is_split_over_its_first_dim(wide_mesh):
     layout = lib._to_backend_layout(TensorLayout(["batch", None], wide_mesh))
     batch = torch.arange(30.0).reshape(6, 5)

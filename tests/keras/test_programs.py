@@ -43,8 +43,8 @@ print(kernel.device, [list(s.shape) for s in torch_mesh.shards(kernel)])
 """
 
 
-def start(program):
-    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+def start(program, **variables):
+    environment = {**os.environ, "KERAS_BACKEND": "torch", **variables}
     environment.pop("KERAS_TORCH_DEVICE", None)
     return subprocess.Popen(
         [sys.executable, "-c", program],
@@ -105,6 +105,23 @@ def test_keras_trains_the_same_with_and_without_the_package():
     without = "import os\nos.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'\n"
     ours, stock = run(program, without + program)
     assert ours == stock
+
+
+def test_the_environment_asks_for_the_log():
+    program = PROLOGUE + MODEL_PARALLEL + "model.build((None, 8))\n"
+    place = 'torch_mesh: "sequential/dense/kernel" [8, 16] (R, S1), shard'
+    end = 'torch_mesh: LayoutMap: "dense.*kernel" matches "dense/kernel"'
+    started = {
+        level: start(program, TORCH_MESH_LOG=level)
+        for level in ("", "info", "debug")
+    }
+    errors = {}
+    for level, process in started.items():
+        _, errors[level] = process.communicate(timeout=200)
+        assert process.returncode == 0, errors[level]
+    assert "torch_mesh:" not in errors[""]
+    assert end in errors["info"] and place not in errors["info"]
+    assert end in errors["debug"] and place in errors["debug"]
 
 
 def test_list_devices_offers_at_least_four(monkeypatch):
