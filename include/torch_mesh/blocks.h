@@ -41,4 +41,12 @@ void write_block(
     int64_t start,
     const at::Tensor& values);
 
+// Copies bytes of a storage, as torch.save writes them. False, with nothing
+// done, where bytes and shards do not meet simply: block-cyclic layouts, dims
+// out of order, storages of bytes.
+//   to      u8[n], plain memory of its own
+//   source  u8[n], a window on the storage
+// Throws [not-global], [block-range].
+bool read_bytes(const at::Tensor& to, const at::Tensor& source);
+
 }  // namespace torch_mesh

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.utils.dlpack
 
-from torch_mesh import _C, devices
+from torch_mesh import _C, archive, devices, tensor_file
 
 _registered = False
 
@@ -39,7 +39,8 @@ def register() -> None:
     for name, answer in answers.items():
         setattr(torch._C, name, answer)
     _repr_shows_layout()
-    _files_hold_plain_storages()
+    archive.install()
+    tensor_file.install()
     _no_capsule_holds_an_address()
     _registered = True
 
@@ -99,18 +100,6 @@ def _module() -> types.ModuleType:
     for name, value in contents.items():
         setattr(module, name, value)
     return module
-
-
-def _files_hold_plain_storages() -> None:
-    """`torch.save` tags storages of the mesh "cpu" (law 16).
-
-    So files load where torch_mesh is not installed, and under any mesh.
-    """
-    torch.serialization.register_package(
-        5,  # before torch's own packages
-        lambda storage: "cpu" if storage.device.type == "mesh" else None,
-        lambda storage, location: None,
-    )
 
 
 def _no_capsule_holds_an_address() -> None:

@@ -39,6 +39,7 @@ void bind_blocks(py::module_& m) {
       py::arg("start"),
       py::arg("values"),
       Release());
+  m.def("read_bytes", &read_bytes, py::arg("to"), py::arg("source"), Release());
   py::class_<CountingMemory>(m, "CountingMemory")
       .def(py::init<>())
       .def_property_readonly(

@@ -280,16 +280,24 @@ void write_block(
   });
 }
 
+bool read_bytes(const at::Tensor& to, const at::Tensor& source) {
+  check_block("read_bytes", source, 0, to.numel());
+  return below_autograd(
+      "read_bytes", [&] { return copy_bytes_to_host(to, source); });
+}
+
 bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from) {
   MeshStorage& storage = *MeshStorage::of(from);
-  const auto num_bytes = static_cast<int64_t>(storage.nbytes());
-  const bool is_all_bytes = from.scalar_type() == c10::kByte &&
-                            from.dim() == 1 && from.numel() == num_bytes &&
-                            from.storage_offset() == 0;
-  if (!is_all_bytes || !to.is_cpu() || to.scalar_type() != c10::kByte ||
+  const auto itemsize = static_cast<int64_t>(c10::elementSize(storage.dtype));
+  const int64_t start = from.storage_offset() / itemsize;
+  const int64_t end = (from.storage_offset() + from.numel()) / itemsize;
+  const bool is_run_of_bytes =
+      from.scalar_type() == c10::kByte && from.dim() == 1 &&
+      from.is_contiguous() && from.storage_offset() % itemsize == 0 &&
+      from.numel() % itemsize == 0 && end <= product(storage.base_sizes);
+  if (!is_run_of_bytes || !to.is_cpu() || to.scalar_type() != c10::kByte ||
       to.sizes() != from.sizes() || !to.is_contiguous() ||
-      to.storage_offset() != 0 || storage.dtype == c10::kByte ||
-      num_bytes == 0 ||
+      to.storage_offset() != 0 || storage.dtype == c10::kByte || start == end ||
       contiguous_strides(storage.base_sizes) !=
           std::vector<int64_t>(
               storage.base_strides.begin(), storage.base_strides.end())) {
@@ -306,7 +314,7 @@ bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from) {
       storage.base_sizes,
       storage.layout,
       storage.shards,
-      boxes_of(storage.base_sizes, 0, product(storage.base_sizes)),
+      boxes_of(storage.base_sizes, start, end),
       to.view(storage.dtype),
       /*every_copy=*/false,
       [](const at::Tensor& held, const at::Tensor& given) {

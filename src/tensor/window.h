@@ -24,9 +24,10 @@ at::Tensor window_of_storage(
 // how torch copies storages in deepcopy.
 bool copy_storage(const at::Tensor& to, const at::Tensor& from);
 
-// The same where `to` is plain CPU memory of that size, as in storage.cpu() and
-// torch.save: shard by shard, with no copy beside `to`. False, with nothing
-// done, where bytes and shards do not meet so simply. In blocks.cpp.
+// Where `to` is plain CPU memory and `from` a run of bytes of a storage: copies
+// shard by shard, with no copy beside `to`, as storage.cpu() and torch.save
+// need. False, with nothing done, where bytes and shards do not meet so simply.
+// In blocks.cpp.
 bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from);
 
 // Resizes as Tensor::resize_ does: what is in the storage stays, new elements
