@@ -9,6 +9,8 @@
 #   make conformance        every op, sampled, against plain torch
 #   make conformance-full   every sample; writes docs/conformance.md
 #   make keras-suite        Keras's own tests on the mesh
+#   make keras-suite-full   also those that need TensorFlow or JAX; writes
+#                           docs/keras-suite.md
 #   make sanitize   torch-free C++ tests under ASan + UBSan, then TSan
 #   make compat     syntax of every source against torch 2.11's headers
 #   make clean      remove what was built (.venv stays)
@@ -24,6 +26,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 SETUP := $(VENV)/.setup
 TEST_SETUP := $(VENV)/.setup-test
 BUILD := build/release
+TIER_2 := build/tier2
 BUILT := $(BUILD)/.installed
 
 # Directories too: a file added or removed changes its directory's time.
@@ -36,7 +39,7 @@ export KERAS_BACKEND := torch
 export PIP_PROGRESS_BAR := off
 
 .PHONY: demo test build setup lint format tidy bench sanitize compat clean \
-  conformance conformance-full coverage keras-suite \
+  conformance conformance-full coverage keras-suite keras-suite-full \
   test-cpp test-python
 
 demo: build
@@ -134,6 +137,20 @@ coverage: build $(TEST_SETUP)
 
 keras-suite: build $(TEST_SETUP)
 	$(RUN) tools/keras_suite.py
+
+keras-suite-full: build $(TIER_2)/.setup
+	$(RUN) tools/keras_suite.py --report docs/keras-suite.md
+	$(RUN) tools/keras_suite.py --tier 2 --python $(TIER_2)/bin/python \
+	  --report docs/keras-suite.md
+
+# An environment that sees the packages of .venv, and has more of its own.
+$(TIER_2)/.setup: $(TEST_SETUP) requirements/suite.txt
+	$(PYTHON) -m venv $(TIER_2) --without-pip
+	realpath $(VENV)/lib/python3*/site-packages \
+	  > "$$(echo $(TIER_2)/lib/python3*/site-packages)/venv.pth"
+	$(PIP) --python $(TIER_2)/bin/python install -q --no-deps \
+	  -r requirements/suite.txt
+	@touch $@
 
 compat: $(SETUP)
 	$(RUN) tools/check_compat.py
