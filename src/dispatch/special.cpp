@@ -140,7 +140,8 @@ bool copy(const Op& op, Stack& stack) {
     return true;
   }
   heal(self);
-  if (is_global(source) && copy_storage(self, source)) {
+  if (is_global(source) ? copy_storage(self, source)
+                        : copy_from_host(self, source)) {
     give(op, stack, self);
     return true;
   }

@@ -16,6 +16,7 @@
 #include <torch_mesh/tensor.h>
 
 #include "tensor/global_tensor.h"
+#include "tensor/mapped_file.h"
 #include "tensor/window.h"
 #include "trace/counters.h"
 
@@ -278,6 +279,45 @@ void write_block(
     }
     return 0;
   });
+}
+
+bool copy_from_host(const at::Tensor& to, const at::Tensor& from) {
+  constexpr size_t kLargeBytes = size_t{1} << 20;
+  constexpr int64_t kBlockBytes = int64_t{16} << 20;
+  if (!from.is_cpu() || from.layout() != at::kStrided ||
+      from.nbytes() < kLargeBytes || !from.is_contiguous() || from.is_conj() ||
+      from.is_neg() || from.sizes() != to.sizes() || is_unwritten(to) ||
+      !to.is_non_overlapping_and_dense() || meta_of(to).is_write_back) {
+    return false;
+  }
+  const Layout layout = layout_of(to);
+  if (layout.has_partial() || !has_ranges(layout)) {
+    return false;
+  }
+  const LocalOps local;
+  const Shards shards = begin_write(to);
+  const at::Tensor values = from.detach().view({-1});
+  const bool is_mapped = is_of_a_file(values.const_data_ptr());
+  const int64_t step = kBlockBytes / from.itemsize();
+  for (int64_t start = 0; start < values.numel(); start += step) {
+    const int64_t end = std::min(start + step, values.numel());
+    const at::Tensor block = values.narrow(0, start, end - start);
+    for_common_parts(
+        to.sizes(),
+        layout,
+        shards,
+        boxes_of(to.sizes(), start, end),
+        block,
+        /*every_copy=*/true,
+        [](const at::Tensor& held, const at::Tensor& given) {
+          held.copy_(given);
+        });
+    if (is_mapped) {
+      give_back(block.const_data_ptr(), block.nbytes());
+    }
+  }
+  end_write(to);
+  return true;
 }
 
 bool read_bytes(const at::Tensor& to, const at::Tensor& source) {

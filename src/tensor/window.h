@@ -30,6 +30,11 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from);
 // In blocks.cpp.
 bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from);
 
+// Copies large plain memory into a tensor of the same sizes: block by block,
+// with no copy beside the shards, and no block stays in memory if it is a
+// file's. False, with nothing done, where that is not so simple. In blocks.cpp.
+bool copy_from_host(const at::Tensor& to, const at::Tensor& from);
+
 // Resizes as Tensor::resize_ does: what is in the storage stays, new elements
 // are undefined. Throws if the storage must grow while others share it.
 void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes);

@@ -1,5 +1,8 @@
 """Large tensors are read and written in pieces; bytes are counted."""
 
+import pathlib
+import sys
+
 import pytest
 import torch
 
@@ -181,3 +184,74 @@ def test_unwritten_memory_weighs_nothing_until_it_is_read():
         assert memory.now == {}
         x.fill_(1)
         assert memory.now["cpu:3"] == 24
+
+
+# Plain memory to shards, as load_state_dict copies it
+
+
+@pytest.mark.parametrize("placements", LAYOUTS[:5], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_plain_memory_is_copied_block_by_block(mesh, placements, dtype):
+    torch.manual_seed(0)
+    plain = torch.randn(2051, 2063)  # 17 MB: a block and a part of one
+    x = tm.distribute(torch.zeros(plain.shape, dtype=dtype), mesh, placements)
+    layout, version = tm.layout(x), x._version
+    with tm.counting() as counts, tm.memory() as memory:
+        assert x.copy_(plain) is x
+    assert not counts.replicated_ops
+    assert memory.peak == {}  # no copy beside the shards
+    assert tm.layout(x) == layout
+    assert x._version == version + 1
+    expected = tm.shards(tm.distribute(plain.to(dtype), mesh, placements))
+    for shard, other in zip(tm.shards(x), expected, strict=True):
+        assert torch.equal(shard, other)
+
+
+def test_a_large_copy_into_a_part_or_of_turned_memory():
+    plain = torch.randn(600, 700)
+    for make in (
+        lambda x: x,
+        lambda x: x[:, 1:],
+        lambda x: x[1::2],
+        lambda x: x.t(),
+    ):
+        x = tm.distribute(torch.zeros(1300, 1400), MESH, ("S0", "S1"))
+        other = torch.zeros(1300, 1400)
+        part, expected = make(x), make(other)
+        source = torch.randn(expected.shape)
+        part.copy_(source)
+        expected.copy_(source)
+        part.copy_(source.t().contiguous().t())
+        assert torch.equal(tm.full(x), other)
+    leaf = tm.distribute(plain, MESH, ("S0", "R")).requires_grad_()
+    with pytest.raises(RuntimeError, match="leaf"):
+        leaf.copy_(plain)
+    y = leaf * 2
+    given = torch.randn(600, 700, requires_grad=True)
+    y.copy_(given)
+    y.sum().backward()
+    assert torch.equal(given.grad, torch.ones(600, 700))
+    assert torch.equal(tm.full(leaf.grad), torch.zeros(600, 700))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its pages")
+def test_what_was_copied_from_a_mapped_file_leaves_memory(tmp_path):
+    def pages_of_files():
+        (line,) = (
+            li
+            for li in pathlib.Path("/proc/self/status").read_text().splitlines()
+            if li.startswith("RssFile")
+        )
+        return 1024 * int(line.split()[1])
+
+    torch.save({"w": torch.randn(4096, 2048)}, tmp_path / "a.pt")  # 32 MiB
+    loaded = torch.load(tmp_path / "a.pt", mmap=True)["w"]
+    loaded[5] = 7  # a page of our own, which must not be lost
+    expected = loaded.clone()
+    before = pages_of_files()
+    loaded.sum()
+    x = tm.distribute(torch.zeros(4096, 2048), MESH, ("S0", "R"))
+    x.copy_(loaded)
+    assert pages_of_files() < before + 2**23
+    assert torch.equal(loaded, expected)
+    assert torch.equal(tm.full(x), expected)
