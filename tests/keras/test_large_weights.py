@@ -272,4 +272,7 @@ def test_memory_stays_within_shards_and_a_block(separate):
         "save .keras",
         "load .keras",
         "torch.save",
+        "torch.load",
+        "save safetensors",
+        "load safetensors",
     ]
