@@ -11,7 +11,9 @@
 #   make keras-suite        Keras's own tests on the mesh
 #   make keras-suite-full   also those that need TensorFlow or JAX; writes
 #                           docs/keras-suite.md
-#   make sanitize   torch-free C++ tests under ASan + UBSan, then TSan
+#   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
+#   make fuzz       rules, layouts, redistributions: FUZZ_SECONDS in all (600)
+#   make stress     threads that train at once, for two minutes
 #   make compat     syntax of every source against torch 2.11's headers
 #   make clean      remove what was built (.venv stays)
 
@@ -28,6 +30,7 @@ TEST_SETUP := $(VENV)/.setup-test
 BUILD := build/release
 TIER_2 := build/tier2
 BUILT := $(BUILD)/.installed
+FUZZ_SECONDS ?= 600
 
 # Directories too: a file added or removed changes its directory's time.
 SOURCES := pyproject.toml CMakeLists.txt tools/wheel_dependencies.py \
@@ -38,7 +41,8 @@ FORMATTED = $(shell find include src tests examples benchmarks \
 export KERAS_BACKEND := torch
 export PIP_PROGRESS_BAR := off
 
-.PHONY: demo test build setup lint format tidy bench sanitize compat clean \
+.PHONY: demo test build setup lint format tidy bench sanitize fuzz stress \
+  compat clean \
   conformance conformance-full coverage keras-suite keras-suite-full \
   test-cpp test-python
 
@@ -118,12 +122,39 @@ sanitize: $(TEST_SETUP)
 	@$(MAKE) --no-print-directory sanitize-address,undefined
 	@$(MAKE) --no-print-directory sanitize-thread
 
+# torch is not instrumented. ASan and UBSan do not mind; TSan would take what
+# torch's own locks and threads guard for races.
+sanitize-thread: ENGINE := OFF
+sanitize-%: ENGINE := ON
 sanitize-%: $(TEST_SETUP)
 	$(BIN)/cmake -S . -B build/$* -G Ninja \
-	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DTORCH_MESH_ENGINE=OFF \
-	  -DTORCH_MESH_TESTS=ON -DTORCH_MESH_SANITIZE=$*
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DTORCH_MESH_ENGINE=$(ENGINE) -DTORCH_MESH_TESTS=ON \
+	  -DTORCH_MESH_SANITIZE=$*
 	$(BIN)/cmake --build build/$* -j $(JOBS)
 	$(BIN)/ctest --test-dir build/$* --output-on-failure
+
+# Four properties, a quarter of the time each; what they find stays in
+# build/fuzz. The corpus is kept there too: a second run goes on from it.
+FUZZERS := rule layout_algebra redistribution plan
+fuzz: $(TEST_SETUP)
+	tools/debian_packages.sh fuzz $(PYTHON)
+	$(BIN)/cmake -S . -B build/fuzz -G Ninja \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DCMAKE_CXX_COMPILER=clang++-14 \
+	  -DTORCH_MESH_ENGINE=OFF -DTORCH_MESH_FUZZ=ON
+	$(BIN)/cmake --build build/fuzz -j $(JOBS)
+	@cd build/fuzz && for name in $(FUZZERS); do \
+	  mkdir -p corpus/$$name; \
+	  ./fuzz_$$name -max_total_time=$$(($(FUZZ_SECONDS) / 4)) -seed=4 \
+	    -max_len=400 -timeout=20 -print_final_stats=1 corpus/$$name \
+	    > $$name.txt 2>&1 || { tail -n 60 $$name.txt; exit 1; }; \
+	  echo "$$name: $$(grep -o 'Done .*' $$name.txt)"; \
+	done
+
+stress: build $(TEST_SETUP)
+	TORCH_MESH_STRESS_SECONDS=60 $(BIN)/pytest -s -v \
+	  tests/python/test_threads.py -k bits_of_one_thread
 
 conformance: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance

@@ -26,6 +26,20 @@ torch_mesh_add_test(
 # The counters are torch-free too, and hammered by tests/stress.
 torch_mesh_sources(trace_sources src/trace)
 target_sources(test_torch_free PRIVATE ${trace_sources})
+if(TORCH_MESH_SANITIZE MATCHES thread)
+  # The communicator needs torch, which is not instrumented: what only torch's
+  # code touches is not watched.
+  include(cmake/python.cmake)
+  include(cmake/torch_meshTorch.cmake)
+  torch_mesh_add_test(
+    test_communicator FOLDERS comm LINKS torch_mesh_core)
+  torch_mesh_sources(comm_sources src/comm)
+  target_sources(test_communicator PRIVATE ${comm_sources} ${trace_sources})
+  torch_mesh_use_torch(test_communicator)
+  set_tests_properties(
+    test_communicator PROPERTIES
+    ENVIRONMENT "TSAN_OPTIONS=ignore_noninstrumented_modules=1")
+endif()
 if(TORCH_MESH_ENGINE)
   torch_mesh_add_test(
     test_engine

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that are missing, when root; else names them.
 #
-#   tools/debian_packages.sh build|test [python]
+#   tools/debian_packages.sh build|test|fuzz [python]
 
 set -eu
 python=${2:-python3}
@@ -24,6 +24,12 @@ need libre2-dev sh -c 'echo "#include <re2/re2.h>" |
 if [ "$1" = test ]; then
   need libgtest-dev sh -c 'echo "#include <gtest/gtest.h>" |
     g++ -x c++ - -lgtest_main -lgtest -pthread -o /dev/null'
+fi
+if [ "$1" = fuzz ]; then
+  need clang-14 clang++-14 --version
+  need libclang-rt-14-dev sh -c 'echo "extern \"C\" int LLVMFuzzerTestOneInput(
+    const unsigned char*, unsigned long) { return 0; }" |
+    clang++-14 -x c++ - -fsanitize=fuzzer,address -o /dev/null'
 fi
 
 [ -n "$missing" ] || exit 0

@@ -1,6 +1,10 @@
 // Redistributions on shards: between any two layouts, in one memory and in
 // memories of their own, the value stays.
 
+#include <atomic>
+#include <thread>
+#include <utility>
+
 #include <gtest/gtest.h>
 
 #include <ATen/ops/arange.h>
@@ -88,6 +92,42 @@ TEST_P(Collectives, keep_the_value_between_any_two_layouts) {
       }
     }
   }
+}
+
+TEST_P(Collectives, of_many_threads_do_not_meet) {
+  // Threads share mesh, layouts, the lanes that whoever comes first makes, and
+  // the counters; and the source shards, which nobody writes.
+  std::vector<std::pair<Layout, Shards>> sources;
+  for (const Layout& from : all_layouts(mesh_)) {
+    sources.emplace_back(from, shards_of(value(), from));
+  }
+  const Counting counting;
+  std::atomic<int> num_wrong{0};
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 8; ++t) {
+      threads.emplace_back([&, t] {
+        const LocalOps local;
+        for (size_t i = 0; i < sources.size(); ++i) {
+          const auto& [from, shards] = sources[(i + t) % sources.size()];
+          for (const Layout& to : all_layouts(mesh_)) {
+            const Shards moved = move(shards, from, to);
+            num_wrong += !at::equal(move(moved, to, replicated_)[0], value());
+          }
+        }
+      });
+    }
+  }
+  EXPECT_EQ(num_wrong, 0);
+  // As many as one thread makes, eight times.
+  const int64_t all = counting.so_far().collectives.at("all_reduce@data");
+  const Counting alone;
+  for (const auto& [from, shards] : sources) {
+    for (const Layout& to : all_layouts(mesh_)) {
+      move(move(shards, from, to), to, replicated_);
+    }
+  }
+  EXPECT_EQ(all, 8 * alone.so_far().collectives.at("all_reduce@data"));
 }
 
 TEST_P(Collectives, are_counted_alike_in_both_kinds_of_memory) {
