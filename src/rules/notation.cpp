@@ -3,6 +3,7 @@
 #include "rules/notation.h"
 
 #include <cctype>
+#include <set>
 
 #include <torch_mesh/error.h>
 
@@ -107,6 +108,7 @@ class Parser {
       if (at_end() || at_modifier()) {
         return result;
       }
+      const size_t start = place_;
       const char c = text_[place_];
       if (is_digit(c)) {
         result.push_back(number());
@@ -117,6 +119,26 @@ class Parser {
       } else {
         return result;
       }
+      check_last(result, start);
+    }
+  }
+
+  // Shards of two dims along one factor would hold their common part only.
+  void check_last(const std::vector<Token>& tokens, size_t start) {
+    std::set<std::string> names;
+    size_t num_names = 0;
+    for (const Token& token : tokens) {
+      std::vector<std::string> letters = token.letters;
+      if (token.kind == Token::Kind::kLetter ||
+          token.kind == Token::Kind::kGroup) {
+        letters.push_back(token.name);
+      }
+      num_names += letters.size();
+      names.insert(letters.begin(), letters.end());
+    }
+    if (names.size() != num_names) {
+      place_ = start;
+      fail("names a factor twice in one term", "give each dim its own letter");
     }
   }
 
