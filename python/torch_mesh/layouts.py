@@ -29,6 +29,7 @@ class Mesh:
 
     Raises:
         ValueError: on sizes, names or a number of devices that do not fit.
+        TypeError: if `axes` is no dict of text to int.
 
     Example:
         >>> Mesh({"data": 2, "model": 2})
@@ -38,7 +39,7 @@ class Mesh:
     def __init__(
         self, axes: Mapping[str, int], devices: Iterable[str] | None = None
     ) -> None:
-        pairs = [(name, index(size)) for name, size in dict(axes).items()]
+        pairs = _pairs_of(axes)
         if devices is None:
             devices = _default_devices(pairs)
         self._native = _C.Mesh(pairs, [str(device) for device in devices])
@@ -101,6 +102,7 @@ class Layout:
 
     Raises:
         ValueError: if the placements do not fit the mesh.
+        TypeError: if `mesh` is no `Mesh`.
 
     Example:
         >>> Layout(Mesh({"data": 2, "model": 2}), ("S0", "R"))
@@ -108,6 +110,11 @@ class Layout:
     """
 
     def __init__(self, mesh: Mesh, placements: Placements) -> None:
+        if not isinstance(mesh, Mesh):
+            raise TypeError(
+                f"Layout: a Mesh is due, and this is a {type(mesh).__name__}:"
+                f" {mesh!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes one."
+            )
         if isinstance(placements, Mapping):
             placements = (
                 "{"
@@ -217,6 +224,22 @@ def as_layout(
     if placements is None:
         return Layout._of(_C.Layout.replicated(mesh_or_layout._native))
     return Layout(mesh_or_layout, placements)
+
+
+def _pairs_of(axes: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Names and sizes of the axes, in order."""
+    pairs = []
+    try:
+        for name, size in axes.items():
+            if not isinstance(name, str):
+                raise TypeError(name)
+            pairs.append((name, index(size)))
+    except (AttributeError, TypeError):
+        raise TypeError(
+            "Mesh: axes are due as a dict of name to integer size, and this is"
+            f" {axes!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes a mesh."
+        ) from None
+    return pairs
 
 
 def _default_devices(pairs: Sequence[tuple[str, int]]) -> list[str]:

@@ -33,6 +33,7 @@ def distribute(
 
 
 def _tensor(name: str, value: object) -> Tensor:
+    """`value` itself, which must be a tensor for the function `name`."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name}: a tensor is due, and this is a {type(value).__name__}.\n"
@@ -56,7 +57,7 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
     """
     if not isinstance(placements, Layout):
         placements = Layout(layout(x).mesh, placements)
-    return _C.redistribute(x, placements._native)
+    return _C.redistribute(_tensor("redistribute", x), placements._native)
 
 
 def layout(x: Tensor) -> Layout:
@@ -72,16 +73,16 @@ def layout(x: Tensor) -> Layout:
     Raises:
         ValueError: if `x` is not on the mesh.
     """
-    return Layout._of(_C.layout_of(x))
+    return Layout._of(_C.layout_of(_tensor("layout", x)))
 
 
 def is_global(x: Tensor) -> bool:
     """Whether `x` is a tensor on the mesh.
 
     Args:
-        x: any tensor.
+        x: any tensor; of all else the answer is False.
     """
-    return _C.is_global(x)
+    return isinstance(x, Tensor) and _C.is_global(x)
 
 
 def full(x: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def full(x: Tensor) -> Tensor:
         Plain tensor of the shape and dtype of `x`, on the first device of its
         mesh. Not differentiable: use `x.cpu()` for that.
     """
-    return _C.full(x)
+    return _C.full(_tensor("full", x))
 
 
 def shards(x: Tensor) -> list[Tensor]:
@@ -114,7 +115,7 @@ def shards(x: Tensor) -> list[Tensor]:
     Raises:
         ValueError: if `x` is not on the mesh.
     """
-    return _C.shards(x)
+    return _C.shards(_tensor("shards", x))
 
 
 def from_shards(
@@ -136,7 +137,8 @@ def from_shards(
     Raises:
         ValueError: if the sizes are not those of one tensor so cut.
     """
-    return _C.from_shards(list(tensors), as_layout(mesh, placements)._native)
+    parts = [_tensor("from_shards", tensor) for tensor in tensors]
+    return _C.from_shards(parts, as_layout(mesh, placements)._native)
 
 
 def map_shards(
@@ -194,7 +196,7 @@ def borrow(
     Raises:
         ValueError: if the placements do not fit the mesh or the tensor.
     """
-    return _C.borrow(t, as_layout(mesh, placements)._native)
+    return _C.borrow(_tensor("borrow", t), as_layout(mesh, placements)._native)
 
 
 def reduce_partials(tensors: Iterable[Tensor]) -> None:
@@ -218,7 +220,15 @@ def register_rule(name: str, text: str) -> None:
 
     Raises:
         ValueError: with the place of the error in the text.
+        TypeError: if one of them is no text.
     """
+    for value in (name, text):
+        if not isinstance(value, str):
+            raise TypeError(
+                "register_rule: a text is due, and this is a"
+                f" {type(value).__name__}: {value!r}.\n"
+                'Hint: register_rule("mylib::f", "b x, x y -> b y").'
+            )
     _C.register_rule(name, text)
     _C.clear_plans()
 

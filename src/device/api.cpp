@@ -63,8 +63,20 @@ at::Tensor pack(
   return make_global(layout, sizes, strides, dtype, std::move(shards));
 }
 
+// There are no sums of bools (law 8).
+void check_summable(const Layout& layout, const at::Tensor& tensor) {
+  TORCH_MESH_CHECK_VALUE(
+      !layout.has_partial() || tensor.scalar_type() != at::kBool,
+      "partial-dtype",
+      "Layout: ",
+      layout.str(),
+      " is of a sum, and the tensor is of dtype bool.\n"
+      "Hint: use R, or make it an integer tensor.");
+}
+
 void check_fits(const Layout& layout, const at::Tensor& tensor) {
   check_layout(layout, as_span(tensor.sizes()));
+  check_summable(layout, tensor);
 }
 
 // Whether a shard lies in memory of one of `sources`, or is a part of a larger
@@ -85,7 +97,7 @@ bool is_shared(const at::Tensor& shard, const Shards& sources) {
 at::Tensor redistribute_now(const at::Tensor& tensor, const Layout& to) {
   return below_autograd("redistribute", [&] {
     check_fits(to, tensor);
-    const auto [from, shards] = held(tensor);
+    const auto [from, shards, generation] = held(tensor);
     Shards moved;
     if (from.mesh() == to.mesh()) {
       const Redistribution plan = plan_redistribution(
@@ -260,7 +272,7 @@ std::vector<at::Tensor> shards(const at::Tensor& tensor) {
       tensor.device(),
       ", not on the mesh.\nHint: use distribute first. [not-global]");
   return below_autograd("shards", [&] {
-    const auto [layout, held] = torch_mesh::held(tensor);
+    const auto [layout, held, generation] = torch_mesh::held(tensor);
     const Lanes& lanes = layout.lanes();
     std::vector<at::Tensor> result;
     for (int device = 0; device < layout.mesh().size(); ++device) {
@@ -294,6 +306,14 @@ at::Tensor from_shards(
         " shards for a mesh of ",
         mesh.size(),
         " devices.\nHint: give one for each device, row-major.");
+    for (const at::Tensor& shard : shards) {
+      TORCH_MESH_CHECK_VALUE(
+          !is_global(shard),
+          "shard-sizes",
+          "from_shards: a shard is a global tensor itself.\n"
+          "Hint: give plain tensors; torch_mesh.shards(x) has those of x.");
+    }
+    check_summable(layout, shards[0]);
     for (int device = 1; device < mesh.size(); ++device) {
       const at::Tensor& shard = shards[device];
       TORCH_MESH_CHECK_VALUE(

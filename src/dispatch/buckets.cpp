@@ -1,4 +1,4 @@
-// buckets.cpp: many pending sums of one call, one collective.
+// buckets.cpp: one collective for each mesh axis and bucket.
 
 #include "dispatch/buckets.h"
 

@@ -11,6 +11,7 @@
 
 #include "comm/communicator_steps.h"
 #include "dispatch/buckets.h"
+#include "dispatch/stand_ins.h"
 #include "run/joined.h"
 #include "run/run_lanes.h"
 #include "tensor/global_tensor.h"
@@ -261,11 +262,15 @@ class Execution {
             ++num_done;
           });
     } catch (c10::Error& error) {
-      error.add_context(context());  // Nobody reads a broken tensor's layout.
-      break_destinations(error.what_without_backtrace(), num_done);
+      const bool may_have_written = num_done > 0 || !failed_early(error.msg());
+      error.add_context(context());
+      if (may_have_written) {
+        break_destinations(error.what_without_backtrace());
+      }
       throw;
     } catch (const std::exception& error) {
-      break_destinations(error.what(), num_done);
+      const std::string text = error.what();
+      break_destinations(text.empty() ? "of Python, " + context() : text);
       throw;
     }
   }
@@ -278,15 +283,34 @@ class Execution {
     return text + " on mesh " + plan_.mesh.str();
   }
 
-  // A lane that raised leaves its shard as the plain op leaves its destination.
-  // So a value is broken if other lanes have written theirs, or hold replicas.
-  void break_destinations(const std::string& error, int num_done) {
-    if (lanes_.num < 2 || (num_done == 0 && plan_.mesh.one_memory())) {
+  // Whether lanes write into the memory of this argument.
+  bool is_written_by_lanes(size_t i) const {
+    return tensors_[i].is_written && tensors_[i].is_global &&
+           stands_as_planned(i);
+  }
+
+  // Whether the op failed before it wrote anything, as for a wrong dtype.
+  bool failed_early(const std::string& error) const {
+    bool any_written = false;
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      any_written |= is_written_by_lanes(i);
+    }
+    if (!any_written || lanes_.num < 2) {
+      return true;
+    }
+    Stack local;
+    build_stack(local, /*lane=*/0);
+    return fails_on_all_values(op_, local, error);
+  }
+
+  // Where lanes have shards of their own, some may have been written and others
+  // not. A single lane leaves its shard as the plain op leaves its destination.
+  void break_destinations(const std::string& error) {
+    if (lanes_.num < 2) {
       return;
     }
     for (size_t i = 0; i < tensors_.size(); ++i) {
-      if (tensors_[i].is_written && tensors_[i].is_global &&
-          stands_as_planned(i)) {
+      if (is_written_by_lanes(i)) {
         mark_broken(*tensors_[i].tensor, error);
       }
     }

@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <vector>
-
 #include "dispatch/call_key.h"
 #include "dispatch/op.h"
 

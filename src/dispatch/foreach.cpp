@@ -3,6 +3,7 @@
 #include "dispatch/foreach.h"
 
 #include <map>
+#include <set>
 
 #include <ATen/ops/linalg_vector_norm.h>
 
@@ -64,7 +65,15 @@ class ForeachCall {
     }
     results_.resize(size());
     for (const auto& [axes, elements] : groups) {
-      run_group(axes, elements);
+      try {
+        run_group(axes, elements);
+      } catch (const c10::Error& error) {
+        end_writes_after(error.what_without_backtrace(), axes, elements);
+        throw;
+      } catch (const std::exception& error) {
+        end_writes_after(error.what(), axes, elements);
+        throw;
+      }
     }
     finish();
   }
@@ -225,6 +234,31 @@ class ForeachCall {
   static at::Tensor full_or_shard(const at::Tensor& tensor) {
     return layout_of(tensor).is_replicated() ? begin_write(tensor)[0]
                                              : full_value(tensor);
+  }
+
+  // Groups that are done have been written, as the first elements of a plain
+  // list; in the group that failed some lanes may have been and others not.
+  void end_writes_after(
+      const std::string& error,
+      AxisMask axes,
+      const std::vector<size_t>& failed) {
+    const std::set<size_t> among_lanes =
+        mesh_.lanes(axes).num > 1
+            ? std::set<size_t>(failed.begin(), failed.end())
+            : std::set<size_t>();
+    for (const ListArg& list : lists_) {
+      for (size_t e = 0; list.is_written && e < list.tensors.size(); ++e) {
+        const at::Tensor& tensor = list.tensors[e];
+        if (!is_global(tensor) || on_mesh(tensor) != layouts_[e]) {
+          continue;
+        }
+        if (among_lanes.count(e)) {
+          mark_broken(tensor, error);
+        } else {
+          end_write(tensor);
+        }
+      }
+    }
   }
 
   void finish() {

@@ -2,8 +2,6 @@
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
 
 #include <torch_mesh/error.h>
 #include <torch_mesh/rule.h>
@@ -14,6 +12,7 @@
 #include "dispatch/explain.h"
 #include "dispatch/op.h"
 #include "dispatch/rewrites.h"
+#include "dispatch/stand_ins.h"
 #include "dispatch/variants.h"
 #include "rules/families.h"
 #include "tensor/global_tensor.h"
@@ -22,118 +21,12 @@
 namespace torch_mesh {
 namespace {
 
-// The arguments with empty tensors of the same metadata in place of tensors.
-Stack with_stand_ins(
-    const Op& op,
-    c10::ArrayRef<c10::IValue> args,
-    c10::DeviceType device) {
-  auto stand_in = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? at::empty_strided(
-                                  tensor.sizes(),
-                                  tensor.strides(),
-                                  tensor.options().device(device))
-                            : tensor;
-  };
-  Stack stack;
-  for (size_t i = 0; i < args.size(); ++i) {
-    const c10::IValue& value = args[i];
-    if (value.isTensor()) {
-      stack.emplace_back(stand_in(value.toTensor()));
-    } else if (op.params[i] == Op::ParamKind::kTensorList && value.isList()) {
-      c10::List<at::Tensor> list;
-      for (const c10::IValue& element : value.toListRef()) {
-        list.push_back(stand_in(element.toTensor()));
-      }
-      stack.emplace_back(std::move(list));
-    } else {
-      stack.push_back(value);
-    }
-  }
-  return stack;
-}
-
-// Where the results of a view op lie in the argument's storage: what plain
-// torch says of tensors with this metadata.
-std::vector<PreparedPlan::Window> windows_of(
-    const Op& op,
-    c10::ArrayRef<c10::IValue> args) {
-  Stack stack = with_stand_ins(op, args, at::kMeta);
-  op.handle.callBoxed(stack);
-  std::vector<PreparedPlan::Window> windows;
-  auto add = [&](const at::Tensor& view) {
-    windows.push_back(
-        {{view.sizes().begin(), view.sizes().end()},
-         {view.strides().begin(), view.strides().end()},
-         view.storage_offset()});
-  };
-  for (const c10::IValue& value : stack) {
-    if (value.isTensor()) {
-      add(value.toTensor());
-    } else if (value.isTensorList()) {
-      for (const at::Tensor& view : value.toTensorVector()) {
-        add(view);
-      }
-    }
-  }
-  return windows;
-}
-
-// The sizes of the results, as torch says of tensors with this metadata.
-std::optional<std::vector<std::vector<int64_t>>> sizes_of_results(
-    const Op& op,
-    c10::ArrayRef<c10::IValue> args) {
-  if (!op.handle.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta)) {
-    return std::nullopt;
-  }
-  Stack stack = with_stand_ins(op, args, at::kMeta);
-  try {
-    op.handle.callBoxed(stack);
-  } catch (const std::exception&) {
-    return std::nullopt;
-  }
-  std::vector<std::vector<int64_t>> sizes;
-  auto add = [&](const at::Tensor& result) {
-    sizes.push_back(
-        result.defined() ? result.sizes().vec() : std::vector<int64_t>());
-  };
-  for (const c10::IValue& value : stack) {
-    if (value.isTensor()) {
-      add(value.toTensor());
-    } else if (value.isTensorList()) {
-      for (const at::Tensor& result : value.toTensorVector()) {
-        add(result);
-      }
-    }
-  }
-  return sizes;
-}
-
 std::shared_ptr<const Rule> rule_of(const Op& op) {
   std::shared_ptr<const Rule> rule = find_rule(op.schema.name);
   if (!rule && op.schema.is_pointwise) {
     rule = rules::pointwise_rule();
   }
   return rule;
-}
-
-// Lets torch say what is wrong with sizes, before anything moves: if the op
-// fails on meta tensors it is run on empty plain ones, for plain torch's words.
-void check_sizes(const Op& op, c10::ArrayRef<c10::IValue> args) {
-  if (!op.handle.hasKernelForDispatchKey(c10::DispatchKey::Meta)) {
-    return;
-  }
-  try {
-    Stack meta = with_stand_ins(op, args, at::kMeta);
-    op.handle.callBoxed(meta);
-  } catch (const std::exception&) {
-    Stack plain = with_stand_ins(op, args, at::kCPU);
-    for (const c10::IValue& value : plain) {
-      if (value.isTensor() && value.toTensor().defined()) {
-        value.toTensor().zero_();
-      }
-    }
-    op.handle.callBoxed(plain);
-  }
 }
 
 std::shared_ptr<const PreparedPlan> make_plan(
@@ -156,8 +49,9 @@ std::shared_ptr<const PreparedPlan> make_plan(
   if (plan.kind == Plan::Kind::kRewrite && !rewrite_of(op)) {
     plan = plan_op(call, nullptr, written);
   }
-  if (rule && plan.kind == Plan::Kind::kReplicate) {
-    check_sizes(op, args);
+  if (plan.kind == Plan::Kind::kRewrite ||
+      (rule && plan.kind == Plan::Kind::kReplicate)) {
+    check_arguments(op, args);
   }
   PreparedPlan prepared = prepare(std::move(plan));
   prepared.lacks_rule = any_cut && prepared.plan.kind == Plan::Kind::kReplicate;
@@ -174,15 +68,22 @@ std::shared_ptr<const PreparedPlan> plan_of(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const CallTensors& tensors) {
-  const CallKey key = key_of(op, args, tensors);
-  const KeyWords words(key.data(), key.size());
-  const uint64_t hash = hash_of(words);
-  if (auto found = op.cache.find(words, hash)) {
-    return found;
+  for (;;) {
+    const CallKey key = key_of(op, args, tensors);
+    const KeyWords words(key.data(), key.size());
+    const uint64_t hash = hash_of(words);
+    if (auto found = op.cache.find(words, hash)) {
+      return found;
+    }
+    auto made = make_plan(op, args, tensors);
+    // A reader on another thread may have reduced a pending sum since the key
+    // was read: then the plan is of other layouts than the key. A sum is
+    // reduced once, so this ends.
+    if (key_of(op, args, tensors) == key) {
+      op.cache.insert(words, hash, made);
+      return made;
+    }
   }
-  auto made = make_plan(op, args, tensors);
-  op.cache.insert(words, hash, made);
-  return made;
 }
 
 void explain(
@@ -228,6 +129,16 @@ bool settle_blanks(const CallTensors& tensors, const Plan& plan) {
   return any;
 }
 
+// Errors of the ops that an op is made of name that op too.
+void run_rewrite(const Op& op, Stack& stack) {
+  try {
+    rewrite_of(op)(op, stack);
+  } catch (c10::Error& error) {
+    error.add_context("in " + op.schema.name);
+    throw;
+  }
+}
+
 void run(const Op& op, Stack& stack) {
   const size_t num_args = op.params.size();
   const c10::ArrayRef<c10::IValue> args(
@@ -264,7 +175,7 @@ void run(const Op& op, Stack& stack) {
       explain(op, tensors, *prepared);
     }
     if (prepared->plan.kind == Plan::Kind::kRewrite) {
-      rewrite_of(op)(op, stack);
+      run_rewrite(op, stack);
       return;
     }
     if (prepared->lacks_rule) [[unlikely]] {
@@ -280,6 +191,20 @@ void run(const Op& op, Stack& stack) {
       false, op.schema.name, ": the layouts of its arguments do not settle.");
 }
 
+// A write over all of a broken tensor mends it, unless it fails too.
+void run_overwrite(const Op& op, Stack& stack) {
+  const at::Tensor self = stack[stack.size() - op.params.size()].toTensor();
+  const auto broken = is_global(self) ? heal(self) : nullptr;
+  try {
+    run(op, stack);
+  } catch (...) {
+    if (broken) {
+      mark_broken(self, *broken);
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 void run_op(const Op& op, Stack& stack) {
@@ -290,7 +215,11 @@ void run_op(const Op& op, Stack& stack) {
   const CurrentOp current(op.schema.name);
   count_op();
   try {
-    run(op, stack);
+    if (op.overwrites) {
+      run_overwrite(op, stack);
+    } else {
+      run(op, stack);
+    }
   } catch (const CoreError& error) {
     rethrow_for_torch(error);
   }

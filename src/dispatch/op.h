@@ -50,6 +50,8 @@ struct Op {
   bool needs_dense = false;
   // A destination that overlaps itself or an argument is an error.
   bool checks_overlap = false;
+  // A write over all of its first argument: copy_, fill_, normal_, ...
+  bool overwrites = false;
   bool is_python = false;  // may have kernels in Python: runs on the caller
   int memory_format_param = -1;
   SpecialKernel special = nullptr;

@@ -53,8 +53,13 @@ Tensor pick_rows(
     const Tensor& index,
     int64_t begin,
     int64_t size) {
+  const int64_t stray = stray_index(index, size);
   TORCH_CHECK_INDEX(
-      stray_index(index, size) == kNone, "index out of range in self");
+      stray == kNone,
+      "index out of range in self: index ",
+      stray,
+      " is out of bounds for dimension 0 with size ",
+      size);
   const int64_t length = self.size(0);
   std::vector<int64_t> sizes = self.sizes().vec();
   sizes[0] = index.size(0);

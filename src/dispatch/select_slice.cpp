@@ -11,36 +11,33 @@ namespace torch_mesh {
 namespace {
 
 // The dim that a call means; -1 if the call is not ours.
-int64_t whole_dim(const at::Tensor& self, int64_t dim) {
+int64_t dim_of_call(const at::Tensor& self, int64_t dim) {
   if (!is_global(self)) {
     return -1;
   }
   dim = dim < 0 ? dim + self.dim() : dim;
-  if (dim < 0 || dim >= self.dim()) {
-    return -1;
-  }
-  read(self);
-  return layout_of(self).shards_dim(dim) ? -1 : dim;
+  return dim < self.dim() ? dim : -1;
 }
 
 void give_window(
     const Op& op,
     Stack& stack,
     const at::Tensor& self,
-    const Layout& layout,
+    Held window_of_self,
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
-    int64_t offset,
-    Shards shards) {
+    int64_t offset) {
   at::Tensor window = make_view(
       self.storage(),
-      layout,
+      window_of_self.layout,
       sizes,
       strides,
       self.storage_offset() + offset,
       self.scalar_type(),
-      std::move(shards),
+      std::move(window_of_self.shards),
       meta_of(self).is_write_back);
+  // A reader on another thread may have reduced the storage since.
+  meta_of(window).memory_generation.store(window_of_self.memory_generation);
   stack.resize(stack.size() - op.params.size());
   stack.emplace_back(std::move(window));
 }
@@ -59,40 +56,41 @@ Layout without_dim(const Layout& layout, int64_t dim) {
 bool run_select(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
   const at::Tensor self = stack[base].toTensor();
-  const int64_t dim = whole_dim(self, stack[base + 1].toInt());
+  const int64_t dim = dim_of_call(self, stack[base + 1].toInt());
   int64_t index = stack[base + 2].toInt();
   if (dim < 0 || index < -self.size(dim) || index >= self.size(dim)) {
     return false;
   }
+  Held now = held(self);
+  if (now.layout.shards_dim(dim)) {
+    return false;
+  }
   index = index < 0 ? index + self.size(dim) : index;
-  Shards shards;
-  for (const at::Tensor& shard : read(self)) {
-    shards.push_back(shard.select(dim, index));
+  for (at::Tensor& shard : now.shards) {
+    shard = shard.select(dim, index);
+  }
+  if (now.layout.sharded_axes()) {
+    now.layout = without_dim(now.layout, dim);
   }
   Sizes sizes(self.sizes().begin(), self.sizes().end());
   Sizes strides(self.strides().begin(), self.strides().end());
   const int64_t offset = index * strides[dim];
   sizes.erase(sizes.begin() + dim);
   strides.erase(strides.begin() + dim);
-  const Layout& layout = layout_of(self);
-  give_window(
-      op,
-      stack,
-      self,
-      layout.sharded_axes() ? without_dim(layout, dim) : layout,
-      sizes,
-      strides,
-      offset,
-      std::move(shards));
+  give_window(op, stack, self, std::move(now), sizes, strides, offset);
   return true;
 }
 
 bool run_slice(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
   const at::Tensor self = stack[base].toTensor();
-  const int64_t dim = whole_dim(self, stack[base + 1].toInt());
+  const int64_t dim = dim_of_call(self, stack[base + 1].toInt());
   const int64_t step = stack[base + 4].toInt();
   if (dim < 0 || step <= 0) {
+    return false;
+  }
+  Held now = held(self);
+  if (now.layout.shards_dim(dim)) {
     return false;
   }
   const int64_t size = self.size(dim);
@@ -103,18 +101,15 @@ bool run_slice(const Op& op, Stack& stack) {
   };
   const int64_t begin = clamped(stack[base + 2], 0);
   const int64_t end = std::max(begin, clamped(stack[base + 3], size));
-  Shards shards;
-  for (const at::Tensor& shard : read(self)) {
-    shards.push_back(shard.slice(dim, begin, end, step));
+  for (at::Tensor& shard : now.shards) {
+    shard = shard.slice(dim, begin, end, step);
   }
   Sizes sizes(self.sizes().begin(), self.sizes().end());
   Sizes strides(self.strides().begin(), self.strides().end());
   const int64_t offset = begin * strides[dim];
   sizes[dim] = (end - begin + step - 1) / step;
   strides[dim] *= step;
-  const Layout layout = layout_of(self);
-  give_window(
-      op, stack, self, layout, sizes, strides, offset, std::move(shards));
+  give_window(op, stack, self, std::move(now), sizes, strides, offset);
   return true;
 }
 

@@ -139,7 +139,6 @@ bool copy(const Op& op, Stack& stack) {
     give(op, stack, self);
     return true;
   }
-  heal(self);
   if (is_global(source) ? copy_storage(self, source)
                         : copy_from_host(self, source)) {
     give(op, stack, self);
@@ -279,11 +278,10 @@ bool resize_as(const Op& op, Stack& stack) {
 bool set_source_tensor(const Op& op, Stack& stack) {
   const at::Tensor self = argument(op, stack, 0).toTensor();
   const at::Tensor source = argument(op, stack, 1).toTensor();
-  TORCH_MESH_CHECK_VALUE(
+  TORCH_CHECK(
       is_global(self) && is_global(source),
-      "set-device",
       "set_: both tensors must be on the mesh.\nHint: bring the source over "
-      "with .to(\"mesh\").");
+      "with .to(\"mesh\"). [set-device]");
   become(self, source);
   give(op, stack, self);
   return true;

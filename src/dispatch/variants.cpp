@@ -87,13 +87,16 @@ Stack run_plain(const Op& op, c10::ArrayRef<c10::IValue> args) {
   return local;
 }
 
-void give_result(const at::Tensor& result, const at::Tensor& out) {
+void check_can_hold(const at::Tensor& out, const at::Tensor& result) {
   TORCH_CHECK(
       c10::canCast(result.scalar_type(), out.scalar_type()),
       "result type ",
       result.scalar_type(),
       " can't be cast to the desired output type ",
       out.scalar_type());
+}
+
+void give_result(const at::Tensor& result, const at::Tensor& out) {
   if (out.sizes() != result.sizes()) {
     if (out.numel() != 0) {
       TORCH_WARN(
@@ -142,18 +145,26 @@ void run_out(const Op& op, Stack& stack) {
     inputs = run_plain(
         op, c10::ArrayRef<c10::IValue>(stack.data() + base, op.params.size()));
   }
+  std::vector<std::pair<at::Tensor, at::Tensor>> gifts;
   size_t next = 0;
   for (size_t i = num_in; i < op.params.size(); ++i, ++next) {
     const c10::IValue& out = stack[base + i];
     if (out.isTensor()) {
-      give_result(inputs[next].toTensor(), out.toTensor());
+      gifts.emplace_back(inputs[next].toTensor(), out.toTensor());
     } else {
       const auto results = inputs[next].toTensorVector();
       const auto outs = out.toTensorVector();
       for (size_t e = 0; e < outs.size(); ++e) {
-        give_result(results[e], outs[e]);
+        gifts.emplace_back(results[e], outs[e]);
       }
     }
+  }
+  // All are checked before any is written.
+  for (const auto& [result, out] : gifts) {
+    check_can_hold(out, result);
+  }
+  for (const auto& [result, out] : gifts) {
+    give_result(result, out);
   }
   // The results are the out arguments, in order.
   Stack outs(stack.begin() + base + num_in, stack.end());

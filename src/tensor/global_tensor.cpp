@@ -2,6 +2,8 @@
 
 #include "tensor/global_tensor.h"
 
+#include <utility>
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
@@ -229,9 +231,13 @@ void refresh_locked(
       storage.memory_generation, std::memory_order_release);
 }
 
-void refresh(const at::Tensor& tensor) {
+// Of a broken storage the layout may still be asked, for messages and repr.
+void refresh_layout(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   std::lock_guard lock(storage.mutex);
+  if (storage.broken) {
+    return;
+  }
   refresh_locked(tensor, meta_of(tensor), storage);
 }
 
@@ -279,7 +285,7 @@ const Layout& layout_of(const at::Tensor& tensor) {
     return storage.layout;
   }
   if (!is_current(meta, storage)) {
-    refresh(tensor);
+    refresh_layout(tensor);
   }
   return meta.layout;
 }
@@ -381,13 +387,14 @@ Held held(const at::Tensor& tensor) {
   GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (is_current(meta, storage) && !meta.layout.has_partial()) [[likely]] {
-    return {meta.layout, meta.shards};  // Only a writer changes these.
+    // Only a writer changes these.
+    return {meta.layout, meta.shards, meta.memory_generation.load()};
   }
   std::lock_guard lock(storage.mutex);
   if (!is_current(meta, storage)) {
     refresh_locked(tensor, meta, storage);
   }
-  return {meta.layout, meta.shards};
+  return {meta.layout, meta.shards, meta.memory_generation.load()};
 }
 
 Shards read(const at::Tensor& tensor) { return held(tensor).shards; }
@@ -526,7 +533,7 @@ void reduce_storage(const at::Tensor& tensor, AxisMask axes) {
 
 at::Tensor full_value(const at::Tensor& tensor) {
   const LocalOps local;
-  const auto [layout, shards] = held(tensor);
+  const auto [layout, shards, generation] = held(tensor);
   const Layout replicated = Layout::replicated(layout.mesh());
   if (layout == replicated) {
     return shards[0];
@@ -550,17 +557,18 @@ void mark_broken(const at::Tensor& tensor, const std::string& error) {
   }
 }
 
-void heal(const at::Tensor& tensor) {
+std::shared_ptr<const std::string> heal(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (storage.memory_generation == 0) {
-    return;
+    return nullptr;
   }
   std::lock_guard lock(storage.mutex);
   if (storage.broken &&
       tensor.numel() * static_cast<int64_t>(tensor.itemsize()) ==
           static_cast<int64_t>(storage.nbytes())) {
-    storage.broken = nullptr;
+    return std::exchange(storage.broken, nullptr);
   }
+  return nullptr;
 }
 
 Mesh current_mesh() {

@@ -89,6 +89,7 @@ void become(const at::Tensor& tensor, const at::Tensor& source);
 struct Held {
   Layout layout;
   Shards shards;  // for reading, up to date: one for each lane of `layout`
+  uint32_t memory_generation;  // of the storage, when these were its shards
 };
 // Throws if the storage is broken. Threads: readers may race.
 Held held(const at::Tensor& tensor);
@@ -130,7 +131,8 @@ at::Tensor full_value(const at::Tensor& tensor);
 // Marks a storage whose write was cut short by an error.
 void mark_broken(const at::Tensor& tensor, const std::string& error);
 
-// Forgets such an error, before a write that covers the whole storage.
-void heal(const at::Tensor& tensor);
+// Forgets such an error, before a write that covers the whole storage; returns
+// it, or nullptr.
+std::shared_ptr<const std::string> heal(const at::Tensor& tensor);
 
 }  // namespace torch_mesh

@@ -138,11 +138,29 @@ at::Tensor window_of_storage(
     c10::IntArrayRef strides,
     int64_t offset,
     c10::ScalarType dtype) {
-  TORCH_MESH_CHECK_VALUE(
+  TORCH_CHECK(
       storage.device_type() == c10::DeviceType::PrivateUse1,
-      "set-device",
       "set_: the storage is on another device than the mesh.\n"
-      "Hint: bring it over with .to(\"mesh\").");
+      "Hint: bring it over with .to(\"mesh\"). [set-device]");
+  TORCH_CHECK(
+      sizes.size() == strides.size(),
+      "as_strided: there are ",
+      sizes.size(),
+      " sizes and ",
+      strides.size(),
+      " strides, and their numbers must match");
+  auto has_negative = [](c10::IntArrayRef values) {
+    return std::any_of(
+        values.begin(), values.end(), [](int64_t v) { return v < 0; });
+  };
+  TORCH_CHECK(
+      !has_negative(sizes) && !has_negative(strides) && offset >= 0,
+      "as_strided: sizes, strides and offset must not be negative, got sizes ",
+      sizes,
+      ", strides ",
+      strides,
+      ", offset ",
+      offset);
   auto& state = *static_cast<MeshStorage*>(storage.unsafeGetStorageImpl());
   const size_t needed = at::detail::computeStorageNbytes(
       sizes, strides, c10::elementSize(dtype), offset);
@@ -161,20 +179,30 @@ at::Tensor window_of_storage(
       " are out of bounds for storage of size ",
       state.nbytes());
   read_storage(state);
-  Shards shards;
-  if (state.layout.sharded_axes() == 0) {
-    for (const at::Tensor& shard : state.shards) {
-      shards.push_back(raw_window(shard, sizes, strides, offset, dtype));
-    }
-    return make_view(
+  // A reader on another thread may be about to reduce a pending sum.
+  const std::lock_guard lock(state.mutex);
+  auto alias = [&](const Layout& layout, Shards shards) {
+    at::Tensor view = make_view(
         storage,
-        state.layout,
+        layout,
         sizes,
         strides,
         offset,
         dtype,
         std::move(shards),
         /*is_write_back=*/false);
+    if (state.broken) {
+      // Of a generation before: its first read looks at the storage.
+      --meta_of(view).memory_generation;
+    }
+    return view;
+  };
+  Shards shards;
+  if (state.layout.sharded_axes() == 0) {
+    for (const at::Tensor& shard : state.shards) {
+      shards.push_back(raw_window(shard, sizes, strides, offset, dtype));
+    }
+    return alias(state.layout, std::move(shards));
   }
   std::vector<Taken> taken;
   if (dtype == state.dtype &&
@@ -183,15 +211,7 @@ at::Tensor window_of_storage(
       for (const at::Tensor& shard : state.shards) {
         shards.push_back(local_window(shard, sizes, strides, taken));
       }
-      return make_view(
-          storage,
-          *layout,
-          sizes,
-          strides,
-          offset,
-          dtype,
-          std::move(shards),
-          /*is_write_back=*/false);
+      return alias(*layout, std::move(shards));
     }
   }
   return make_write_back(storage, sizes, strides, offset, dtype);
@@ -234,6 +254,14 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
 }
 
 void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
+  for (int64_t size : sizes) {
+    TORCH_CHECK(
+        size >= 0,
+        "resize_: sizes must not be negative, got ",
+        size,
+        " in ",
+        sizes);
+  }
   const std::vector<int64_t> strides = contiguous_strides(sizes);
   const size_t needed = at::detail::computeStorageNbytes(
       sizes, strides, tensor.itemsize(), tensor.storage_offset());

@@ -60,8 +60,10 @@ def place(value, mesh, placements):
 
     The first two parts are 2v and -v: any order of adding them is exact.
     """
+    if value.dtype == torch.bool:  # of which there are no sums
+        placements = ["R" if p == "P+" else p for p in placements]
     partial = [i for i, p in enumerate(placements) if p == "P+"]
-    if not partial or value.dtype == torch.bool:
+    if not partial:
         return tm.distribute(value, mesh, placements)
     whole = ["R" if p == "P+" else p for p in placements]
     parts = tm.shards(tm.distribute(value.detach(), mesh, whole))
