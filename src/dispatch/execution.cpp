@@ -295,7 +295,7 @@ class Execution {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       any_written |= is_written_by_lanes(i);
     }
-    if (!any_written || lanes_.num < 2) {
+    if (!any_written || lanes_.num < 2 || is_joined_) {
       return true;
     }
     Stack local;
@@ -304,9 +304,9 @@ class Execution {
   }
 
   // Where lanes have shards of their own, some may have been written and others
-  // not. A single lane leaves its shard as the plain op leaves its destination.
+  // not. A single local op leaves its destination as the plain op leaves it.
   void break_destinations(const std::string& error) {
-    if (lanes_.num < 2) {
+    if (lanes_.num < 2 || is_joined_) {
       return;
     }
     for (size_t i = 0; i < tensors_.size(); ++i) {
