@@ -147,7 +147,7 @@ fuzz: $(TEST_SETUP)
 	@cd build/fuzz && for name in $(FUZZERS); do \
 	  mkdir -p corpus/$$name; \
 	  ./fuzz_$$name -max_total_time=$$(($(FUZZ_SECONDS) / 4)) -seed=4 \
-	    -max_len=400 -timeout=20 -print_final_stats=1 corpus/$$name \
+	    -max_len=400 -len_control=0 -timeout=20 -print_final_stats=1 corpus/$$name \
 	    > $$name.txt 2>&1 || { tail -n 60 $$name.txt; exit 1; }; \
 	  echo "$$name: $$(grep -o 'Done .*' $$name.txt)"; \
 	done

@@ -85,7 +85,12 @@ class Parser {
       return result;
     }
     if (!take(".")) {
+      skip_space();
+      const size_t start = place_;
       result.dims = tokens();
+      if (is_output) {
+        check_distinct(result.dims, start);
+      }
       if (result.dims.empty()) {
         fail(
             at_end() ? "ends where a term is due" : "has no term here",
@@ -108,7 +113,6 @@ class Parser {
       if (at_end() || at_modifier()) {
         return result;
       }
-      const size_t start = place_;
       const char c = text_[place_];
       if (is_digit(c)) {
         result.push_back(number());
@@ -119,12 +123,11 @@ class Parser {
       } else {
         return result;
       }
-      check_last(result, start);
     }
   }
 
-  // Shards of two dims along one factor would hold their common part only.
-  void check_last(const std::vector<Token>& tokens, size_t start) {
+  // A result has each factor in one dim: one axis cannot shard two of them.
+  void check_distinct(const std::vector<Token>& tokens, size_t start) {
     std::set<std::string> names;
     size_t num_names = 0;
     for (const Token& token : tokens) {
@@ -138,7 +141,9 @@ class Parser {
     }
     if (names.size() != num_names) {
       place_ = start;
-      fail("names a factor twice in one term", "give each dim its own letter");
+      fail(
+          "names a factor twice in one result",
+          "give each dim of a result its own letter");
     }
   }
 
