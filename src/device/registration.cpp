@@ -20,6 +20,7 @@
 #include "device/hooks.h"
 #include "dispatch/attention.h"
 #include "dispatch/op.h"
+#include "dispatch/variants.h"
 #include "tensor/global_tensor.h"
 #include "tensor/window.h"
 
@@ -201,6 +202,7 @@ void register_kernels() {
       __FILE__,
       __LINE__);
   for (torch::Library* library : {aten, autograd}) {
+    library->impl("kron.out", kron_out);
     library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
   }
   static auto* any =

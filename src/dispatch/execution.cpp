@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/full.h>
 #include <c10/util/Exception.h>
 
@@ -15,7 +16,6 @@
 #include "run/joined.h"
 #include "run/run_lanes.h"
 #include "tensor/global_tensor.h"
-#include "trace/counters.h"
 
 namespace torch_mesh {
 namespace {
@@ -103,19 +103,28 @@ class Execution {
     if (stands && entry.is_written) {
       return begin_write(tensor);
     }
-    Held now = held(tensor);
+    Held now = held_memory(tensor);
     if (now.layout != (stands ? moves.to : moves.from)) {
       throw StalePlan();
     }
-    return stands ? std::move(now.shards)
-                  : dense(tensor, run_redistribution(moves, now.shards));
+    return with_bits_of(
+        tensor,
+        stands ? std::move(now.shards)
+               : dense(tensor, run_redistribution(moves, now.shards)));
   }
 
-  // Kernels that read memory as it lies may count on what autograd gave them.
+  // Kernels that read memory as it lies may count on what autograd gave them,
+  // and their results lie as their arguments do.
   Shards dense(const at::Tensor& tensor, Shards shards) const {
-    if (op_.needs_dense && tensor.is_contiguous()) {
+    if (op_.needs_dense && tensor.is_non_overlapping_and_dense()) {
       for (at::Tensor& shard : shards) {
-        shard = shard.contiguous();
+        const std::vector<int64_t> strides = strides_in_order_of(
+            {shard.sizes().data(), shard.sizes().size()},
+            {tensor.strides().data(), tensor.strides().size()});
+        if (shard.strides() != c10::IntArrayRef(strides)) {
+          shard = at::empty_strided(shard.sizes(), strides, shard.options())
+                      .copy_(shard);
+        }
       }
     }
     return shards;
@@ -518,37 +527,73 @@ class Execution {
     return view;
   }
 
-  // Whether the call says itself in which order the result lies.
-  bool names_memory_format() const {
-    return op_.memory_format_param >= 0 &&
-           args_[op_.memory_format_param].isInt() &&
-           static_cast<c10::MemoryFormat>(
-               args_[op_.memory_format_param].toInt()) !=
-               c10::MemoryFormat::Preserve;
-  }
-
-  // A pointwise result has the order of dims of its first argument of the same
-  // sizes; needed where a local size of 1 hides it.
-  const at::Tensor* model_of_strides(
-      c10::IntArrayRef sizes,
-      const at::Tensor& local) const {
-    bool hidden = false;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      hidden |= local.size(static_cast<int64_t>(d)) == 1 && sizes[d] > 1;
-    }
-    if (!hidden || !op_.schema.is_pointwise || names_memory_format()) {
-      return nullptr;
-    }
-    for (const CallTensors::Entry& entry : tensors_) {
-      if (entry.tensor->sizes() == sizes &&
-          entry.tensor->is_non_overlapping_and_dense()) {
-        return entry.tensor;
+  // The strides of the whole. A shard shows the order of the dims of which it
+  // has more than one element; if torch said more, it must not contradict.
+  std::vector<int64_t> strides_of(size_t o, const at::Tensor& first) const {
+    const std::vector<int64_t>& sizes = plan_.outputs[o].sizes;
+    const Sizes& known = prepared_.outputs[o].strides;
+    if (!known.empty()) {
+      const std::vector<int64_t> local = strides_in_order_of(
+          {first.sizes().data(), first.sizes().size()},
+          {known.data(), known.size()});
+      bool agrees = true;
+      for (int64_t d = 0; d < first.dim(); ++d) {
+        agrees &= first.size(d) == 1 || first.stride(d) == local[d];
+      }
+      if (agrees) {
+        return {known.begin(), known.end()};
       }
     }
-    return nullptr;
+    return first.is_contiguous() ? contiguous_strides(sizes)
+                                 : strides_in_order_of(sizes, first.strides());
+  }
+
+  // Whether a result has gaps in memory of its own, as LAPACK leaves them.
+  bool has_gaps(const at::Tensor& result) const {
+    if (result.is_non_overlapping_and_dense() || result.numel() == 0) {
+      return false;
+    }
+    for (int64_t d = 0; d < result.dim(); ++d) {
+      if (result.size(d) > 1 && result.stride(d) == 0) {
+        return false;
+      }
+    }
+    for (const Shards& shards : inputs_) {
+      for (const at::Tensor& shard : shards) {
+        if (shard.storage().is_alias_of(result.storage())) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  // As in plain torch, a window on all of its memory.
+  at::Tensor pack_with_gaps(const Layout& layout, Shards shards) const {
+    const at::Tensor first = shards[0];
+    const int64_t size =
+        static_cast<int64_t>(first.storage().nbytes() / first.itemsize());
+    Shards flat;
+    for (const at::Tensor& shard : shards) {
+      flat.push_back(shard.as_strided({size}, {1}, 0));
+    }
+    const at::Tensor base =
+        make_global(layout, {size}, {1}, first.scalar_type(), std::move(flat));
+    return make_view(
+        base.storage(),
+        layout,
+        first.sizes(),
+        first.strides(),
+        first.storage_offset(),
+        first.scalar_type(),
+        std::move(shards),
+        /*is_write_back=*/false);
   }
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
+    if (layout.is_replicated() && has_gaps(shards[0])) [[unlikely]] {
+      return pack_with_gaps(layout, std::move(shards));
+    }
     for (at::Tensor& shard : shards) {
       if ((shard.storage_offset() != 0 && !is_joined_) ||
           !shard.is_non_overlapping_and_dense()) {
@@ -565,15 +610,12 @@ class Execution {
           first.scalar_type(),
           std::move(shards));
     }
-    const std::vector<int64_t>& sizes = plan_.outputs[o].sizes;
-    // A dim of local size 1 says nothing of the order.
-    const at::Tensor* model = model_of_strides(sizes, first);
-    const std::vector<int64_t> strides =
-        model                   ? strides_in_order_of(sizes, model->strides())
-        : first.is_contiguous() ? contiguous_strides(sizes)
-                                : strides_in_order_of(sizes, first.strides());
     return make_global(
-        layout, sizes, strides, first.scalar_type(), std::move(shards));
+        layout,
+        plan_.outputs[o].sizes,
+        strides_of(o, first),
+        first.scalar_type(),
+        std::move(shards));
   }
 
   const Op& op_;

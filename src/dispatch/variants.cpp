@@ -5,7 +5,9 @@
 #include <map>
 #include <mutex>
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/kron.h>
 #include <c10/core/ScalarType.h>
 
 #include <torch_mesh/error.h>
@@ -173,6 +175,20 @@ void run_out(const Op& op, Stack& stack) {
   for (c10::IValue& out : outs) {
     stack.push_back(std::move(out));
   }
+}
+
+at::Tensor& kron_out(
+    const at::Tensor& self,
+    const at::Tensor& other,
+    at::Tensor& out) {
+  TORCH_CHECK(
+      !at::GradMode::is_enabled() ||
+          !(self.requires_grad() || other.requires_grad() ||
+            out.requires_grad()),
+      "kron(): functions with out=... arguments don't support automatic "
+      "differentiation, but one of the arguments requires grad.");
+  give_result(at::kron(self, other), out);
+  return out;
 }
 
 void run_inplace_view(const Op& op, Stack& stack) {
