@@ -334,13 +334,33 @@ class Execution {
       if (!tensors_[i].is_global) {
         continue;
       }
-      if (stands_as_planned(i)) {
+      if (plan_.kind != Plan::Kind::kLocal &&
+          inputs_[i][0].sizes() != tensor.sizes()) [[unlikely]] {
+        take_size(tensor, inputs_[i]);
+      } else if (stands_as_planned(i)) {
         end_write(tensor);
       } else {
         reduce_storage(tensor, layout_of(tensor).partial_axes());
         write_value(tensor, inputs_[i][0]);
       }
     }
+  }
+
+  // addbmm_ gives its destination the size of the result.
+  void take_size(const at::Tensor& tensor, const Shards& written) const {
+    Shards shards;
+    for (const at::Tensor& shard : written) {
+      shards.push_back(shard.clone());
+    }
+    const at::Tensor first = shards[0];
+    become(
+        tensor,
+        make_global(
+            Layout::replicated(plan_.mesh),
+            first.sizes(),
+            first.strides(),
+            first.scalar_type(),
+            std::move(shards)));
   }
 
   void pack() {

@@ -89,6 +89,23 @@ Stack run_plain(const Op& op, c10::ArrayRef<c10::IValue> args) {
   return local;
 }
 
+// Whether an `out` has another dtype than the result. Some ops then compute in
+// it, some cast, and some refuse: plain torch's op decides.
+bool has_other_dtype(
+    c10::ArrayRef<c10::IValue> args,
+    const Stack& results,
+    size_t num_in) {
+  for (size_t i = num_in; i < args.size(); ++i) {
+    const c10::IValue& result = results[i - num_in];
+    if (args[i].isTensor() && result.isTensor() &&
+        args[i].toTensor().defined() && result.toTensor().defined() &&
+        args[i].toTensor().scalar_type() != result.toTensor().scalar_type()) {
+      return true;
+    }
+  }
+  return false;
+}
+
 void check_can_hold(const at::Tensor& out, const at::Tensor& result) {
   TORCH_CHECK(
       c10::canCast(result.scalar_type(), out.scalar_type()),
@@ -147,6 +164,10 @@ void run_out(const Op& op, Stack& stack) {
     inputs = run_plain(
         op, c10::ArrayRef<c10::IValue>(stack.data() + base, op.params.size()));
   }
+  const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
+  if (functional && !op.is_random && has_other_dtype(args, inputs, num_in)) {
+    inputs = run_plain(op, args);
+  }
   std::vector<std::pair<at::Tensor, at::Tensor>> gifts;
   size_t next = 0;
   for (size_t i = num_in; i < op.params.size(); ++i, ++next) {
@@ -187,7 +208,9 @@ at::Tensor& kron_out(
             out.requires_grad()),
       "kron(): functions with out=... arguments don't support automatic "
       "differentiation, but one of the arguments requires grad.");
-  give_result(at::kron(self, other), out);
+  const at::Tensor result = at::kron(self, other);
+  check_can_hold(out, result);
+  give_result(result, out);
   return out;
 }
 

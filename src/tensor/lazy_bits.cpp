@@ -32,7 +32,7 @@ LazyBits take_bits_off(Shards& shards) {
 
 void resolve_bits(Shards& shards) {
   for (at::Tensor& shard : shards) {
-    if (LazyBits::of(shard).any()) [[unlikely]] {
+    if (LazyBits::of(shard).any() || shard._is_zerotensor()) [[unlikely]] {
       shard = shard.clone();
     }
   }

@@ -23,7 +23,8 @@ struct LazyBits {
 // Leaves shards as memory lies; gives the bits that they had.
 LazyBits take_bits_off(Shards& shards);
 
-// Shards with other memory, in which their values lie, where they had bits.
+// Gives shards that had bits, or were zeros without memory, memory in which
+// their values lie.
 void resolve_bits(Shards& shards);
 
 }  // namespace torch_mesh

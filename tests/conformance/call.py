@@ -38,11 +38,8 @@ class Call:
         return [like(t, t.detach().clone()) for t in self.tensors]
 
     def placed_tensors(self, mesh, assignment):
-        for t in self.tensors:
-            if t.layout != torch.strided:
-                refuse(t, mesh)
         return [
-            like(t, place(t, mesh, placements))
+            like(t, placed(t, mesh, placements))
             for t, placements in zip(self.tensors, assignment, strict=True)
         ]
 
@@ -91,8 +88,10 @@ def widened(t, generator):
     return wide * (1 + sign * torch.finfo(t.dtype).eps)
 
 
-def refuse(t, mesh):
-    """A sparse tensor has no shards: the mesh says so, and the case is over."""
+def placed(t, mesh, placements):
+    """`t` in a layout. A sparse tensor has none: the mesh has to say so."""
+    if t.layout == torch.strided:
+        return place(t, mesh, placements)
     try:
         tm.distribute(t, mesh, ("R",) * len(mesh.shape))
     except NotImplementedError as error:

@@ -101,3 +101,32 @@ def test_kron_writes_to_out(placements):
         torch.kron(a, a, out=a.new_zeros(9, 1, dtype=torch.int64))
     with pytest.raises(RuntimeError, match="requires grad"):
         torch.kron(a.requires_grad_(), a.detach(), out=a.new_zeros(9, 1))
+
+
+@pytest.mark.parametrize("placements", ["R", "S0", "P+"])
+def test_addbmm_gives_its_destination_the_size_of_the_result(placements):
+    x, y, start = torch.randn(2, 5, 3), torch.randn(2, 3, 4), torch.ones(1)
+    mesh = tm.Mesh({"data": 2})
+    m = place(start, mesh, (placements,))
+    m.addbmm_(*(tm.distribute(t, mesh, ("R",)) for t in (x, y)))
+    assert_equal(m, start.addbmm_(x, y))
+
+
+@pytest.mark.parametrize("placements", ["R", "S0"])
+def test_out_of_another_dtype_is_what_plain_torch_makes_of_it(placements):
+    mesh = tm.Mesh({"data": 2})
+    x = torch.randn(4, 4)
+    m = tm.distribute(x, mesh, (placements,))
+    out = tm.distribute(torch.ones(4, 4).double(), mesh, (placements,))
+    assert_equal(torch.exp(m, out=out), torch.exp(x, out=out.cpu()))
+    with pytest.raises(RuntimeError, match="Double|double"):
+        torch.abs(m, out=out)
+    with pytest.raises(RuntimeError, match="Double|double"):
+        torch.mm(m, m, out=out)
+
+
+def test_a_tangent_of_zeros_can_be_written_to():
+    mesh = tm.Mesh({"data": 2})
+    m = tm.distribute(torch.zeros(4), mesh, ("S0",))
+    zeros = torch._efficientzerotensor(4, device="mesh")
+    assert_equal(zeros.add_(m + 1), torch.ones(4))
