@@ -186,8 +186,14 @@ void run_out(const Op& op, Stack& stack) {
   for (const auto& [result, out] : gifts) {
     check_can_hold(out, result);
   }
+  // Else plain torch's version counters grow by the copies inside of the op.
+  const bool is_counted =
+      op.handle.hasKernelForDispatchKey(c10::DispatchKey::ADInplaceOrView);
   for (const auto& [result, out] : gifts) {
     give_result(result, out);
+    if (!is_counted && !out.is_inference()) {
+      out.unsafeGetTensorImpl()->bump_version();
+    }
   }
   // The results are the out arguments, in order.
   Stack outs(stack.begin() + base + num_in, stack.end());

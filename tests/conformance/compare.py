@@ -139,7 +139,7 @@ def no_worse(a, b, tolerance, truth, moved=None):
     other = moved() if moved else None
     if other is None or other.shape != b.shape:
         return False
-    return error <= 2 * largest_error(plain(other), value)[0]
+    return error <= 4 * largest_error(plain(other), value)[0]
 
 
 def assert_same_strides(actual, expected, what):

@@ -130,3 +130,12 @@ def test_a_tangent_of_zeros_can_be_written_to():
     m = tm.distribute(torch.zeros(4), mesh, ("S0",))
     zeros = torch._efficientzerotensor(4, device="mesh")
     assert_equal(zeros.add_(m + 1), torch.ones(4))
+
+
+def test_out_lists_count_their_versions():
+    mesh = tm.Mesh({"data": 2})
+    x = tm.distribute(torch.arange(12.0).reshape(6, 2), mesh, ("S0",))
+    outs = [x.new_zeros(3, 2), x.new_zeros(3, 2)]
+    versions = [out._version for out in outs]
+    torch.split_with_sizes_copy(x, [3, 3], out=outs)
+    assert [out._version for out in outs] == [v + 1 for v in versions]
