@@ -8,6 +8,7 @@
 #   make tidy       clang-tidy                make bench     the benchmarks
 #   make conformance        every op, sampled, against plain torch
 #   make conformance-full   every sample; writes docs/conformance.md
+#   make conformance-plants do the suites see planted errors?
 #   make keras-suite        Keras's own tests on the mesh
 #   make sanitize   torch-free C++ tests under ASan + UBSan, then TSan
 #   make compat     syntax of every source against torch 2.11's headers
@@ -36,7 +37,7 @@ export KERAS_BACKEND := torch
 export PIP_PROGRESS_BAR := off
 
 .PHONY: demo test build setup lint format tidy bench sanitize compat clean \
-  conformance conformance-full coverage keras-suite \
+  conformance conformance-full conformance-plants coverage keras-suite \
   test-cpp test-python
 
 demo: build
@@ -127,6 +128,10 @@ conformance: build $(TEST_SETUP)
 
 conformance-full: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance --full --markdown docs/conformance.md
+
+conformance-plants: build $(TEST_SETUP)
+	$(RUN) -m tests.conformance --plant all --mesh 2 --quick --samples 12 \
+	  --markdown docs/conformance-plants.md
 
 # The share of ops that keep a sharded batch may not fall.
 coverage: build $(TEST_SETUP)

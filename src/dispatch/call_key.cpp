@@ -52,6 +52,8 @@ void add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
                         static_cast<uint64_t>(tensor.scalar_type()) << 8 |
                         static_cast<uint64_t>(impl->is_wrapped_number()) << 16 |
                         static_cast<uint64_t>(is_free(entry)) << 17 |
+                        static_cast<uint64_t>(tensor.is_conj()) << 18 |
+                        static_cast<uint64_t>(tensor.is_neg()) << 19 |
                         static_cast<uint64_t>(tensor.dim()) << 24;
   key.push_back(
       head |

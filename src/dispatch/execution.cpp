@@ -10,6 +10,7 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
+#include "dispatch/other_kinds.h"
 #include "run/run_lanes.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
@@ -107,11 +108,15 @@ class Execution {
                   : dense(tensor, run_redistribution(moves, now.shards));
   }
 
-  // Kernels that read memory as it lies may count on what autograd gave them.
+  // Kernels that read memory as it lies may count on what autograd gave them,
+  // and the order of an argument's dims becomes that of the result's.
   Shards dense(const at::Tensor& tensor, Shards shards) const {
-    if (op_.needs_dense && tensor.is_contiguous()) {
+    const bool must_be_dense = op_.needs_dense || op_.is_view;
+    if (must_be_dense || !tensor.is_contiguous()) {
       for (at::Tensor& shard : shards) {
-        shard = shard.contiguous();
+        if (must_be_dense || !is_in_order(shard, tensor.strides())) {
+          shard = in_order(shard, tensor.strides());
+        }
       }
     }
     return shards;
@@ -428,56 +433,41 @@ class Execution {
       Shards shards) const {
     const at::Tensor& source = *tensors_[input].tensor;
     const PreparedPlan::Window& window = prepared_.windows[o];
+    const int64_t offset = source.storage_offset() + window.offset;
+    for (const at::Tensor& shard : shards) {
+      if (LazyMarks::of(shard) != window.marks) {  // A step has done them.
+        return make_write_back(
+            source.storage(),
+            window.sizes,
+            window.strides,
+            offset,
+            first.scalar_type(),
+            window.marks);
+      }
+    }
     at::Tensor view = make_view(
         source.storage(),
         layout,
         window.sizes,
         window.strides,
-        source.storage_offset() + window.offset,
+        offset,
         first.scalar_type(),
         std::move(shards),
         /*is_write_back=*/!stands_as_planned(input) ||
-            meta_of(source).is_write_back);
+            meta_of(source).is_write_back,
+        window.marks);
     // Its shards are those of before this op: a reader on another thread may
     // have reduced the storage since, and then the view is taken again.
     meta_of(view).memory_generation.store(generations_[input]);
     return view;
   }
 
-  // Whether the call says itself in which order the result lies.
-  bool names_memory_format() const {
-    return op_.memory_format_param >= 0 &&
-           args_[op_.memory_format_param].isInt() &&
-           static_cast<c10::MemoryFormat>(
-               args_[op_.memory_format_param].toInt()) !=
-               c10::MemoryFormat::Preserve;
-  }
-
-  // A pointwise result has the order of dims of its first argument of the same
-  // sizes; needed where a local size of 1 hides it.
-  const at::Tensor* model_of_strides(
-      c10::IntArrayRef sizes,
-      const at::Tensor& local) const {
-    bool hidden = false;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      hidden |= local.size(static_cast<int64_t>(d)) == 1 && sizes[d] > 1;
-    }
-    if (!hidden || !op_.schema.is_pointwise || names_memory_format()) {
-      return nullptr;
-    }
-    for (const CallTensors::Entry& entry : tensors_) {
-      if (entry.tensor->sizes() == sizes &&
-          entry.tensor->is_non_overlapping_and_dense()) {
-        return entry.tensor;
-      }
-    }
-    return nullptr;
-  }
-
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
+    check_is_strided(op_.schema.name, shards[0]);
     for (at::Tensor& shard : shards) {
       if (shard.storage_offset() != 0 ||
-          !shard.is_non_overlapping_and_dense()) {
+          !shard.is_non_overlapping_and_dense() ||
+          LazyMarks::of(shard) != LazyMarks()) {
         shard = shard.clone();
       }
     }
@@ -492,10 +482,10 @@ class Execution {
           std::move(shards));
     }
     const std::vector<int64_t>& sizes = plan_.outputs[o].sizes;
-    // A dim of local size 1 says nothing of the order.
-    const at::Tensor* model = model_of_strides(sizes, first);
+    const Sizes& known = prepared_.outputs[o].strides;
     const std::vector<int64_t> strides =
-        model                   ? strides_in_order_of(sizes, model->strides())
+        !known.empty() && is_in_order(first, known)
+            ? strides_in_order_of(sizes, known)
         : first.is_contiguous() ? contiguous_strides(sizes)
                                 : strides_in_order_of(sizes, first.strides());
     return make_global(

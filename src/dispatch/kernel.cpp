@@ -28,11 +28,13 @@ Stack with_stand_ins(
     c10::ArrayRef<c10::IValue> args,
     c10::DeviceType device) {
   auto stand_in = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? at::empty_strided(
-                                  tensor.sizes(),
-                                  tensor.strides(),
-                                  tensor.options().device(device))
-                            : tensor;
+    if (!tensor.defined()) {
+      return tensor;
+    }
+    const at::Tensor made = at::empty_strided(
+        tensor.sizes(), tensor.strides(), tensor.options().device(device));
+    LazyMarks::of(tensor).put_on(made);
+    return made;
   };
   Stack stack;
   for (size_t i = 0; i < args.size(); ++i) {
@@ -52,6 +54,21 @@ Stack with_stand_ins(
   return stack;
 }
 
+// The tensors that an op gave, in order.
+std::vector<at::Tensor> tensors_in(const Stack& results) {
+  std::vector<at::Tensor> tensors;
+  for (const c10::IValue& value : results) {
+    if (value.isTensor()) {
+      tensors.push_back(value.toTensor());
+    } else if (value.isTensorList()) {
+      for (const at::Tensor& tensor : value.toTensorVector()) {
+        tensors.push_back(tensor);
+      }
+    }
+  }
+  return tensors;
+}
+
 // Where the results of a view op lie in the argument's storage: what plain
 // torch says of tensors with this metadata.
 std::vector<PreparedPlan::Window> windows_of(
@@ -60,52 +77,77 @@ std::vector<PreparedPlan::Window> windows_of(
   Stack stack = with_stand_ins(op, args, at::kMeta);
   op.handle.callBoxed(stack);
   std::vector<PreparedPlan::Window> windows;
-  auto add = [&](const at::Tensor& view) {
+  for (const at::Tensor& view : tensors_in(stack)) {
     windows.push_back(
         {{view.sizes().begin(), view.sizes().end()},
          {view.strides().begin(), view.strides().end()},
-         view.storage_offset()});
-  };
-  for (const c10::IValue& value : stack) {
-    if (value.isTensor()) {
-      add(value.toTensor());
-    } else if (value.isTensorList()) {
-      for (const at::Tensor& view : value.toTensorVector()) {
-        add(view);
-      }
-    }
+         view.storage_offset(),
+         LazyMarks::of(view)});
   }
   return windows;
 }
 
-// The sizes of the results, as torch says of tensors with this metadata.
-std::optional<std::vector<std::vector<int64_t>>> sizes_of_results(
+// The results of an op as torch makes them of tensors with this metadata; none
+// if it cannot tell.
+std::vector<at::Tensor> results_on_meta(
     const Op& op,
     c10::ArrayRef<c10::IValue> args) {
   if (!op.handle.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta)) {
-    return std::nullopt;
+    return {};
   }
   Stack stack = with_stand_ins(op, args, at::kMeta);
   try {
     op.handle.callBoxed(stack);
   } catch (const std::exception&) {
+    return {};
+  }
+  return tensors_in(stack);
+}
+
+std::optional<std::vector<std::vector<int64_t>>> sizes_of_results(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args) {
+  const std::vector<at::Tensor> results = results_on_meta(op, args);
+  if (results.empty()) {
     return std::nullopt;
   }
   std::vector<std::vector<int64_t>> sizes;
-  auto add = [&](const at::Tensor& result) {
+  for (const at::Tensor& result : results) {
     sizes.push_back(
         result.defined() ? result.sizes().vec() : std::vector<int64_t>());
-  };
-  for (const c10::IValue& value : stack) {
-    if (value.isTensor()) {
-      add(value.toTensor());
-    } else if (value.isTensorList()) {
-      for (const at::Tensor& result : value.toTensorVector()) {
-        add(result);
-      }
-    }
   }
   return sizes;
+}
+
+// Asks torch for the order of dims of results where shards may not tell: a dim
+// of local size 1 says nothing of its place, unless all is row-major.
+void find_strides(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors,
+    PreparedPlan& prepared) {
+  bool any_cut = false;
+  for (const Plan::Output& output : prepared.plan.outputs) {
+    any_cut |= output.layout.sharded_axes() != 0;
+  }
+  bool row_major =
+      op.memory_format_param < 0 || args[op.memory_format_param].isNone();
+  for (const CallTensors::Entry& entry : tensors.entries) {
+    row_major &= entry.tensor->is_contiguous();
+  }
+  if (!any_cut || row_major) {
+    return;
+  }
+  const std::vector<at::Tensor> results = results_on_meta(op, args);
+  for (size_t o = 0; o < std::min(results.size(), prepared.outputs.size());
+       ++o) {
+    if (results[o].defined() && results[o].layout() == at::kStrided &&
+        results[o].dim() ==
+            static_cast<int64_t>(prepared.plan.outputs[o].sizes.size())) {
+      prepared.outputs[o].strides.assign(
+          results[o].strides().begin(), results[o].strides().end());
+    }
+  }
 }
 
 std::shared_ptr<const Rule> rule_of(const Op& op) {
@@ -156,13 +198,16 @@ std::shared_ptr<const PreparedPlan> make_plan(
   if (plan.kind == Plan::Kind::kRewrite && !rewrite_of(op)) {
     plan = plan_op(call, nullptr, written);
   }
-  if (rule && plan.kind == Plan::Kind::kReplicate) {
+  if ((rule && plan.kind == Plan::Kind::kReplicate) ||
+      plan.kind == Plan::Kind::kRewrite) {
     check_sizes(op, args);
   }
   PreparedPlan prepared = prepare(std::move(plan));
   prepared.lacks_rule = any_cut && prepared.plan.kind == Plan::Kind::kReplicate;
   if (op.is_view) {
     prepared.windows = windows_of(op, args);
+  } else if (prepared.plan.kind == Plan::Kind::kLocal && !tensors.any_written) {
+    find_strides(op, args, tensors, prepared);
   }
   if (log_level() >= 2) {
     log_line(op.schema.name + " " + prepared.plan.str());

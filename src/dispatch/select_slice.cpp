@@ -40,7 +40,8 @@ void give_window(
       self.storage_offset() + offset,
       self.scalar_type(),
       std::move(shards),
-      meta_of(self).is_write_back);
+      meta_of(self).is_write_back,
+      LazyMarks::of(self));
   stack.resize(stack.size() - op.params.size());
   stack.emplace_back(std::move(window));
 }

@@ -243,7 +243,8 @@ bool as_strided(const Op& op, Stack& stack) {
           sizes,
           strides,
           offset.value_or(self.storage_offset()),
-          self.scalar_type()));
+          self.scalar_type(),
+          LazyMarks::of(self)));
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "plan/plan.h"
+#include "tensor/shard.h"
 #include "tensor/storage.h"
 
 namespace torch_mesh {
@@ -27,6 +28,8 @@ struct PreparedPlan {
     // Lane of the execution that yields shard i; used where !folds.
     std::vector<int> lane_of_shard;
     std::vector<Sizes> local_sizes;  // expected, for each lane
+    // Of plain torch's result, where the shards may not tell; else empty.
+    Sizes strides;
   };
 
   // Where a view lies in its storage, by the rules of plain torch.
@@ -34,6 +37,7 @@ struct PreparedPlan {
     Sizes sizes;
     Sizes strides;
     int64_t offset;  // relative to that of the argument, in elements
+    LazyMarks marks;
   };
 
   Plan plan;

@@ -87,7 +87,8 @@ at::Tensor full_base(const MeshStorage& storage) {
   return full;
 }
 
-// The window that `tensor` is, on a plain tensor from full_base.
+// The window that `tensor` is, on a plain tensor from full_base, without its
+// marks.
 at::Tensor window_on(const at::Tensor& full, const at::Tensor& tensor) {
   return at::empty(
              {0}, at::TensorOptions(tensor.scalar_type()).device(full.device()))
@@ -156,8 +157,7 @@ void retake_alias(GlobalMeta& meta, const MeshStorage& storage) {
     const int64_t offset =
         view.storage_offset() - origin * static_cast<int64_t>(base.itemsize()) /
                                     static_cast<int64_t>(view.itemsize());
-    view = at::empty({0}, view.options())
-               .set_(base.storage(), offset, view.sizes(), view.strides());
+    view = window_of_shard(view, base.storage(), offset);
   }
   meta.origins.clear();
   // Last: `held` takes no lock once the layout has no pending sum.
@@ -189,7 +189,8 @@ void retake_copy(
            redistribution_of(
                replicated, meta.layout, tensor.sizes(), tensor.scalar_type()),
            replicas)) {
-    meta.shards.push_back(shard.contiguous());
+    meta.shards.push_back(in_order(shard, tensor.strides()));
+    LazyMarks::of(tensor).put_on(meta.shards.back());
   }
 }
 
@@ -336,7 +337,8 @@ at::Tensor make_view(
     int64_t offset,
     c10::ScalarType dtype,
     Shards shards,
-    bool is_write_back) {
+    bool is_write_back,
+    LazyMarks marks) {
   const auto& state =
       *static_cast<MeshStorage*>(storage.unsafeGetStorageImpl());
   auto meta = c10::make_intrusive<GlobalMeta>();
@@ -350,7 +352,10 @@ at::Tensor make_view(
       meta->origins.push_back(shard.storage_offset());
     }
   }
-  return new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+  const at::Tensor view =
+      new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+  marks.put_on(view);
+  return view;
 }
 
 at::Tensor make_write_back(
@@ -358,11 +363,15 @@ at::Tensor make_write_back(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
-    c10::ScalarType dtype) {
+    c10::ScalarType dtype,
+    LazyMarks marks) {
   auto meta = c10::make_intrusive<GlobalMeta>();
   meta->is_write_back = true;
   meta->memory_generation = kNeverTaken;
-  return new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+  const at::Tensor view =
+      new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+  marks.put_on(view);
+  return view;
 }
 
 at::Tensor make_alias(const at::Tensor& tensor) {
@@ -377,6 +386,7 @@ void become(const at::Tensor& tensor, const at::Tensor& source) {
   impl->set_sizes_and_strides(
       source.sizes(), source.strides(), source.storage_offset());
   impl->set_backend_meta(from->get_backend_meta_intrusive_ptr());
+  LazyMarks::of(source).put_on(tensor);
 }
 
 Held held(const at::Tensor& tensor) {
@@ -420,8 +430,10 @@ void end_write(const at::Tensor& tensor) {
     std::lock_guard lock(storage.mutex);
     const at::Tensor full = full_base(storage);
     const Layout replicated = Layout::replicated(storage.layout.mesh());
+    const at::Tensor window = window_on(full, tensor);
+    LazyMarks::of(tensor).put_on(window);
     copy_once(
-        window_on(full, tensor),
+        window,
         run_redistribution(
             redistribution_of(
                 meta.layout, replicated, tensor.sizes(), tensor.scalar_type()),

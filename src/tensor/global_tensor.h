@@ -11,6 +11,7 @@
 #include <torch_mesh/tensor.h>
 
 #include "comm/local_ops.h"
+#include "tensor/shard.h"
 #include "tensor/storage.h"
 
 namespace torch_mesh {
@@ -59,7 +60,7 @@ at::Tensor make_unwritten(
     c10::ScalarType dtype);
 
 // A window on `base`'s storage. `shards` are views of its shards (alias), or a
-// copy of the value (write-back).
+// copy of the value (write-back); both with `marks`.
 at::Tensor make_view(
     const c10::Storage& storage,
     const Layout& layout,
@@ -68,7 +69,8 @@ at::Tensor make_view(
     int64_t offset,
     c10::ScalarType dtype,
     Shards shards,
-    bool is_write_back);
+    bool is_write_back,
+    LazyMarks marks);
 
 // A write-back window at this place of the storage; taken when it is read.
 at::Tensor make_write_back(
@@ -76,7 +78,8 @@ at::Tensor make_write_back(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
-    c10::ScalarType dtype);
+    c10::ScalarType dtype,
+    LazyMarks marks);
 
 // Another tensor object for the same window, as detach() gives.
 at::Tensor make_alias(const at::Tensor& tensor);

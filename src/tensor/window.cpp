@@ -137,7 +137,8 @@ at::Tensor window_of_storage(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
-    c10::ScalarType dtype) {
+    c10::ScalarType dtype,
+    LazyMarks marks) {
   TORCH_MESH_CHECK_VALUE(
       storage.device_type() == c10::DeviceType::PrivateUse1,
       "set-device",
@@ -165,6 +166,7 @@ at::Tensor window_of_storage(
   if (state.layout.sharded_axes() == 0) {
     for (const at::Tensor& shard : state.shards) {
       shards.push_back(raw_window(shard, sizes, strides, offset, dtype));
+      marks.put_on(shards.back());
     }
     return make_view(
         storage,
@@ -174,7 +176,8 @@ at::Tensor window_of_storage(
         offset,
         dtype,
         std::move(shards),
-        /*is_write_back=*/false);
+        /*is_write_back=*/false,
+        marks);
   }
   std::vector<Taken> taken;
   if (dtype == state.dtype &&
@@ -182,6 +185,7 @@ at::Tensor window_of_storage(
     if (const auto layout = layout_of_window(state, taken)) {
       for (const at::Tensor& shard : state.shards) {
         shards.push_back(local_window(shard, sizes, strides, taken));
+        marks.put_on(shards.back());
       }
       return make_view(
           storage,
@@ -191,10 +195,11 @@ at::Tensor window_of_storage(
           offset,
           dtype,
           std::move(shards),
-          /*is_write_back=*/false);
+          /*is_write_back=*/false,
+          marks);
     }
   }
-  return make_write_back(storage, sizes, strides, offset, dtype);
+  return make_write_back(storage, sizes, strides, offset, dtype, marks);
 }
 
 bool copy_storage(const at::Tensor& to, const at::Tensor& from) {

@@ -25,7 +25,7 @@ def values(*shape, dtype):
     generator = torch.Generator().manual_seed(13)
     if dtype.is_floating_point or dtype.is_complex:
         wide = torch.complex128 if dtype.is_complex else torch.float64
-        return torch.randn(*shape, dtype=wide, generator=generator).to(dtype)
+        return torch.randn(shape, dtype=wide, generator=generator).to(dtype)
     high = 2 if dtype == torch.bool else 9
     return torch.randint(0, high, shape, generator=generator).to(dtype)
 

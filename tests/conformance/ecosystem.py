@@ -12,6 +12,7 @@ import pickle
 import threading
 
 import torch
+from tests.conformance import autocast as autocast_lists
 from tests.conformance.programs import compare
 from torch import nn
 from torch.nn import functional as F
@@ -244,6 +245,48 @@ def autocast(world, x, w, *, dtype):
     return [y.dtype, z.dtype, z, s.dtype, y.shape, gradients(made)]
 
 
+@program
+def autocast_of_cpu(world, x, w):
+    """A context of the CPU means the mesh too, and can be switched off."""
+    made = model(world)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = made(x)
+        with torch.autocast("cpu", enabled=False):
+            z = x @ w
+        u = x @ w
+    y.float().square().sum().backward()
+    v = x @ w
+    return [y.dtype, z, u.dtype, v.dtype, gradients(made)]
+
+
+@program
+def autocast_of_mesh_stays(world, x, w):
+    """A context that switches the CPU's off leaves one of the mesh alone."""
+    with torch.autocast(world.device, dtype=torch.bfloat16):
+        if world.on_mesh:
+            with torch.autocast("cpu", enabled=False):
+                y = x @ w
+        else:
+            y = x @ w
+    return [y, torch.is_autocast_enabled(world.device)]
+
+
+@program
+def autocast_checkpointed(world, x, w):
+    made = model(world)
+    x = x.detach().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = checkpoint(made, x, use_reentrant=False)
+    y.float().square().sum().backward()
+    return [y, x.grad, gradients(made)]
+
+
+@program
+def autocast_with_plain(world, x, w):
+    with torch.autocast(world.device, dtype=torch.bfloat16):
+        return [x @ w.detach().cpu(), torch.cat([x, torch.ones(1, 6)])]
+
+
 program(f(autocast, dtype=torch.bfloat16), "autocast_bfloat16")
 program(f(autocast, dtype=torch.float16), "autocast_float16")
 
@@ -285,6 +328,32 @@ def deepcopied(world, x, w):
 def pickled(world, x, w):
     y = pickle.loads(pickle.dumps(x.detach()))
     return [y, y.device.type == world.device]
+
+
+@program
+def pickled_model(world, x, w):
+    made = pickle.loads(pickle.dumps(model(world)))
+    made(x).square().sum().backward()
+    return [made(x), gradients(made)]
+
+
+@program
+def saved_optimizer(world, x, w):
+    made = model(world)
+    optimizer = torch.optim.Adam(made.parameters(), 0.1)
+    made(x).square().sum().backward()
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save([made.state_dict(), optimizer.state_dict()], file)
+    file.seek(0)
+    weights, state = torch.load(file, weights_only=True)
+    again = model(world)
+    other = torch.optim.Adam(again.parameters(), 0.5)
+    again.load_state_dict(weights)
+    other.load_state_dict(state)
+    again(x).square().sum().backward()
+    other.step()
+    return [list(again.parameters()), other.param_groups[0]["lr"]]
 
 
 @program
@@ -606,6 +675,22 @@ def library_op(world, x, w):
     return [y, x.grad]
 
 
+@functools.cache
+def defined_op():
+    """The older way: a schema, and kernels for keys."""
+    library = torch.library.Library("conformance_test", "FRAGMENT")
+    library.define("twice(Tensor x, *, int n=2) -> (Tensor, Tensor)")
+    library.impl(
+        "twice", lambda x, n=2: (x * n, x.sum(0)), "CompositeExplicitAutograd"
+    )
+    return library, torch.ops.conformance_test.twice
+
+
+@program
+def library_defined_op(world, x, w):
+    return defined_op()[1](x, n=3)
+
+
 @program
 def library_writing_op(world, x, w):
     y = x.detach().clone()
@@ -779,10 +864,13 @@ RIGHT_OR_CLEAR = {
 
 
 def units(options):
-    return list(PROGRAMS)
+    return [*PROGRAMS, *autocast_lists.units()]
 
 
 def run(unit, options, record):
+    if unit.startswith(autocast_lists.PREFIX):
+        autocast_lists.run(unit, options, record)
+        return
     inputs = [values(7, 6), values(6, 5)]
     compare(
         record,

@@ -5,6 +5,7 @@ each op's planted result wrong; `--plant NAME` counts that.
 """
 
 import contextlib
+import math
 
 import torch
 from tests.conformance.record import Skip
@@ -32,16 +33,20 @@ class Plant:
 
     def leaves(self, values):
         """A list of results, the first changeable one changed."""
-        if self.name == "doubled_gradient":
-            raise NothingToPlant
+        self.no_gradients()
         return self.result(values)
+
+    def no_gradients(self):
+        """Call where a case has none to compare."""
+        if self.name == "doubled_gradient":
+            raise NothingToPlant("no gradient")
 
     def gradients(self, values):
         """Gradients with the error in them."""
         if self.name != "doubled_gradient":
             return values
         if not any(v is not None and bool((v != 0).any()) for v in values):
-            raise NothingToPlant
+            raise NothingToPlant("all gradients are zero")
         return [None if v is None else v * 2 for v in values]
 
 
@@ -52,26 +57,41 @@ def around(name, destination):
         yield
         return
     before = destination.detach().clone()
+    facts = facts_of(destination)
     yield
-    with torch.no_grad():
-        if destination.shape == before.shape and torch.equal(
-            tm.full(destination.detach()), tm.full(before)
-        ):
-            raise NothingToPlant
-        destination.detach().set_(before)
+    if facts_of(destination) != facts:  # t_, squeeze_, an out= of another size
+        destination.data = before
+    elif same(tm.full(destination.detach()), tm.full(before)):
+        raise NothingToPlant("the write leaves what was there")
+    else:
+        # Through `data`, which has a version counter of its own: the error must
+        # be seen in the value.
+        destination.data.copy_(before)
+
+
+def facts_of(tensor):
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
+
+
+def same(a, b):
+    """Equal, with NaN equal to NaN."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def replaced_one(value, change):
     """The leaves of a result, the first changeable one changed."""
     leaves, tree = pytree.tree_flatten(value)
     for i, leaf in enumerate(leaves):
+        changed = None
         if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
             changed = change(leaf.detach())
-            if changed is None:
-                continue
-            leaves[i] = like(changed, leaf)
+            changed = None if changed is None else like(changed, leaf)
+        elif isinstance(leaf, bool | int | float) and change is scaled:
+            changed = scaled_number(leaf)
+        if changed is not None:
+            leaves[i] = changed
             return pytree.tree_unflatten(leaves, tree)
-    raise NothingToPlant
+    raise NothingToPlant("no result that the error would change")
 
 
 def like(changed, leaf):
@@ -86,6 +106,14 @@ def like(changed, leaf):
     if not leaf.requires_grad:
         return placed
     return leaf + (placed - leaf).detach()
+
+
+def scaled_number(number):
+    if isinstance(number, bool):
+        return not number
+    if isinstance(number, int):
+        return number + 1
+    return number * 1.01 if number and math.isfinite(number) else None
 
 
 def dense(t):
@@ -128,5 +156,4 @@ def swapped(leaf):
     order = [*range(half, 2 * half), *range(half)]
     order += range(2 * half, value.shape[0])
     changed = value[order].contiguous()
-    same = (changed == value) | ((changed != changed) & (value != value))
-    return None if bool(same.all()) else changed
+    return None if same(changed, value) else changed

@@ -16,6 +16,10 @@ class Wrong(Exception):
     """The mesh's answer is not plain torch's."""
 
 
+class Enough(Exception):
+    """The unit has shown what it was run for."""
+
+
 class Skip(Exception):
     """The case says nothing about the mesh; the text says why."""
 
@@ -74,7 +78,11 @@ class Progress:
 class Record:
     """Runs the cases of one unit and keeps how they ended."""
 
-    def __init__(self, suite, unit, progress, passed_over=()):
+    def __init__(
+        self, suite, unit, progress, passed_over=(), until_wrong=False
+    ):
+        """`until_wrong`: the first wrong case ends the unit, by `Enough`."""
+        self._until_wrong = until_wrong
         self.suite = suite
         self.unit = unit
         self.right = {}  # per mesh
@@ -96,6 +104,8 @@ class Record:
             check()
         except Wrong as error:
             self.add(mesh, label, WRONG, str(error))
+            if self._until_wrong:
+                raise Enough from error
         except Skip as why:
             self.add(mesh, label, SKIPPED, str(why))
         except Exception as error:
