@@ -116,15 +116,15 @@ def _files_hold_plain_storages() -> None:
     )
 
 
-def _storage_on_mesh(
-    storage: torch.UntypedStorage, dtype: torch.dtype | None
-) -> Any:
-    """What a pickle calls to bring a storage back, of a dtype or untyped."""
+def _storage_on_mesh(storage: torch.TypedStorage, typed: bool) -> Any:
+    """What a pickle calls to bring a storage back."""
     register()
-    found = storage.to(device="mesh")
-    if dtype is None:
-        return found
-    return torch.TypedStorage(wrap_storage=found, dtype=dtype, _internal=True)
+    found = storage._untyped_storage.to(device="mesh")
+    return _typed(found, storage.dtype) if typed else found
+
+
+def _typed(storage: torch.UntypedStorage, dtype: torch.dtype) -> Any:
+    return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
 
 def _pickles_hold_plain_storages() -> None:
@@ -140,8 +140,8 @@ def _pickles_hold_plain_storages() -> None:
             bytes_ = storage._untyped_storage if typed else storage
             if bytes_.device.type != "mesh":
                 return reduce(storage)
-            dtype = storage.dtype if typed else None
-            return _storage_on_mesh, (bytes_.cpu(), dtype)
+            dtype = storage.dtype if typed else torch.uint8
+            return _storage_on_mesh, (_typed(bytes_.cpu(), dtype), typed)
 
         return checked
 

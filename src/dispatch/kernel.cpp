@@ -198,8 +198,7 @@ std::shared_ptr<const PreparedPlan> make_plan(
   if (plan.kind == Plan::Kind::kRewrite && !rewrite_of(op)) {
     plan = plan_op(call, nullptr, written);
   }
-  if ((rule && plan.kind == Plan::Kind::kReplicate) ||
-      plan.kind == Plan::Kind::kRewrite) {
+  if (rule && plan.kind == Plan::Kind::kReplicate) {
     check_sizes(op, args);
   }
   PreparedPlan prepared = prepare(std::move(plan));

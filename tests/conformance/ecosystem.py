@@ -54,6 +54,12 @@ def gradients(made):
     return [p.grad for p in made.parameters()]
 
 
+def rounded(values, dtype):
+    """In the precision that they were computed in, which says how close they
+    have to be."""
+    return [v.to(dtype) for v in values]
+
+
 # ----------------------------------------------------------------- torch.func
 
 
@@ -242,7 +248,8 @@ def autocast(world, x, w, *, dtype):
         z = x @ w
         s = z.softmax(-1)
     y.float().square().mean().backward()
-    return [y.dtype, z.dtype, z, s.dtype, y.shape, gradients(made)]
+    grads = rounded(gradients(made), dtype)
+    return [y.dtype, z.dtype, z, s.dtype, y.shape, grads]
 
 
 @program
@@ -256,7 +263,8 @@ def autocast_of_cpu(world, x, w):
         u = x @ w
     y.float().square().sum().backward()
     v = x @ w
-    return [y.dtype, z, u.dtype, v.dtype, gradients(made)]
+    grads = rounded(gradients(made), torch.bfloat16)
+    return [y.dtype, z, u.dtype, v.dtype, grads]
 
 
 @program
@@ -278,7 +286,7 @@ def autocast_checkpointed(world, x, w):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = checkpoint(made, x, use_reentrant=False)
     y.float().square().sum().backward()
-    return [y, x.grad, gradients(made)]
+    return [y, rounded([x.grad, *gradients(made)], torch.bfloat16)]
 
 
 @program
