@@ -189,6 +189,9 @@ def check_state(actual, expected, what, size):
             raise Wrong(f"{what}: {len(actual)} values, not {len(expected)}")
         for a, e in zip(actual, expected, strict=True):
             check_state(a, e, what, size)
+    elif isinstance(expected, float) and isinstance(actual, float):
+        # Of a loss in float32.
+        assert_same(torch.tensor(actual), torch.tensor(expected), what)
     else:
         assert_same(actual, expected, what, size=size, strides=False)
 

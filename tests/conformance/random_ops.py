@@ -86,6 +86,9 @@ FACTORIES = {
 }
 
 
+SUMMANDS = 1000  # in a program: some ten sums, one of the other
+
+
 def units(options):
     return [*IN_PLACE, *FACTORIES, *PROGRAMS]
 
@@ -108,7 +111,10 @@ def run(unit, options, record):
     else:
         program, *shapes = PROGRAMS[unit]
         inputs = [values(*s).requires_grad_() for s in shapes]
-        compare(record, options, "program", program, inputs, exact=False)
+        compare(
+            record, options, "program", program, inputs,
+            exact=False, size=SUMMANDS,
+        )  # fmt: skip
 
 
 def drawn(draw, generator, world, x):
