@@ -219,7 +219,8 @@ def _autocast_of_the_cpu_reaches_the_mesh() -> None:
         torch.set_autocast_dtype("mesh", dtype)
         return result
 
-    autocast.__enter__, autocast.__exit__ = entered, left
+    for name, method in (("__enter__", entered), ("__exit__", left)):
+        setattr(autocast, name, method)
 
 
 def _repr_shows_layout() -> None:
