@@ -119,6 +119,15 @@ std::optional<std::vector<std::vector<int64_t>>> sizes_of_results(
   return sizes;
 }
 
+// The result of roll, which is a cat: torch's meta kernel forgets that it keeps
+// channels_last.
+at::Tensor roll_on_meta(const at::Tensor& self) {
+  return at::empty(
+      self.sizes(),
+      self.options().device(at::kMeta).memory_format(
+          self.suggest_memory_format()));
+}
+
 // Asks torch for the order of dims of results where shards may not tell: a dim
 // of local size 1 says nothing of its place, unless all is row-major.
 void find_strides(
@@ -138,7 +147,10 @@ void find_strides(
   if (!any_cut || row_major) {
     return;
   }
-  const std::vector<at::Tensor> results = results_on_meta(op, args);
+  const std::vector<at::Tensor> results =
+      op.base_name == "aten::roll"
+          ? std::vector<at::Tensor>{roll_on_meta(args[0].toTensor())}
+          : results_on_meta(op, args);
   for (size_t o = 0; o < std::min(results.size(), prepared.outputs.size());
        ++o) {
     if (results[o].defined() && results[o].layout() == at::kStrided &&

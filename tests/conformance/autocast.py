@@ -55,7 +55,7 @@ def run(unit, options, record):
             for layouts, assignment in assignments(
                 call.tensors, mesh_name, turns=0, quick=True
             ):
-                for device in ("cpu", "mesh"):
+                for device in ("cpu",) if options.quick else ("cpu", "mesh"):
                     record.case(
                         mesh_name,
                         f"{device} #{number} {layouts}",

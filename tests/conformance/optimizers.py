@@ -57,6 +57,8 @@ def run(unit, options, record):
         return
     info = optimizers()[unit]
     inputs = info.optim_inputs_func(device="cpu")
+    if options.quick:
+        inputs = inputs[:1] + inputs[-1:]
     for given in inputs:
         for way in ways_of(info):
             kwargs = {**given.kwargs, **way}

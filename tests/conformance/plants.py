@@ -16,6 +16,14 @@ import torch_mesh as tm
 NAMES = ("scaled", "lost_write", "doubled_gradient", "swapped")
 
 
+# Torch adds no numbers of these dtypes: they are changed as bits.
+NO_SUMS = {
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+}
+
+
 class NothingToPlant(Skip):
     """The result is such that the error changes nothing."""
 
@@ -30,6 +38,11 @@ class Plant:
         """A result of an op with the error in it."""
         change = {"scaled": scaled, "swapped": swapped}.get(self.name)
         return replaced_one(value, change) if change else value
+
+    def unwritten(self):
+        """Call for results whose values nobody wrote, so that none is right."""
+        if self.name in ("scaled", "swapped"):
+            raise NothingToPlant("memory that nobody wrote")
 
     def leaves(self, values):
         """A list of results, the first changeable one changed."""
@@ -140,6 +153,9 @@ def scaled(leaf):
         if size[i] == 0:
             return None
         flat[i] = flat[i] * 1.01
+    elif value.dtype in NO_SUMS:
+        signed = flat.view(NO_SUMS[value.dtype])
+        signed[0] += 1
     else:
         flat[0] = flat[0] + 1
     return flat.reshape(value.shape)
