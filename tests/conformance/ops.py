@@ -142,6 +142,11 @@ class Expected:
         result, self.exact = watched(call, self.inputs)
         self.type = type(result)
         self.results = flat(result)
+        # The mesh refuses these clearly.
+        self.is_sparse = any(
+            isinstance(r, torch.Tensor) and r.layout != torch.strided
+            for r in self.results
+        )
         self.size = max(
             [
                 self.size,
@@ -250,7 +255,12 @@ def check(call, expected, mesh, assignment, plant):
 
     with tm.use(mesh):
         inputs = call.placed_tensors(mesh, assignment)
-        result = call(inputs, on_mesh=True)
+        try:
+            result = call(inputs, on_mesh=True)
+        except NotImplementedError as error:
+            if expected.is_sparse and "[no-sparse]" in str(error):
+                return
+            raise
         if not expected.values:
             plant.unwritten()
         result = plant.result(result)

@@ -8,7 +8,7 @@ import contextlib
 import math
 
 import torch
-from tests.conformance.record import Skip
+from tests.conformance.record import Planted, Skip
 from torch.utils import _pytree as pytree
 
 import torch_mesh as tm
@@ -60,6 +60,7 @@ class Plant:
             return values
         if not any(v is not None and bool((v != 0).any()) for v in values):
             raise NothingToPlant("all gradients are zero")
+        Planted.count += 1
         return [None if v is None else v * 2 for v in values]
 
 
@@ -72,9 +73,11 @@ def around(name, destination):
     before = destination.detach().clone()
     facts = facts_of(destination)
     yield
+    Planted.count += 1
     if facts_of(destination) != facts:  # t_, squeeze_, an out= of another size
         destination.data = before
     elif same(tm.full(destination.detach()), tm.full(before)):
+        Planted.count -= 1
         raise NothingToPlant("the write leaves what was there")
     else:
         # Through `data`, which has a version counter of its own: the error must
@@ -102,6 +105,7 @@ def replaced_one(value, change):
         elif isinstance(leaf, bool | int | float) and change is scaled:
             changed = scaled_number(leaf)
         if changed is not None:
+            Planted.count += 1
             leaves[i] = changed
             return pytree.tree_unflatten(leaves, tree)
     raise NothingToPlant("no result that the error would change")
