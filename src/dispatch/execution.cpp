@@ -4,7 +4,6 @@
 
 #include <atomic>
 
-#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/full.h>
 #include <c10/util/Exception.h>
 
@@ -12,10 +11,12 @@
 
 #include "comm/communicator_steps.h"
 #include "dispatch/buckets.h"
+#include "dispatch/other_kinds.h"
 #include "dispatch/stand_ins.h"
 #include "run/joined.h"
 #include "run/run_lanes.h"
 #include "tensor/global_tensor.h"
+#include "tensor/shard.h"
 
 namespace torch_mesh {
 namespace {
@@ -116,14 +117,11 @@ class Execution {
   // Kernels that read memory as it lies may count on what autograd gave them,
   // and their results lie as their arguments do.
   Shards dense(const at::Tensor& tensor, Shards shards) const {
-    if (op_.needs_dense && tensor.is_non_overlapping_and_dense()) {
+    const bool must_be_dense = op_.needs_dense || op_.is_view;
+    if (must_be_dense || !tensor.is_contiguous()) {
       for (at::Tensor& shard : shards) {
-        const std::vector<int64_t> strides = strides_in_order_of(
-            {shard.sizes().data(), shard.sizes().size()},
-            {tensor.strides().data(), tensor.strides().size()});
-        if (shard.strides() != c10::IntArrayRef(strides)) {
-          shard = at::empty_strided(shard.sizes(), strides, shard.options())
-                      .copy_(shard);
+        if (must_be_dense || !is_in_order(shard, tensor.strides())) {
+          shard = in_order(shard, tensor.strides());
         }
       }
     }
@@ -611,6 +609,7 @@ class Execution {
   }
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
+    check_is_strided(op_.schema.name, shards[0]);
     if (layout.is_replicated() && has_gaps(shards[0])) [[unlikely]] {
       return pack_with_gaps(layout, std::move(shards));
     }

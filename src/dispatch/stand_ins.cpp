@@ -2,6 +2,7 @@
 
 #include "dispatch/stand_ins.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
 namespace torch_mesh {
@@ -106,6 +107,15 @@ bool hides_strides(
   return false;
 }
 
+// The result of roll, which is a cat: torch's meta kernel forgets that it keeps
+// channels_last.
+at::Tensor roll_on_meta(const at::Tensor& self) {
+  return at::empty(
+      self.sizes(),
+      self.options().device(at::kMeta).memory_format(
+          self.suggest_memory_format()));
+}
+
 }  // namespace
 
 std::vector<PreparedPlan::Window> windows_of(
@@ -158,7 +168,9 @@ void find_hidden_strides(
       continue;
     }
     if (!results) {
-      results = results_on_meta(op, args);
+      results = op.base_name == "aten::roll"
+                    ? std::vector<at::Tensor>{roll_on_meta(args[0].toTensor())}
+                    : results_on_meta(op, args);
     }
     if (!results || results->size() != prepared.outputs.size()) {
       return;

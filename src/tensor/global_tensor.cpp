@@ -13,6 +13,7 @@
 
 #include "comm/communicator_steps.h"
 #include "tensor/lazy_bits.h"
+#include "tensor/shard.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -192,7 +193,7 @@ void retake_copy(
            redistribution_of(
                replicated, meta.layout, tensor.sizes(), tensor.scalar_type()),
            replicas)) {
-    meta.shards.push_back(shard.contiguous());
+    meta.shards.push_back(in_order(shard, tensor.strides()));
   }
 }
 

@@ -165,6 +165,11 @@ class Expected:
                     allow_unused=True,
                     create_graph=twice,
                 )
+        # The mesh refuses these clearly.
+        self.is_sparse = any(
+            isinstance(r, torch.Tensor) and r.layout != torch.strided
+            for r in self.results
+        )
         self.size = max(
             [
                 1,
@@ -300,11 +305,20 @@ def check(call, expected, mesh, assignment, plant):
 
     with tm.use(mesh):
         inputs = call.placed_tensors(mesh, assignment)
-        result = plant.result(call(inputs, on_mesh=True))
+        try:
+            result = call(inputs, on_mesh=True)
+        except NotImplementedError as error:
+            if expected.is_sparse and "[no-sparse]" in str(error):
+                return
+            raise
+        if not expected.values:
+            plant.unwritten()
+        result = plant.result(result)
         check_results(result, expected)
         for t, before in zip(inputs, expected.inputs, strict=True):
             assert_same(t, before, "an argument afterwards", size=expected.size)
         if expected.gradients is None:
+            plant.no_gradients()
             return
         leaves = [t for t in inputs if t.requires_grad]
         outs = gradients_of(call, result)

@@ -49,7 +49,8 @@ def run(unit, options, record):
     if main is None:
         record.skip("any dtype", "no dtype on CPU")
         return
-    count = min(options.samples, 2) if not options.full else None
+    most = options.samples if options.plant else 2
+    count = min(options.samples, most) if not options.full else None
     for dtype in [main, *others]:
         first = True
         n = count if dtype == main else 1
