@@ -8,6 +8,7 @@
 #   make tidy       clang-tidy                make bench     the benchmarks
 #   make conformance        every op, sampled, against plain torch
 #   make conformance-full   every sample; writes docs/conformance.md
+#   make conformance-plants do the suites see planted errors?
 #   make keras-suite        Keras's own tests on the mesh
 #   make keras-suite-full   also those that need TensorFlow or JAX; writes
 #                           docs/keras-suite.md
@@ -43,7 +44,8 @@ export PIP_PROGRESS_BAR := off
 
 .PHONY: demo test build setup lint format tidy bench sanitize fuzz stress \
   compat clean \
-  conformance conformance-full coverage keras-suite keras-suite-full \
+  conformance conformance-full conformance-plants coverage \
+  keras-suite keras-suite-full \
   test-cpp test-python
 
 demo: build
@@ -161,6 +163,10 @@ conformance: build $(TEST_SETUP)
 
 conformance-full: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance --full --markdown docs/conformance.md
+
+conformance-plants: build $(TEST_SETUP)
+	$(RUN) -m tests.conformance --plant all --mesh 2 --quick --samples 12 \
+	  --markdown docs/conformance-plants.md
 
 # The share of ops that keep a sharded batch may not fall.
 coverage: build $(TEST_SETUP)

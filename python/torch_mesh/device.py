@@ -1,6 +1,7 @@
 """Registers `mesh` as a device of torch, beside the machine's own."""
 
 import functools
+import threading
 import types
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,9 @@ def register() -> None:
     _repr_shows_layout()
     archive.install()
     tensor_file.install()
+    _pickles_hold_plain_storages()
     _no_capsule_holds_an_address()
+    _autocast_of_the_cpu_reaches_the_mesh()
     _registered = True
 
 
@@ -102,6 +105,39 @@ def _module() -> types.ModuleType:
     return module
 
 
+def _storage_on_mesh(storage: torch.TypedStorage, typed: bool) -> Any:
+    """What a pickle calls to bring a storage back."""
+    register()
+    found = storage._untyped_storage.to(device="mesh")
+    return _typed(found, storage.dtype) if typed else found
+
+
+def _typed(storage: torch.UntypedStorage, dtype: torch.dtype) -> Any:
+    return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def _pickles_hold_plain_storages() -> None:
+    """`pickle` of a global tensor keeps its value and its device.
+
+    The layout is not kept: the tensor is replicated on the mesh in force.
+    """
+
+    def reducing(reduce: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(reduce)
+        def checked(storage: Any) -> Any:
+            typed = isinstance(storage, torch.TypedStorage)
+            bytes_ = storage._untyped_storage if typed else storage
+            if bytes_.device.type != "mesh":
+                return reduce(storage)
+            dtype = storage.dtype if typed else torch.uint8
+            return _storage_on_mesh, (_typed(bytes_.cpu(), dtype), typed)
+
+        return checked
+
+    for kind in (torch.TypedStorage, torch.UntypedStorage):
+        setattr(kind, "__reduce__", reducing(kind.__reduce__))  # noqa: B010
+
+
 def _no_capsule_holds_an_address() -> None:
     """DLPack of a global tensor raises: its address is none to read from."""
 
@@ -127,6 +163,53 @@ def _no_capsule_holds_an_address() -> None:
     ):
         if hasattr(owner, name):
             setattr(owner, name, refusing(getattr(owner, name)))
+
+
+class _Follows(threading.local):
+    """Whether this thread's autocast of the mesh is one of the CPU's."""
+
+    cpu = False
+
+
+def _autocast_of_the_cpu_reaches_the_mesh() -> None:
+    """`with torch.autocast("cpu"):` means the mesh too, whose devices are CPUs.
+
+    It casts what `torch.autocast("mesh")` casts. A context that switches the
+    CPU's autocast off does so for the mesh only if one of the CPU switched it
+    on: checkpointing enters one beside that of the device it works on.
+    """
+    autocast = torch.amp.autocast_mode.autocast
+    enter, leave = autocast.__enter__, autocast.__exit__
+    follows = _Follows()
+
+    @functools.wraps(enter)
+    def entered(self: Any) -> Any:
+        before = (
+            torch.is_autocast_enabled("mesh"),
+            torch.get_autocast_dtype("mesh"),
+            follows.cpu,
+        )
+        result = enter(self)
+        self._mesh_before = before
+        enabled = torch.is_autocast_enabled(self.device)
+        if self.device == "mesh":
+            follows.cpu = False
+        elif self.device == "cpu" and (enabled or follows.cpu):
+            follows.cpu = enabled
+            torch.set_autocast_enabled("mesh", enabled)
+            torch.set_autocast_dtype("mesh", torch.get_autocast_dtype("cpu"))
+        return result
+
+    @functools.wraps(leave)
+    def left(self: Any, *error: Any) -> Any:
+        result = leave(self, *error)
+        enabled, dtype, follows.cpu = self._mesh_before
+        torch.set_autocast_enabled("mesh", enabled)
+        torch.set_autocast_dtype("mesh", dtype)
+        return result
+
+    for name, method in (("__enter__", entered), ("__exit__", left)):
+        setattr(autocast, name, method)
 
 
 def _repr_shows_layout() -> None:

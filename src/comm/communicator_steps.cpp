@@ -3,6 +3,9 @@
 
 #include "comm/communicator_steps.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full_like.h>
@@ -45,11 +48,34 @@ at::Tensor cut(
       dim);
 }
 
+// The pieces one after the other along `dim`. The whole has the pieces' order
+// of dims in memory, which cat would make row-major.
+at::Tensor join_in_order(std::vector<at::Tensor> pieces, int64_t dim) {
+  const at::Tensor first = pieces[0];
+  if (first.is_contiguous()) {
+    return at::cat(pieces, dim);
+  }
+  std::vector<int64_t> outer_first(first.dim());
+  std::iota(outer_first.begin(), outer_first.end(), 0);
+  std::stable_sort(
+      outer_first.begin(), outer_first.end(), [&](int64_t a, int64_t b) {
+        return first.stride(a) > first.stride(b);
+      });
+  std::vector<int64_t> places(outer_first.size());
+  for (size_t i = 0; i < outer_first.size(); ++i) {
+    places[outer_first[i]] = static_cast<int64_t>(i);
+  }
+  for (at::Tensor& piece : pieces) {
+    piece = piece.permute(outer_first);
+  }
+  return at::cat(pieces, places[dim]).permute(places);
+}
+
 // Undoes `cut`: the pieces of all n devices, in order.
 at::Tensor join(std::vector<at::Tensor> pieces, const Placement& placement) {
   const int64_t dim = placement.dim;
   if (placement.block == 0) {
-    return at::cat(pieces, dim);
+    return join_in_order(std::move(pieces), dim);
   }
   const int64_t part = placement.block / static_cast<int64_t>(pieces.size());
   for (at::Tensor& piece : pieces) {

@@ -75,6 +75,14 @@ void check_summable(const Layout& layout, const at::Tensor& tensor) {
 }
 
 void check_fits(const Layout& layout, const at::Tensor& tensor) {
+  TORCH_MESH_CHECK_SUPPORTED(
+      tensor.layout() == at::kStrided,
+      "not-strided",
+      CurrentOp::name(),
+      ": the tensor is ",
+      tensor.layout(),
+      ", and only dense ones have shards.\nHint: x.to_dense(), or keep it a "
+      "plain tensor.");
   check_layout(layout, as_span(tensor.sizes()));
   check_summable(layout, tensor);
 }

@@ -11,15 +11,19 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/Resize.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <torch_mesh/error.h>
 #include <torch_mesh/rule.h>
 #include <torch_mesh/tensor.h>
 
+#include "device/autocast.h"
 #include "device/hooks.h"
 #include "dispatch/attention.h"
 #include "dispatch/op.h"
+#include "dispatch/other_kinds.h"
+#include "dispatch/variants.h"
 #include "tensor/global_tensor.h"
 #include "tensor/window.h"
 
@@ -27,6 +31,7 @@ namespace torch_mesh {
 namespace {
 
 constexpr auto kKey = c10::DispatchKey::PrivateUse1;
+constexpr auto kDevice = c10::DeviceType::PrivateUse1;
 
 // One operator's kernel, which knows its Op from the first call on.
 class BoxedKernel final : public c10::OperatorKernel {
@@ -103,6 +108,19 @@ at::Tensor empty(
   return empty_strided(sizes, strides, dtype, layout, device, pin_memory);
 }
 
+// The zeros that forward-mode autograd computes with, as memory that nobody has
+// written: torch's own have no memory at all, on any device.
+at::Tensor efficient_zeros(
+    c10::IntArrayRef sizes,
+    std::optional<c10::ScalarType> dtype,
+    std::optional<c10::Layout>,
+    std::optional<c10::Device>,
+    std::optional<bool>) {
+  const LocalOps local;
+  return at::zeros(
+      sizes, at::TensorOptions(c10::dtype_or_default(dtype)).device(kDevice));
+}
+
 at::Tensor& set_source_storage_offset(
     at::Tensor& self,
     c10::Storage source,
@@ -124,6 +142,25 @@ at::Tensor& set_source_storage(at::Tensor& self, c10::Storage source) {
   return set_source_storage_offset(self, source, 0, {size}, {1});
 }
 
+// Ops on a tensor of a kind that the mesh does not hold.
+template <OtherKind kind>
+void refuse_op(const c10::OperatorHandle& op, Stack*) {
+  try {
+    refuse(op.schema().name(), kind);
+  } catch (const CoreError& error) {
+    rethrow_for_torch(error);
+  }
+}
+
+template <OtherKind kind>
+void refuse_ops(c10::DispatchKey key) {
+  // Registrations live as long as the process.
+  auto* library =
+      new torch::Library(torch::Library::IMPL, "_", key, __FILE__, __LINE__);
+  library->fallback(
+      torch::CppFunction::makeFromBoxedFunction<&refuse_op<kind>>());
+}
+
 bool compatible_shallow_copy(const at::Tensor&, const at::Tensor&) {
   return true;
 }
@@ -142,7 +179,8 @@ bool takes_tensor(const c10::FunctionSchema& schema) {
 bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   using Key = c10::DispatchKey;
   static const auto* typed =
-      new std::set<std::string>{"empty.memory_format",
+      new std::set<std::string>{"_efficientzerotensor.",
+                                "empty.memory_format",
                                 "empty_strided.",
                                 "set_.source_Storage",
                                 "set_.source_Storage_storage_offset",
@@ -190,6 +228,7 @@ void register_kernels() {
       torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__);
   aten->impl("empty.memory_format", empty);
   aten->impl("empty_strided", empty_strided);
+  aten->impl("_efficientzerotensor", efficient_zeros);
   aten->impl("set_.source_Storage", set_source_storage);
   aten->impl("set_.source_Storage_storage_offset", set_source_storage_offset);
   aten->impl("_has_compatible_shallow_copy_type", compatible_shallow_copy);
@@ -201,11 +240,16 @@ void register_kernels() {
       __FILE__,
       __LINE__);
   for (torch::Library* library : {aten, autograd}) {
+    library->impl("kron.out", kron_out);
     library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
   }
   static auto* any =
       new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);
   any->fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  refuse_ops<OtherKind::kSparse>(c10::DispatchKey::SparsePrivateUse1);
+  refuse_ops<OtherKind::kSparse>(c10::DispatchKey::SparseCsrPrivateUse1);
+  refuse_ops<OtherKind::kNested>(c10::DispatchKey::NestedTensorPrivateUse1);
+  refuse_ops<OtherKind::kQuantized>(c10::DispatchKey::QuantizedPrivateUse1);
 }
 
 }  // namespace
@@ -225,6 +269,7 @@ void register_device() {
     c10::register_privateuse1_backend("mesh");
     register_hooks();
     register_kernels();
+    register_autocast();
   });
 }
 

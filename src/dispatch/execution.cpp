@@ -11,11 +11,12 @@
 
 #include "comm/communicator_steps.h"
 #include "dispatch/buckets.h"
+#include "dispatch/other_kinds.h"
 #include "dispatch/stand_ins.h"
 #include "run/joined.h"
 #include "run/run_lanes.h"
 #include "tensor/global_tensor.h"
-#include "trace/counters.h"
+#include "tensor/shard.h"
 
 namespace torch_mesh {
 namespace {
@@ -103,19 +104,25 @@ class Execution {
     if (stands && entry.is_written) {
       return begin_write(tensor);
     }
-    Held now = held(tensor);
+    Held now = held_memory(tensor);
     if (now.layout != (stands ? moves.to : moves.from)) {
       throw StalePlan();
     }
-    return stands ? std::move(now.shards)
-                  : dense(tensor, run_redistribution(moves, now.shards));
+    return with_bits_of(
+        tensor,
+        stands ? std::move(now.shards)
+               : dense(tensor, run_redistribution(moves, now.shards)));
   }
 
-  // Kernels that read memory as it lies may count on what autograd gave them.
+  // Kernels that read memory as it lies may count on what autograd gave them,
+  // and their results lie as their arguments do.
   Shards dense(const at::Tensor& tensor, Shards shards) const {
-    if (op_.needs_dense && tensor.is_contiguous()) {
+    const bool must_be_dense = op_.needs_dense || op_.is_view;
+    if (must_be_dense || !tensor.is_contiguous()) {
       for (at::Tensor& shard : shards) {
-        shard = shard.contiguous();
+        if (must_be_dense || !is_in_order(shard, tensor.strides())) {
+          shard = in_order(shard, tensor.strides());
+        }
       }
     }
     return shards;
@@ -325,13 +332,33 @@ class Execution {
       if (!tensors_[i].is_global) {
         continue;
       }
-      if (stands_as_planned(i)) {
+      if (plan_.kind != Plan::Kind::kLocal &&
+          inputs_[i][0].sizes() != tensor.sizes()) [[unlikely]] {
+        take_size(tensor, inputs_[i]);
+      } else if (stands_as_planned(i)) {
         end_write(tensor);
       } else {
         reduce_storage(tensor, layout_of(tensor).partial_axes());
         write_value(tensor, inputs_[i][0]);
       }
     }
+  }
+
+  // addbmm_ gives its destination the size of the result.
+  void take_size(const at::Tensor& tensor, const Shards& written) const {
+    Shards shards;
+    for (const at::Tensor& shard : written) {
+      shards.push_back(shard.clone());
+    }
+    const at::Tensor first = shards[0];
+    become(
+        tensor,
+        make_global(
+            Layout::replicated(plan_.mesh),
+            first.sizes(),
+            first.strides(),
+            first.scalar_type(),
+            std::move(shards)));
   }
 
   void pack() {
@@ -518,37 +545,74 @@ class Execution {
     return view;
   }
 
-  // Whether the call says itself in which order the result lies.
-  bool names_memory_format() const {
-    return op_.memory_format_param >= 0 &&
-           args_[op_.memory_format_param].isInt() &&
-           static_cast<c10::MemoryFormat>(
-               args_[op_.memory_format_param].toInt()) !=
-               c10::MemoryFormat::Preserve;
-  }
-
-  // A pointwise result has the order of dims of its first argument of the same
-  // sizes; needed where a local size of 1 hides it.
-  const at::Tensor* model_of_strides(
-      c10::IntArrayRef sizes,
-      const at::Tensor& local) const {
-    bool hidden = false;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      hidden |= local.size(static_cast<int64_t>(d)) == 1 && sizes[d] > 1;
-    }
-    if (!hidden || !op_.schema.is_pointwise || names_memory_format()) {
-      return nullptr;
-    }
-    for (const CallTensors::Entry& entry : tensors_) {
-      if (entry.tensor->sizes() == sizes &&
-          entry.tensor->is_non_overlapping_and_dense()) {
-        return entry.tensor;
+  // The strides of the whole. A shard shows the order of the dims of which it
+  // has more than one element; if torch said more, it must not contradict.
+  std::vector<int64_t> strides_of(size_t o, const at::Tensor& first) const {
+    const std::vector<int64_t>& sizes = plan_.outputs[o].sizes;
+    const Sizes& known = prepared_.outputs[o].strides;
+    if (!known.empty()) {
+      const std::vector<int64_t> local = strides_in_order_of(
+          {first.sizes().data(), first.sizes().size()},
+          {known.data(), known.size()});
+      bool agrees = true;
+      for (int64_t d = 0; d < first.dim(); ++d) {
+        agrees &= first.size(d) == 1 || first.stride(d) == local[d];
+      }
+      if (agrees) {
+        return {known.begin(), known.end()};
       }
     }
-    return nullptr;
+    return first.is_contiguous() ? contiguous_strides(sizes)
+                                 : strides_in_order_of(sizes, first.strides());
+  }
+
+  // Whether a result has gaps in memory of its own, as LAPACK leaves them.
+  bool has_gaps(const at::Tensor& result) const {
+    if (result.is_non_overlapping_and_dense() || result.numel() == 0) {
+      return false;
+    }
+    for (int64_t d = 0; d < result.dim(); ++d) {
+      if (result.size(d) > 1 && result.stride(d) == 0) {
+        return false;
+      }
+    }
+    for (const Shards& shards : inputs_) {
+      for (const at::Tensor& shard : shards) {
+        if (shard.storage().is_alias_of(result.storage())) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  // As in plain torch, a window on all of its memory.
+  at::Tensor pack_with_gaps(const Layout& layout, Shards shards) const {
+    const at::Tensor first = shards[0];
+    const int64_t size =
+        static_cast<int64_t>(first.storage().nbytes() / first.itemsize());
+    Shards flat;
+    for (const at::Tensor& shard : shards) {
+      flat.push_back(shard.as_strided({size}, {1}, 0));
+    }
+    const at::Tensor base =
+        make_global(layout, {size}, {1}, first.scalar_type(), std::move(flat));
+    return make_view(
+        base.storage(),
+        layout,
+        first.sizes(),
+        first.strides(),
+        first.storage_offset(),
+        first.scalar_type(),
+        std::move(shards),
+        /*is_write_back=*/false);
   }
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
+    check_is_strided(op_.schema.name, shards[0]);
+    if (layout.is_replicated() && has_gaps(shards[0])) [[unlikely]] {
+      return pack_with_gaps(layout, std::move(shards));
+    }
     for (at::Tensor& shard : shards) {
       if ((shard.storage_offset() != 0 && !is_joined_) ||
           !shard.is_non_overlapping_and_dense()) {
@@ -565,15 +629,12 @@ class Execution {
           first.scalar_type(),
           std::move(shards));
     }
-    const std::vector<int64_t>& sizes = plan_.outputs[o].sizes;
-    // A dim of local size 1 says nothing of the order.
-    const at::Tensor* model = model_of_strides(sizes, first);
-    const std::vector<int64_t> strides =
-        model                   ? strides_in_order_of(sizes, model->strides())
-        : first.is_contiguous() ? contiguous_strides(sizes)
-                                : strides_in_order_of(sizes, first.strides());
     return make_global(
-        layout, sizes, strides, first.scalar_type(), std::move(shards));
+        layout,
+        plan_.outputs[o].sizes,
+        strides_of(o, first),
+        first.scalar_type(),
+        std::move(shards));
   }
 
   const Op& op_;

@@ -325,7 +325,7 @@ class ForeachCall {
     }
     const std::vector<int64_t> strides = strides_in_order_of(
         {model.sizes().data(), model.sizes().size()},
-        {first.strides().data(), first.strides().size()});
+        {model.strides().data(), model.strides().size()});
     return make_global(
         layout,
         model.sizes(),

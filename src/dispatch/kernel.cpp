@@ -57,6 +57,8 @@ std::shared_ptr<const PreparedPlan> make_plan(
   prepared.lacks_rule = any_cut && prepared.plan.kind == Plan::Kind::kReplicate;
   if (op.is_view) {
     prepared.windows = windows_of(op, args);
+  } else if (prepared.plan.kind == Plan::Kind::kLocal) {
+    find_hidden_strides(op, args, prepared);
   }
   if (log_level() >= 2) {
     log_line(op.schema.name + " " + prepared.plan.str());

@@ -14,6 +14,8 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
+#include <torch_mesh/layout.h>
+
 #include "rules/op_call.h"
 
 namespace torch_mesh {
@@ -176,7 +178,17 @@ void index(const Op& op, Stack& stack) {
   const Tensor index = indices[dim].toTensor();
   const Tensor counted =
       at::where(at::lt(index, 0), at::add(index, self.size(dim)), index);
-  give(op, stack, rows_along(self, dim, counted));
+  Tensor result = rows_along(self, dim, counted);
+  if (index.dim() == 1 && !self.is_contiguous()) {
+    // As torch's iterator lays it out, to which the picked dim says nothing.
+    std::vector<int64_t> strides = self.strides().vec();
+    strides[dim] = 0;
+    strides = strides_in_order_of(
+        {result.sizes().data(), result.sizes().size()}, strides);
+    result = at::empty_strided(result.sizes(), strides, result.options())
+                 .copy_(result);
+  }
+  give(op, stack, result);
 }
 
 TORCH_LIBRARY_FRAGMENT(torch_mesh, library) {

@@ -98,6 +98,9 @@ void mean(const Op& op, Stack& stack) {
 // var(dim) = sum((x - mean(dim))^2) / (count(dim) - correction)
 std::tuple<Tensor, Tensor> var_and_mean(const Args& args) {
   const Tensor self = args.tensor("self");
+  TORCH_CHECK(
+      self.is_floating_point() || self.is_complex(),
+      "std and var only support floating point and complex dtypes");
   const auto dims = dims_of(args, self);
   double correction = 1;
   if (args.has("correction")) {
@@ -116,7 +119,7 @@ std::tuple<Tensor, Tensor> var_and_mean(const Args& args) {
   if (!keepdim_of(args)) {
     mean = at::reshape(mean, var.sizes());
   }
-  return {self.is_complex() ? at::real(var) : var, mean};
+  return {self.is_complex() ? at::real(var).contiguous() : var, mean};
 }
 
 void var(const Op& op, Stack& stack) {
@@ -181,6 +184,11 @@ void squeeze(const Op& op, Stack& stack) {
 void vector_norm(const Op& op, Stack& stack) {
   const Args args(op, stack);
   Tensor self = args.tensor("self");
+  TORCH_CHECK(
+      self.is_floating_point() || self.is_complex(),
+      "linalg.vector_norm: Expected a floating point or complex tensor as "
+      "input. Got ",
+      self.scalar_type());
   const auto dtype = args["dtype"].toOptional<c10::ScalarType>();
   if (dtype) {
     self = self.to(*dtype);

@@ -21,6 +21,7 @@
 #include "dispatch/select_slice.h"
 #include "rules/families.h"
 #include "tensor/global_tensor.h"
+#include "tensor/lazy_bits.h"
 #include "tensor/window.h"
 
 namespace torch_mesh {
@@ -235,15 +236,14 @@ bool as_strided(const Op& op, Stack& stack) {
   const auto sizes = argument(op, stack, 1).toDimVector();
   const auto strides = argument(op, stack, 2).toDimVector();
   const auto offset = argument(op, stack, 3).toOptional<int64_t>();
-  give(
-      op,
-      stack,
-      window_of_storage(
-          self.storage(),
-          sizes,
-          strides,
-          offset.value_or(self.storage_offset()),
-          self.scalar_type()));
+  at::Tensor window = window_of_storage(
+      self.storage(),
+      sizes,
+      strides,
+      offset.value_or(self.storage_offset()),
+      self.scalar_type());
+  LazyBits::of(self).put_on(window);
+  give(op, stack, std::move(window));
   return true;
 }
 
@@ -252,6 +252,20 @@ bool reshape_alias(const Op& op, Stack& stack) {
   static const Op& view = op_named("aten::view", "");
   stack.pop_back();
   run_op(view, stack);
+  return true;
+}
+
+// Parts that autograd takes for tensors of their own lie in the argument's
+// memory all the same.
+bool unsafe_split(const Op&, Stack& stack) {
+  static const Op& split = op_named("aten::split", "Tensor");
+  run_op(split, stack);
+  return true;
+}
+
+bool unsafe_split_with_sizes(const Op&, Stack& stack) {
+  static const Op& split = op_named("aten::split_with_sizes", "");
+  run_op(split, stack);
   return true;
 }
 
@@ -306,6 +320,8 @@ const std::map<std::string, SpecialKernel>& table() {
       {"aten::select.int", run_select},
       {"aten::set_.source_Tensor", set_source_tensor},
       {"aten::slice.Tensor", run_slice},
+      {"aten::unsafe_split.Tensor", unsafe_split},
+      {"aten::unsafe_split_with_sizes", unsafe_split_with_sizes},
       {"aten::zero_", zero},
   };
   return *table;

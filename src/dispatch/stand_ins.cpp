@@ -2,6 +2,7 @@
 
 #include "dispatch/stand_ins.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
 namespace torch_mesh {
@@ -45,6 +46,8 @@ Stack with_stand_ins(
                                : std::nullopt);
       }
       stack.emplace_back(std::move(list));
+    } else if (op.params[i] == Op::ParamKind::kDevice && value.isDevice()) {
+      stack.emplace_back(c10::Device(device));
     } else {
       stack.push_back(value);
     }
@@ -64,6 +67,53 @@ void fill(Stack& stack, int value) {
       }
     }
   }
+}
+
+// The results on the meta device; nothing if torch cannot say.
+std::optional<std::vector<at::Tensor>> results_on_meta(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args) {
+  if (!op.handle.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta)) {
+    return std::nullopt;
+  }
+  Stack stack = with_stand_ins(op, args, at::kMeta);
+  try {
+    op.handle.callBoxed(stack);
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+  std::vector<at::Tensor> results;
+  for (const c10::IValue& value : stack) {
+    if (value.isTensor()) {
+      results.push_back(value.toTensor());
+    } else if (value.isTensorList()) {
+      for (const at::Tensor& result : value.toTensorVector()) {
+        results.push_back(result);
+      }
+    }
+  }
+  return results;
+}
+
+// A dim of which the first device has one element says nothing.
+bool hides_strides(
+    const Plan::Output& output,
+    const PreparedPlan::Output& prepared) {
+  for (size_t d = 0; d < output.sizes.size(); ++d) {
+    if (output.sizes[d] > 1 && prepared.local_sizes[0][d] == 1) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// The result of roll, which is a cat: torch's meta kernel forgets that it keeps
+// channels_last.
+at::Tensor roll_on_meta(const at::Tensor& self) {
+  return at::empty(
+      self.sizes(),
+      self.options().device(at::kMeta).memory_format(
+          self.suggest_memory_format()));
 }
 
 }  // namespace
@@ -95,30 +145,43 @@ std::vector<PreparedPlan::Window> windows_of(
 std::optional<std::vector<std::vector<int64_t>>> sizes_of_results(
     const Op& op,
     c10::ArrayRef<c10::IValue> args) {
-  if (!op.handle.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta)) {
-    return std::nullopt;
-  }
-  Stack stack = with_stand_ins(op, args, at::kMeta);
-  try {
-    op.handle.callBoxed(stack);
-  } catch (const std::exception&) {
+  const auto results = results_on_meta(op, args);
+  if (!results) {
     return std::nullopt;
   }
   std::vector<std::vector<int64_t>> sizes;
-  auto add = [&](const at::Tensor& result) {
+  for (const at::Tensor& result : *results) {
     sizes.push_back(
         result.defined() ? result.sizes().vec() : std::vector<int64_t>());
-  };
-  for (const c10::IValue& value : stack) {
-    if (value.isTensor()) {
-      add(value.toTensor());
-    } else if (value.isTensorList()) {
-      for (const at::Tensor& result : value.toTensorVector()) {
-        add(result);
-      }
-    }
   }
   return sizes;
+}
+
+void find_hidden_strides(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    PreparedPlan& prepared) {
+  std::optional<std::vector<at::Tensor>> results;
+  for (size_t o = 0; o < prepared.outputs.size(); ++o) {
+    const Plan::Output& output = prepared.plan.outputs[o];
+    if (!hides_strides(output, prepared.outputs[o])) {
+      continue;
+    }
+    if (!results) {
+      results = op.base_name == "aten::roll"
+                    ? std::vector<at::Tensor>{roll_on_meta(args[0].toTensor())}
+                    : results_on_meta(op, args);
+    }
+    if (!results || results->size() != prepared.outputs.size()) {
+      return;
+    }
+    const at::Tensor& result = (*results)[o];
+    if (result.defined() && result.is_non_overlapping_and_dense() &&
+        result.sizes() == c10::IntArrayRef(output.sizes)) {
+      const c10::IntArrayRef strides = result.strides();
+      prepared.outputs[o].strides.assign(strides.begin(), strides.end());
+    }
+  }
 }
 
 void check_arguments(const Op& op, c10::ArrayRef<c10::IValue> args) {

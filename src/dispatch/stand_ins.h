@@ -25,6 +25,13 @@ std::optional<std::vector<std::vector<int64_t>>> sizes_of_results(
     const Op& op,
     c10::ArrayRef<c10::IValue> args);
 
+// Finds the strides of results whose shards do not show in which order their
+// dims lie.
+void find_hidden_strides(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    PreparedPlan& prepared);
+
 // Lets torch say what is wrong with sizes and dtypes, before anything moves: an
 // op that fails on meta tensors is run on plain ones, for plain torch's words.
 void check_arguments(const Op& op, c10::ArrayRef<c10::IValue> args);

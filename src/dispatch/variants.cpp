@@ -5,7 +5,9 @@
 #include <map>
 #include <mutex>
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/kron.h>
 #include <c10/core/ScalarType.h>
 
 #include <torch_mesh/error.h>
@@ -87,6 +89,23 @@ Stack run_plain(const Op& op, c10::ArrayRef<c10::IValue> args) {
   return local;
 }
 
+// Whether an `out` has another dtype than the result. Some ops then compute in
+// it, some cast, and some refuse: plain torch's op decides.
+bool has_other_dtype(
+    c10::ArrayRef<c10::IValue> args,
+    const Stack& results,
+    size_t num_in) {
+  for (size_t i = num_in; i < args.size(); ++i) {
+    const c10::IValue& result = results[i - num_in];
+    if (args[i].isTensor() && result.isTensor() &&
+        args[i].toTensor().defined() && result.toTensor().defined() &&
+        args[i].toTensor().scalar_type() != result.toTensor().scalar_type()) {
+      return true;
+    }
+  }
+  return false;
+}
+
 void check_can_hold(const at::Tensor& out, const at::Tensor& result) {
   TORCH_CHECK(
       c10::canCast(result.scalar_type(), out.scalar_type()),
@@ -145,6 +164,10 @@ void run_out(const Op& op, Stack& stack) {
     inputs = run_plain(
         op, c10::ArrayRef<c10::IValue>(stack.data() + base, op.params.size()));
   }
+  const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
+  if (functional && !op.is_random && has_other_dtype(args, inputs, num_in)) {
+    inputs = run_plain(op, args);
+  }
   std::vector<std::pair<at::Tensor, at::Tensor>> gifts;
   size_t next = 0;
   for (size_t i = num_in; i < op.params.size(); ++i, ++next) {
@@ -163,8 +186,14 @@ void run_out(const Op& op, Stack& stack) {
   for (const auto& [result, out] : gifts) {
     check_can_hold(out, result);
   }
+  // Else plain torch's version counters grow by the copies inside of the op.
+  const bool is_counted =
+      op.handle.hasKernelForDispatchKey(c10::DispatchKey::ADInplaceOrView);
   for (const auto& [result, out] : gifts) {
     give_result(result, out);
+    if (!is_counted && !out.is_inference()) {
+      out.unsafeGetTensorImpl()->bump_version();
+    }
   }
   // The results are the out arguments, in order.
   Stack outs(stack.begin() + base + num_in, stack.end());
@@ -173,6 +202,22 @@ void run_out(const Op& op, Stack& stack) {
   for (c10::IValue& out : outs) {
     stack.push_back(std::move(out));
   }
+}
+
+at::Tensor& kron_out(
+    const at::Tensor& self,
+    const at::Tensor& other,
+    at::Tensor& out) {
+  TORCH_CHECK(
+      !at::GradMode::is_enabled() ||
+          !(self.requires_grad() || other.requires_grad() ||
+            out.requires_grad()),
+      "kron(): functions with out=... arguments don't support automatic "
+      "differentiation, but one of the arguments requires grad.");
+  const at::Tensor result = at::kron(self, other);
+  check_can_hold(out, result);
+  give_result(result, out);
+  return out;
 }
 
 void run_inplace_view(const Op& op, Stack& stack) {

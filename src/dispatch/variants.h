@@ -14,4 +14,11 @@ void run_out(const Op& op, Stack& stack);
 // t_, squeeze_, ...: runs the view op, and the tensor becomes the view.
 void run_inplace_view(const Op& op, Stack& stack);
 
+// aten::kron.out. torch composes it of a write through `_unsafe_view`, which on
+// the mesh may be a copy.
+at::Tensor& kron_out(
+    const at::Tensor& self,
+    const at::Tensor& other,
+    at::Tensor& out);
+
 }  // namespace torch_mesh

@@ -51,12 +51,6 @@ void add_view_rules(RuleTable& table) {
   add("aten::unbind", ".int", "x* -> each: x* unbinds(dim)");
 
   table.add(
-      "aten::unsafe_split.Tensor",
-      "x* -> each: x* splits(dim, split_size) linear(0)");
-  table.add(
-      "aten::unsafe_split_with_sizes",
-      "x* -> each: x* splits(dim, split_sizes) linear(0)");
-  table.add(
       "aten::slice_backward",
       "x* -> x* unslices(input_sizes, dim, start, end, step) linear(0)");
   table.add(

@@ -29,6 +29,9 @@ struct PreparedPlan {
     std::vector<int> lane_of_shard;
     std::vector<Sizes> local_sizes;  // expected, for each lane
     int64_t cut_dim = -1;            // where the plan joins
+    // Of the whole, where local strides say too little: a dim of which each
+    // device has one element. Else empty.
+    Sizes strides;
   };
 
   // Where a view lies in its storage, by the rules of plain torch.

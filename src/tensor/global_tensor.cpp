@@ -12,6 +12,8 @@
 #include <torch_mesh/redistribute.h>
 
 #include "comm/communicator_steps.h"
+#include "tensor/lazy_bits.h"
+#include "tensor/shard.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -191,7 +193,7 @@ void retake_copy(
            redistribution_of(
                replicated, meta.layout, tensor.sizes(), tensor.scalar_type()),
            replicas)) {
-    meta.shards.push_back(shard.contiguous());
+    meta.shards.push_back(in_order(shard, tensor.strides()));
   }
 }
 
@@ -300,6 +302,7 @@ at::Tensor make_global(
     c10::IntArrayRef strides,
     c10::ScalarType dtype,
     Shards shards) {
+  resolve_bits(shards);
   auto storage =
       c10::make_intrusive<MeshStorage>(layout, sizes, strides, dtype);
   auto meta = c10::make_intrusive<GlobalMeta>();
@@ -345,6 +348,7 @@ at::Tensor make_view(
     bool is_write_back) {
   const auto& state =
       *static_cast<MeshStorage*>(storage.unsafeGetStorageImpl());
+  const LazyBits bits = take_bits_off(shards);
   auto meta = c10::make_intrusive<GlobalMeta>();
   meta->layout = layout;
   meta->shards = std::move(shards);
@@ -354,7 +358,10 @@ at::Tensor make_view(
   for (const at::Tensor& shard : state.shards) {
     meta->origins.push_back(shard.storage_offset());
   }
-  return new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+  at::Tensor view =
+      new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+  bits.put_on(view);
+  return view;
 }
 
 at::Tensor make_write_back(
@@ -383,7 +390,7 @@ void become(const at::Tensor& tensor, const at::Tensor& source) {
   impl->set_backend_meta(from->get_backend_meta_intrusive_ptr());
 }
 
-Held held(const at::Tensor& tensor) {
+Held held_memory(const at::Tensor& tensor) {
   GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (is_current(meta, storage) && !meta.layout.has_partial()) [[likely]] {
@@ -397,6 +404,12 @@ Held held(const at::Tensor& tensor) {
   return {meta.layout, meta.shards, meta.memory_generation.load()};
 }
 
+Held held(const at::Tensor& tensor) {
+  Held now = held_memory(tensor);
+  now.shards = with_bits_of(tensor, std::move(now.shards));
+  return now;
+}
+
 Shards read(const at::Tensor& tensor) { return held(tensor).shards; }
 
 void read_storage(MeshStorage& storage) {
@@ -407,14 +420,14 @@ void read_storage(MeshStorage& storage) {
   }
 }
 
-const Shards& begin_write(const at::Tensor& tensor) {
+Shards begin_write(const at::Tensor& tensor) {
   read(tensor);
   if (MeshStorage::of(tensor)->is_borrowed) [[unlikely]] {
     const LocalOps local;
     own_memory(tensor);
     read(tensor);
   }
-  return meta_of(tensor).shards;
+  return with_bits_of(tensor, meta_of(tensor).shards);
 }
 
 void end_write(const at::Tensor& tensor) {
@@ -487,7 +500,7 @@ void settle_blank(const at::Tensor& tensor, const Layout& layout) {
 
 void write_value(const at::Tensor& tensor, const at::Tensor& value) {
   const LocalOps local;
-  const Shards& shards = begin_write(tensor);
+  const Shards shards = begin_write(tensor);
   const Layout& layout = layout_of(tensor);
   const Layout replicated = Layout::replicated(layout.mesh());
   const Shards parts = run_redistribution(

@@ -23,6 +23,9 @@ namespace torch_mesh {
 //               uneven reshape); `shards` are a copy of the value, taken again
 //               when the storage was written, and a write to it is written
 //               back into the storage (law 3).
+//
+// Lazy conjugates and negatives are bits of the global tensor alone: `shards`
+// hold memory as it lies. `held` and `begin_write` give shards with those bits.
 struct GlobalMeta final : c10::BackendMeta {
   Layout layout;
   Shards shards;
@@ -59,7 +62,7 @@ at::Tensor make_unwritten(
     c10::ScalarType dtype);
 
 // A window on `base`'s storage. `shards` are views of its shards (alias), or a
-// copy of the value (write-back).
+// copy of the value (write-back). Their lazy bits become the window's.
 at::Tensor make_view(
     const c10::Storage& storage,
     const Layout& layout,
@@ -95,13 +98,16 @@ struct Held {
 Held held(const at::Tensor& tensor);
 // The shards alone.
 Shards read(const at::Tensor& tensor);
+// The same without lazy bits, and how to give them to shards.
+Held held_memory(const at::Tensor& tensor);
+Shards with_bits_of(const at::Tensor& tensor, Shards shards);
 
 // Makes sure that the storage itself has shards.
 void read_storage(MeshStorage& storage);
 
 // The local tensors for writing in place; nobody else's memory. Call `written`
 // afterwards. Unwritten memory must be materialised or overwritten first.
-const Shards& begin_write(const at::Tensor& tensor);
+Shards begin_write(const at::Tensor& tensor);
 // Ends a write: write-back windows are written into their storage.
 void end_write(const at::Tensor& tensor);
 bool is_unwritten(const at::Tensor& tensor);

@@ -5,7 +5,10 @@ import random
 import numpy
 import torch
 from tests.conformance.layouts import place
+from tests.conformance.record import Skip, Wrong
 from torch.utils import _pytree as pytree
+
+import torch_mesh as tm
 
 
 def seed_everything(seed):
@@ -36,22 +39,21 @@ class Call:
 
     def placed_tensors(self, mesh, assignment):
         return [
-            like(t, place(t, mesh, placements))
+            like(t, placed(t, mesh, placements))
             for t, placements in zip(self.tensors, assignment, strict=True)
         ]
 
-    def in_double(self):
-        """The same call with floating tensors in double precision."""
-        wide = {
-            torch.float16: torch.float64,
-            torch.bfloat16: torch.float64,
-            torch.float32: torch.float64,
-            torch.complex64: torch.complex128,
-        }
+    def in_double(self, *, moved=False):
+        """The same call with floating tensors in double precision.
+
+        Args:
+            moved: off by a step of their dtype, up or down.
+        """
         made = object.__new__(Call)
         made.__dict__.update(self.__dict__)
+        generator = torch.Generator().manual_seed(31)
         made.tensors = [
-            like(t, t.detach().to(wide.get(t.dtype, t.dtype)))
+            like(t, widened(t.detach(), generator if moved else None))
             for t in self.tensors
         ]
         return made
@@ -66,6 +68,37 @@ class Call:
         args, kwargs = pytree.tree_unflatten(leaves, self._tree)
         seed_everything(self.seed)
         return self.function(*args, **kwargs)
+
+
+WIDE = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex64: torch.complex128,
+}
+
+
+def widened(t, generator):
+    """`t` in double precision, moved by a step if there is a generator."""
+    wide = t.to(WIDE.get(t.dtype, t.dtype))
+    inexact = t.dtype.is_floating_point or t.dtype.is_complex
+    if generator is None or not inexact or t.layout != torch.strided:
+        return wide
+    sign = torch.randint(0, 2, t.shape, generator=generator) * 2 - 1
+    return wide * (1 + sign * torch.finfo(t.dtype).eps)
+
+
+def placed(t, mesh, placements):
+    """`t` in a layout. A sparse tensor has none: the mesh has to say so."""
+    if t.layout == torch.strided:
+        return place(t, mesh, placements)
+    try:
+        tm.distribute(t, mesh, ("R",) * len(mesh.shape))
+    except NotImplementedError as error:
+        if "[not-strided]" in str(error):
+            raise Skip(f"{t.layout}: the mesh refuses it") from None
+        raise
+    raise Wrong(f"a {t.layout} tensor was placed")
 
 
 def like(t, copy):

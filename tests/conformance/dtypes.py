@@ -25,7 +25,7 @@ def values(*shape, dtype):
     generator = torch.Generator().manual_seed(13)
     if dtype.is_floating_point or dtype.is_complex:
         wide = torch.complex128 if dtype.is_complex else torch.float64
-        return torch.randn(*shape, dtype=wide, generator=generator).to(dtype)
+        return torch.randn(shape, dtype=wide, generator=generator).to(dtype)
     high = 2 if dtype == torch.bool else 9
     return torch.randint(0, high, shape, generator=generator).to(dtype)
 
@@ -177,11 +177,13 @@ def run(unit, options, record):
     dtype = getattr(torch, unit)
     ops = [*((n, g, True) for n, g in EXACT.items())]
     ops += [(n, g, False) for n, g in SUMS.items()]
-    full = options.full or dtype in (torch.float32, torch.int64)
+    common = dtype in (torch.float32, torch.int64) and not options.quick
+    full = options.full or common
+    share = 9 if options.quick else 3
     for (name, op, exact), (shape, (make, view)) in itertools.product(
         ops, SHAPES.items()
     ):
-        if not full and hash_of(name, shape, unit) % 3:
+        if not full and hash_of(name, shape, unit) % share:
             continue
         compare(
             record,
@@ -189,10 +191,21 @@ def run(unit, options, record):
             f"{name} of {shape}",
             f(program, op, view),
             [make(dtype)],
-            exact=exact or not (dtype.is_floating_point or dtype.is_complex),
+            exact=is_exact(name, exact, dtype),
             size=256,
             quick=True,
         )
+
+
+def is_exact(name, exact, dtype):
+    """Whether the mesh gives plain torch's bits.
+
+    Not of a complex product: torch's vector loops round it otherwise than the
+    scalar loops for what is left, so its bits depend on the place in memory.
+    """
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return True
+    return exact and not (dtype.is_complex and name == "mul")
 
 
 def hash_of(*words):

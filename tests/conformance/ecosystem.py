@@ -1,57 +1,32 @@
 """What people do around ops: transforms, hooks, files, compilers, threads.
 
-Each program takes a matrix `x` [7, 6] and a matrix `w` [6, 5].
+Each program takes a matrix `x` [7, 6] and a matrix `w` [6, 5]. Those of threads
+and of extensions are in extensions.py.
 """
 
 import copy
 import functools
 import io
-import multiprocessing
-import os
 import pickle
-import threading
 
 import torch
+from tests.conformance import autocast as autocast_lists
+from tests.conformance import extensions  # noqa: F401 (its programs)
 from tests.conformance.programs import compare
+from tests.conformance.small_model import (
+    PROGRAMS,
+    gradients,
+    model,
+    place_model,
+    program,
+    rounded,
+    values,
+)
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 f = functools.partial
-
-PROGRAMS = {}
-
-
-def program(function, name=None):
-    """Makes a function of this file a unit of the suite."""
-    PROGRAMS[name or function.__name__] = function
-    return function
-
-
-def values(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(21))
-
-
-def model(world, bias=True):
-    """A small model with the same weights on either side."""
-    torch.manual_seed(8)
-    made = nn.Sequential(
-        nn.Linear(6, 8, bias=bias), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3)
-    )
-    return place_model(world, made)
-
-
-def place_model(world, made):
-    made = made.to(world.device)
-    if world.on_mesh:  # one weight is not replicated
-        for p in list(made.parameters())[:1]:
-            p.data = world.sharded(p.detach().cpu())
-    return made
-
-
-def gradients(made):
-    return [p.grad for p in made.parameters()]
-
 
 # ----------------------------------------------------------------- torch.func
 
@@ -241,7 +216,57 @@ def autocast(world, x, w, *, dtype):
         z = x @ w
         s = z.softmax(-1)
     y.float().square().mean().backward()
-    return [y.dtype, z.dtype, z, s.dtype, y.shape, gradients(made)]
+    grads = rounded(gradients(made), dtype)
+    return [y.dtype, z.dtype, z, s.dtype, y.shape, grads]
+
+
+def one_layer(world):
+    """Its gradients are rounded once."""
+    torch.manual_seed(8)
+    return place_model(world, nn.Linear(6, 3))
+
+
+@program
+def autocast_of_cpu(world, x, w):
+    """A context of the CPU means the mesh too, and can be switched off."""
+    made = one_layer(world)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = made(x)
+        with torch.autocast("cpu", enabled=False):
+            z = x @ w
+        u = x @ w
+    y.float().sum().backward()
+    v = x @ w
+    grads = rounded(gradients(made), torch.bfloat16)
+    return [y.dtype, z, u.dtype, v.dtype, grads]
+
+
+@program
+def autocast_of_mesh_stays(world, x, w):
+    """A context that switches the CPU's off leaves one of the mesh alone."""
+    with torch.autocast(world.device, dtype=torch.bfloat16):
+        if world.on_mesh:
+            with torch.autocast("cpu", enabled=False):
+                y = x @ w
+        else:
+            y = x @ w
+    return [y, torch.is_autocast_enabled(world.device)]
+
+
+@program
+def autocast_checkpointed(world, x, w):
+    made = one_layer(world)
+    x = x.detach().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = checkpoint(made, x, use_reentrant=False)
+    y.float().sum().backward()
+    return [y, rounded([x.grad, *gradients(made)], torch.bfloat16)]
+
+
+@program
+def autocast_with_plain(world, x, w):
+    with torch.autocast(world.device, dtype=torch.bfloat16):
+        return [x @ w.detach().cpu(), torch.cat([x, torch.ones(1, 6)])]
 
 
 program(f(autocast, dtype=torch.bfloat16), "autocast_bfloat16")
@@ -285,6 +310,32 @@ def deepcopied(world, x, w):
 def pickled(world, x, w):
     y = pickle.loads(pickle.dumps(x.detach()))
     return [y, y.device.type == world.device]
+
+
+@program
+def pickled_model(world, x, w):
+    made = pickle.loads(pickle.dumps(model(world)))
+    made(x).square().sum().backward()
+    return [made(x), gradients(made)]
+
+
+@program
+def saved_optimizer(world, x, w):
+    made = model(world)
+    optimizer = torch.optim.Adam(made.parameters(), 0.1)
+    made(x).square().sum().backward()
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save([made.state_dict(), optimizer.state_dict()], file)
+    file.seek(0)
+    weights, state = torch.load(file, weights_only=True)
+    again = model(world)
+    other = torch.optim.Adam(again.parameters(), 0.5)
+    again.load_state_dict(weights)
+    other.load_state_dict(state)
+    again(x).square().sum().backward()
+    other.step()
+    return [list(again.parameters()), other.param_groups[0]["lr"]]
 
 
 @program
@@ -476,221 +527,6 @@ def anomaly_found(world, x, w):
     return x.grad
 
 
-# ------------------------------------------------------- threads and processes
-
-
-@program
-def threads(world, x, w):
-    results = [None] * 4
-
-    def job(i):
-        # The thread's own default is none: it takes the mesh of `x`.
-        y = (x.detach() * (i + 1)).requires_grad_()
-        for _ in range(5):
-            z = (y @ w).tanh()
-        z.sum().backward()
-        results[i] = [z.detach(), y.grad]
-
-    jobs = [threading.Thread(target=job, args=(i,)) for i in range(4)]
-    for j in jobs:
-        j.start()
-    for j in jobs:
-        j.join()
-    return results
-
-
-@program
-def forked_child(world, x, w):
-    """A child of a process that has used the mesh computes on it."""
-    context = multiprocessing.get_context("fork")
-    (x @ w).sum().item()
-    ours, theirs = context.Pipe()
-    x, w = x.detach(), w.detach()
-
-    def job():
-        try:
-            y = (x @ w).tanh().cpu()
-            theirs.send(("ok", y.tolist()))
-        except Exception as error:
-            theirs.send((str(error), None))
-        os._exit(0)
-
-    pid = os.fork()
-    if pid == 0:
-        job()
-    word, found = ours.recv() if ours.poll(30) else ("no answer", None)
-    os.waitpid(pid, 0)
-    if word != "ok":
-        raise RuntimeError(word)
-    return torch.tensor(found).to(world.device)
-
-
-# ----------------------------------------------------------------- extensions
-
-
-class Cube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        return g * 3 * x**2
-
-
-class WriteInPlace(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.mark_dirty(x)
-        return x.mul_(2)
-
-    @staticmethod
-    def backward(ctx, g):
-        return g * 2
-
-
-@program
-def own_function(world, x, w):
-    x = x.detach().requires_grad_()
-    y = Cube.apply(x)
-    (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    g.sum().backward()
-    return [y, g, x.grad]
-
-
-@program
-def own_function_in_place(world, x, w):
-    x = x.detach().requires_grad_()
-    y = WriteInPlace.apply(x * 1)
-    y.square().sum().backward()
-    return [y, x.grad]
-
-
-@functools.cache
-def own_op():
-    name = "conformance_test::scaled_tanh"
-
-    @torch.library.custom_op(name, mutates_args=())
-    def scaled_tanh(x: torch.Tensor, scale: float) -> torch.Tensor:
-        return x.tanh() * scale
-
-    def setup(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0])
-        ctx.scale = inputs[1]
-
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        return g * ctx.scale * (1 - x.tanh() ** 2), None
-
-    scaled_tanh.register_autograd(backward, setup_context=setup)
-    scaled_tanh.register_fake(lambda x, scale: torch.empty_like(x))
-    return scaled_tanh
-
-
-@functools.cache
-def own_writing_op():
-    @torch.library.custom_op("conformance_test::bump_", mutates_args={"x"})
-    def bump_(x: torch.Tensor) -> None:
-        x.add_(1)
-
-    return bump_
-
-
-@program
-def library_op(world, x, w):
-    x = x.detach().requires_grad_()
-    y = own_op()(x, 2.0)
-    y.square().sum().backward()
-    return [y, x.grad]
-
-
-@program
-def library_writing_op(world, x, w):
-    y = x.detach().clone()
-    version = y._version
-    own_writing_op()(y)
-    own_writing_op()(y[1:3])
-    return [y, y._version > version]
-
-
-@program
-def tensor_subclass(world, x, w):
-    class Named(torch.Tensor):
-        pass
-
-    y = x.detach().as_subclass(Named)
-    z = y @ w
-    return [z.as_subclass(torch.Tensor), type(z) is Named]
-
-
-@program
-def dispatch_mode(world, x, w):
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    names = []
-
-    class Log(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            names.append(str(func))
-            return func(*args, **(kwargs or {}))
-
-    with Log():
-        y = (x @ w).relu()
-    return [y, "aten.relu.default" in names]
-
-
-# ----------------------------------------------------------- nested and sparse
-
-
-@program
-def nested(world, x, w):
-    n = torch.nested.nested_tensor([x[:2], x[2:]], layout=torch.jagged)
-    return (n * 2).values()
-
-
-@program
-def nested_strided(world, x, w):
-    n = torch.nested.nested_tensor([x[:2], x[2:]])
-    return (n * 2).to_padded_tensor(0.0)
-
-
-@program
-def sparse(world, x, w):
-    s = x.relu().to_sparse()
-    return torch.sparse.mm(s, w)
-
-
-@program
-def sparse_made(world, x, w):
-    i = torch.tensor([[0, 1, 3], [2, 0, 1]], device=world.device)
-    s = torch.sparse_coo_tensor(i, x[0, :3], (7, 6), device=world.device)
-    return s.to_dense()
-
-
-@program
-def sparse_csr(world, x, w):
-    return x.to_sparse_csr() @ w
-
-
-@program
-def sparse_embedding(world, x, w):
-    e = nn.Embedding(9, 4, sparse=True, device=world.device)
-    e(torch.tensor([1, 4, 1], device=world.device)).sum().backward()
-    return e.weight.grad.to_dense()
-
-
-@program
-def quantized(world, x, w):
-    return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize()
-
-
-@program
-def named(world, x, w):
-    return x.detach().refine_names("N", "C").sum("C").rename(None)
-
-
 # ---------------------------------------------------------------------- misc
 
 
@@ -779,10 +615,13 @@ RIGHT_OR_CLEAR = {
 
 
 def units(options):
-    return list(PROGRAMS)
+    return [*PROGRAMS, *autocast_lists.units()]
 
 
 def run(unit, options, record):
+    if unit.startswith(autocast_lists.PREFIX):
+        autocast_lists.run(unit, options, record)
+        return
     inputs = [values(7, 6), values(6, 5)]
     compare(
         record,

@@ -6,6 +6,7 @@ torch runs for it.
 """
 
 import torch
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Neither tagged pointwise nor views.
@@ -92,3 +93,31 @@ def watched(function, *args, **kwargs):
     with Watch() as watch:
         result = function(*args, **kwargs)
     return result, watch.exact
+
+
+class ScalarLoops(TorchDispatchMode):
+    """Gives pointwise ops strided memory, which no vector loop takes."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if (
+            torch.Tag.pointwise not in func.tags
+            or func._schema.is_mutable
+            or not isinstance(result, torch.Tensor)
+            or not (result.is_floating_point() or result.is_complex())
+        ):
+            return result
+
+        def spread(leaf):
+            if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0:
+                return leaf
+            if not (leaf.is_floating_point() or leaf.is_complex()):
+                leaf = leaf.to(result.dtype)  # as the op itself does
+            return torch.stack([leaf, leaf], -1)[..., 0]
+
+        try:
+            args, kwargs = pytree.tree_map(spread, (args, kwargs))
+            return torch.empty_like(result).copy_(func(*args, **kwargs))
+        except (RuntimeError, TypeError):
+            return result  # a mask, say, must stay one

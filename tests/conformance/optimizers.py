@@ -6,13 +6,18 @@ import functools
 import torch
 from tests.conformance.compare import assert_same
 from tests.conformance.layouts import mesh_of, place
-from tests.conformance.programs import compare
+from tests.conformance.programs import compare, is_clear
 from tests.conformance.record import Wrong, describe
 from torch.testing._internal.common_optimizers import optim_db
 
 import torch_mesh as tm
 
 STEPS = 3
+
+# Summands of a re-ordered sum. Muon computes its updates in bfloat16, where a
+# sum in another order differs by 4e-3; three of them, of a learning rate each.
+SIZE = 1000
+SIZES = {"Muon": 10**6}
 
 # Placements of the two matrices and the two vectors, on one axis and on two.
 LAYOUTS = {
@@ -52,15 +57,29 @@ def run(unit, options, record):
         return
     info = optimizers()[unit]
     inputs = info.optim_inputs_func(device="cpu")
+    if options.quick:
+        inputs = inputs[:1] + inputs[-1:]
     for given in inputs:
         for way in ways_of(info):
             kwargs = {**given.kwargs, **way}
             label = f"{given.desc} {','.join(way) or 'single'}"
             run_flags(info, kwargs, label, options, record)
+        if "differentiable" in info.supported_impls:
+            leaves = [p.detach() for p in parameters(info)]
+            compare(
+                record,
+                options,
+                f"{given.desc} differentiable",
+                functools.partial(through_steps, info, given.kwargs),
+                [t.requires_grad_() for t in leaves],
+                exact=False,
+                size=SIZE,
+                quick=True,
+            )
 
 
 def ways_of(info):
-    """foreach, fused, single-tensor; differentiable and maximize by flags."""
+    """single-tensor, foreach, fused; the other flags come from `optim_db`."""
     known = {"foreach": False} if "foreach" in info.supported_impls else {}
     ways = [known]
     if "foreach" in info.supported_impls:
@@ -134,16 +153,19 @@ def check(info, kwargs, expected, mesh, layouts, plant):
             torch.nn.Parameter(place(p, mesh, placements))
             for p, placements in zip(parameters(info), layouts, strict=True)
         ]
-        if plant == "lost_write":
-            params = lose_writes(info, kwargs, params)
-        else:
-            params = trained(info, kwargs, params)
-        params, optimizer, losses = params
+        train = lose_writes if plant == "lost_write" else trained
+        try:
+            params, optimizer, losses = train(info, kwargs, params)
+        except NotImplementedError as error:
+            if info.only_supports_sparse_grads and is_clear(error):
+                return
+            raise
     right, right_optimizer, right_losses = expected
+    size = SIZES.get(info.optim_cls.__name__, SIZE)
     for i, (a, e) in enumerate(zip(losses, right_losses, strict=True)):
-        assert_same(a, e, f"loss {i}", size=1000)
+        assert_same(a, e, f"loss {i}", size=size)
     for i, (a, e) in enumerate(zip(params, right, strict=True)):
-        assert_same(a, e, f"parameter {i}", size=1000)
+        assert_same(a, e, f"parameter {i}", size=size)
         if tm.layout(a).placements != tuple(layouts[i]):
             raise Wrong(f"parameter {i} now in {tm.layout(a)}")
         state, right_state = optimizer.state[a], right_optimizer.state[e]
@@ -151,15 +173,44 @@ def check(info, kwargs, expected, mesh, layouts, plant):
             raise Wrong(f"state {sorted(state)}, not {sorted(right_state)}")
         for key, value in right_state.items():
             what = f"state {key} of parameter {i}"
-            if not isinstance(value, torch.Tensor):
-                if value != state[key] and not isinstance(value, list):
-                    raise Wrong(f"{what}: {state[key]}, not {value}")
-                continue
-            assert_same(state[key], value, what, size=1000, strides=False)
-            if value.shape == e.shape and tm.is_global(state[key]):
+            check_state(state[key], value, what, size)
+            if (
+                isinstance(value, torch.Tensor)
+                and value.shape == e.shape
+                and tm.is_global(state[key])
+            ):
                 follows = tm.layout(state[key]).placements
                 if follows != tm.layout(a).placements:
                     raise Wrong(f"{what} in {follows}, not {layouts[i]}")
+
+
+def check_state(actual, expected, what, size):
+    """A number, a tensor, or a list of tensors, as L-BFGS has."""
+    if isinstance(expected, list):
+        if len(actual) != len(expected):
+            raise Wrong(f"{what}: {len(actual)} values, not {len(expected)}")
+        for a, e in zip(actual, expected, strict=True):
+            check_state(a, e, what, size)
+    elif isinstance(expected, float) and isinstance(actual, float):
+        # Of a loss in float32.
+        assert_same(torch.tensor(actual), torch.tensor(expected), what)
+    else:
+        assert_same(actual, expected, what, size=size, strides=False)
+
+
+def through_steps(info, kwargs, world, *leaves):
+    """Parameters after some steps, and gradients through these steps."""
+    params = [leaf.clone() for leaf in leaves]
+    kwargs = {**kwargs, "differentiable": True}
+    if "foreach" in info.supported_impls:
+        kwargs["foreach"] = False
+    optimizer = info.optim_cls(params, **kwargs)
+    for _ in range(2):
+        for i, (p, leaf) in enumerate(zip(params, leaves, strict=True)):
+            p.grad = (leaf * (i + 1)).sin()
+        optimizer.step()
+    total = sum(p.square().sum() for p in params)
+    return [*params, *torch.autograd.grad(total, leaves)]
 
 
 def lose_writes(info, kwargs, params):

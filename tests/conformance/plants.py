@@ -5,14 +5,23 @@ each op's planted result wrong; `--plant NAME` counts that.
 """
 
 import contextlib
+import math
 
 import torch
-from tests.conformance.record import Skip
+from tests.conformance.record import Planted, Skip
 from torch.utils import _pytree as pytree
 
 import torch_mesh as tm
 
 NAMES = ("scaled", "lost_write", "doubled_gradient", "swapped")
+
+
+# Torch adds no numbers of these dtypes: they are changed as bits.
+NO_SUMS = {
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+}
 
 
 class NothingToPlant(Skip):
@@ -30,18 +39,28 @@ class Plant:
         change = {"scaled": scaled, "swapped": swapped}.get(self.name)
         return replaced_one(value, change) if change else value
 
+    def unwritten(self):
+        """Call for results whose values nobody wrote, so that none is right."""
+        if self.name in ("scaled", "swapped"):
+            raise NothingToPlant("memory that nobody wrote")
+
     def leaves(self, values):
         """A list of results, the first changeable one changed."""
-        if self.name == "doubled_gradient":
-            raise NothingToPlant
+        self.no_gradients()
         return self.result(values)
+
+    def no_gradients(self):
+        """Call where a case has none to compare."""
+        if self.name == "doubled_gradient":
+            raise NothingToPlant("no gradient")
 
     def gradients(self, values):
         """Gradients with the error in them."""
         if self.name != "doubled_gradient":
             return values
         if not any(v is not None and bool((v != 0).any()) for v in values):
-            raise NothingToPlant
+            raise NothingToPlant("all gradients are zero")
+        Planted.count += 1
         return [None if v is None else v * 2 for v in values]
 
 
@@ -52,26 +71,44 @@ def around(name, destination):
         yield
         return
     before = destination.detach().clone()
+    facts = facts_of(destination)
     yield
-    with torch.no_grad():
-        if destination.shape == before.shape and torch.equal(
-            tm.full(destination.detach()), tm.full(before)
-        ):
-            raise NothingToPlant
-        destination.detach().set_(before)
+    Planted.count += 1
+    if facts_of(destination) != facts:  # t_, squeeze_, an out= of another size
+        destination.data = before
+    elif same(tm.full(destination.detach()), tm.full(before)):
+        Planted.count -= 1
+        raise NothingToPlant("the write leaves what was there")
+    else:
+        # Through `data`, which has a version counter of its own: the error must
+        # be seen in the value.
+        destination.data.copy_(before)
+
+
+def facts_of(tensor):
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
+
+
+def same(a, b):
+    """Equal, with NaN equal to NaN."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def replaced_one(value, change):
     """The leaves of a result, the first changeable one changed."""
     leaves, tree = pytree.tree_flatten(value)
     for i, leaf in enumerate(leaves):
+        changed = None
         if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
             changed = change(leaf.detach())
-            if changed is None:
-                continue
-            leaves[i] = like(changed, leaf)
+            changed = None if changed is None else like(changed, leaf)
+        elif isinstance(leaf, bool | int | float) and change is scaled:
+            changed = scaled_number(leaf)
+        if changed is not None:
+            Planted.count += 1
+            leaves[i] = changed
             return pytree.tree_unflatten(leaves, tree)
-    raise NothingToPlant
+    raise NothingToPlant("no result that the error would change")
 
 
 def like(changed, leaf):
@@ -86,6 +123,14 @@ def like(changed, leaf):
     if not leaf.requires_grad:
         return placed
     return leaf + (placed - leaf).detach()
+
+
+def scaled_number(number):
+    if isinstance(number, bool):
+        return not number
+    if isinstance(number, int):
+        return number + 1
+    return number * 1.01 if number and math.isfinite(number) else None
 
 
 def dense(t):
@@ -112,6 +157,9 @@ def scaled(leaf):
         if size[i] == 0:
             return None
         flat[i] = flat[i] * 1.01
+    elif value.dtype in NO_SUMS:
+        signed = flat.view(NO_SUMS[value.dtype])
+        signed[0] += 1
     else:
         flat[0] = flat[0] + 1
     return flat.reshape(value.shape)
@@ -128,5 +176,4 @@ def swapped(leaf):
     order = [*range(half, 2 * half), *range(half)]
     order += range(2 * half, value.shape[0])
     changed = value[order].contiguous()
-    same = (changed == value) | ((changed != changed) & (value != value))
-    return None if bool(same.all()) else changed
+    return None if same(changed, value) else changed

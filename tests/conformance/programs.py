@@ -13,7 +13,7 @@ from tests.conformance import plants
 from tests.conformance.call import flat, like, seed_everything
 from tests.conformance.compare import assert_same
 from tests.conformance.layouts import assignments, mesh_of, place
-from tests.conformance.record import Wrong, describe
+from tests.conformance.record import Skip, Wrong, describe
 
 import torch_mesh as tm
 
@@ -111,6 +111,8 @@ def check(program, inputs, assignment, expected, world, *, clear_error, **how):
             for t, placements in zip(inputs, assignment, strict=True)
         ]
         actual = outcome(program, world, placed)
+        if isinstance(actual, Skip):
+            raise actual
         if isinstance(expected, Exception):
             if not isinstance(actual, Exception):
                 raise Wrong(f"no error; plain: {describe(expected)}")

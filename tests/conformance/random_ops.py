@@ -14,6 +14,12 @@ def values(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
 
 
+def weighted(y):
+    """A loss whose gradient does not vanish, as that of a norm's square."""
+    weights = torch.linspace(0.5, 1.5, y.numel()).view(y.shape)
+    return (y * weights.to(y.device)).sum()
+
+
 def after(world, result):
     """The result, and what the generator gives next, on either side."""
     return [result, torch.rand(3), torch.randn(5, device=world.device)]
@@ -80,6 +86,9 @@ FACTORIES = {
 }
 
 
+SUMMANDS = 1000  # in a program: some ten sums, one of the other
+
+
 def units(options):
     return [*IN_PLACE, *FACTORIES, *PROGRAMS]
 
@@ -102,7 +111,10 @@ def run(unit, options, record):
     else:
         program, *shapes = PROGRAMS[unit]
         inputs = [values(*s).requires_grad_() for s in shapes]
-        compare(record, options, "program", program, inputs, exact=False)
+        compare(
+            record, options, "program", program, inputs,
+            exact=False, size=SUMMANDS,
+        )  # fmt: skip
 
 
 def drawn(draw, generator, world, x):
@@ -164,13 +176,13 @@ def dropped(world, x, w):
         torch.nn.Linear(6, 8), torch.nn.Dropout(0.5), torch.nn.GELU()
     ).to(world.device)
     y = model(x) @ w
-    y.square().mean().backward()
+    weighted(y).backward()
     return after(world, [y, x.grad, w.grad, model[0].weight.grad])
 
 
 def attention(world, q, k, v, **how):
     y = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3, **how)
-    y.square().mean().backward()
+    weighted(y).backward()
     return after(world, [y, q.grad, k.grad, v.grad])
 
 
@@ -178,14 +190,14 @@ def multi_head(world, x):
     m = torch.nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=True)
     m = m.to(world.device)
     y, w = m(x, x, x)
-    y.square().mean().backward()
+    weighted(y).backward()
     return after(world, [y, w, x.grad, m.in_proj_weight.grad])
 
 
 def lstm(world, x):
     m = torch.nn.LSTM(6, 5, 2, dropout=0.5, batch_first=True).to(world.device)
     y, _ = m(x)
-    y.square().mean().backward()
+    weighted(y).backward()
     return after(world, [y, x.grad])
 
 
@@ -193,7 +205,7 @@ def transformer(world, x):
     m = torch.nn.TransformerEncoderLayer(6, 2, 8, 0.3, batch_first=True)
     m = m.to(world.device)
     y = m(x)
-    y.square().mean().backward()
+    weighted(y).backward()
     return after(world, [y, x.grad])
 
 
@@ -202,7 +214,7 @@ def checkpointed(world, x, w, **how):
         return F.dropout(torch.tanh(x @ w), 0.4) * torch.rand_like(x @ w)
 
     y = checkpoint(block, x, **how)
-    y.square().mean().backward()
+    weighted(y).backward()
     return after(world, [y, x.grad, w.grad])
 
 

@@ -16,6 +16,10 @@ class Wrong(Exception):
     """The mesh's answer is not plain torch's."""
 
 
+class Enough(Exception):
+    """The unit has shown what it was run for."""
+
+
 class Skip(Exception):
     """The case says nothing about the mesh; the text says why."""
 
@@ -71,10 +75,20 @@ class Progress:
         return self._memory[8:].rstrip(b"\0").decode(errors="replace")
 
 
+class Planted:
+    """How many errors `plants` has put in, in this process."""
+
+    count = 0
+
+
 class Record:
     """Runs the cases of one unit and keeps how they ended."""
 
-    def __init__(self, suite, unit, progress, passed_over=()):
+    def __init__(
+        self, suite, unit, progress, passed_over=(), until_wrong=False
+    ):
+        """`until_wrong`: the first wrong case ends the unit, by `Enough`."""
+        self._until_wrong = until_wrong
         self.suite = suite
         self.unit = unit
         self.right = {}  # per mesh
@@ -92,10 +106,15 @@ class Record:
         if self._index in self._passed_over:
             return False  # it ended an earlier worker
         self._progress.begin(self._index, f"{mesh}\n{label}")
+        planted = Planted.count
         try:
             check()
+            if self._until_wrong and Planted.count == planted:
+                raise Skip("right, and no error was put in")
         except Wrong as error:
             self.add(mesh, label, WRONG, str(error))
+            if self._until_wrong:
+                raise Enough from error
         except Skip as why:
             self.add(mesh, label, SKIPPED, str(why))
         except Exception as error:

@@ -136,6 +136,7 @@ def run(unit, options, record):
         return
     for name, program in PROGRAMS.items():
         compare(record, options, name, f(program, view), [x])
+    compare(record, options, "inference mode", f(in_inference, view), [x])
     for name, second in SECOND.items():
         program = f(write_chain, view, second)
         compare(record, options, f"chain {name}", program, [x])
@@ -272,8 +273,8 @@ def gradient_of_view(view, world, leaf):
     v = view(x)
     if not v.requires_grad:
         return [v]
-    total = (v * weights(world, v)).sum()
-    return [total.abs(), *torch.autograd.grad(total.abs(), [leaf])]
+    total = (v * weights(world, v)).abs().sum()  # cancels nothing
+    return [total, *torch.autograd.grad(total, [leaf])]
 
 
 def gradient_of_write(view, world, leaf):
@@ -321,6 +322,18 @@ def write_without_grad(view, world, leaf):
         v = view(leaf)
         v.mul_(2)
     return [leaf, leaf._version, leaf.is_leaf, v.requires_grad]
+
+
+def in_inference(view, world, x):
+    """Tensors without a version counter and without an autograd key."""
+    with torch.inference_mode():
+        x = x.clone()
+        v = view(x)
+        v.mul_(3)
+        first = [x.clone(), v.clone()]
+        x.add_(1)
+        view(x).add_(2)
+        return [*first, x, v, v.is_inference(), v._is_view()]
 
 
 GRADIENTS = {
