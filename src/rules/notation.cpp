@@ -3,7 +3,6 @@
 #include "rules/notation.h"
 
 #include <cctype>
-#include <set>
 
 #include <torch_mesh/error.h>
 
@@ -85,12 +84,7 @@ class Parser {
       return result;
     }
     if (!take(".")) {
-      skip_space();
-      const size_t start = place_;
       result.dims = tokens();
-      if (is_output) {
-        check_distinct(result.dims, start);
-      }
       if (result.dims.empty()) {
         fail(
             at_end() ? "ends where a term is due" : "has no term here",
@@ -123,27 +117,6 @@ class Parser {
       } else {
         return result;
       }
-    }
-  }
-
-  // A result has each factor in one dim: one axis cannot shard two of them.
-  void check_distinct(const std::vector<Token>& tokens, size_t start) {
-    std::set<std::string> names;
-    size_t num_names = 0;
-    for (const Token& token : tokens) {
-      std::vector<std::string> letters = token.letters;
-      if (token.kind == Token::Kind::kLetter ||
-          token.kind == Token::Kind::kGroup) {
-        letters.push_back(token.name);
-      }
-      num_names += letters.size();
-      names.insert(letters.begin(), letters.end());
-    }
-    if (names.size() != num_names) {
-      place_ = start;
-      fail(
-          "names a factor twice in one result",
-          "give each dim of a result its own letter");
     }
   }
 
