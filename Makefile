@@ -128,13 +128,16 @@ sanitize: $(TEST_SETUP)
 # torch's own locks and threads guard for races.
 sanitize-thread: ENGINE := OFF
 sanitize-%: ENGINE := ON
+# The linker takes a comma in a path for the end of it.
+comma := ,
+sanitize-%: BUILD_OF = build/$(subst $(comma),-,$*)
 sanitize-%: $(TEST_SETUP)
-	$(BIN)/cmake -S . -B build/$* -G Ninja \
+	$(BIN)/cmake -S . -B $(BUILD_OF) -G Ninja \
 	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
 	  -DTORCH_MESH_ENGINE=$(ENGINE) -DTORCH_MESH_TESTS=ON \
 	  -DTORCH_MESH_SANITIZE=$*
-	$(BIN)/cmake --build build/$* -j $(JOBS)
-	$(BIN)/ctest --test-dir build/$* --output-on-failure
+	$(BIN)/cmake --build $(BUILD_OF) -j $(JOBS)
+	$(BIN)/ctest --test-dir $(BUILD_OF) --output-on-failure
 
 # Four properties, a quarter of the time each; what they find stays in
 # build/fuzz. The corpus is kept there too: a second run goes on from it.
