@@ -290,10 +290,11 @@ class Execution {
     return text + " on mesh " + plan_.mesh.str();
   }
 
-  // Whether lanes write into the memory of this argument.
+  // Whether lanes write into shards of their own in this argument's memory. A
+  // single local op leaves its destination as the plain op leaves it.
   bool is_written_by_lanes(size_t i) const {
-    return tensors_[i].is_written && tensors_[i].is_global &&
-           stands_as_planned(i);
+    return lanes_.num > 1 && !is_joined_ && tensors_[i].is_written &&
+           tensors_[i].is_global && stands_as_planned(i);
   }
 
   // Whether the op failed before it wrote anything, as for a wrong dtype.
@@ -302,7 +303,7 @@ class Execution {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       any_written |= is_written_by_lanes(i);
     }
-    if (!any_written || lanes_.num < 2 || is_joined_) {
+    if (!any_written) {
       return true;
     }
     Stack local;
@@ -310,12 +311,8 @@ class Execution {
     return fails_on_all_values(op_, local, error);
   }
 
-  // Where lanes have shards of their own, some may have been written and others
-  // not. A single local op leaves its destination as the plain op leaves it.
+  // Some shards may have been written and others not.
   void break_destinations(const std::string& error) {
-    if (lanes_.num < 2 || is_joined_) {
-      return;
-    }
     for (size_t i = 0; i < tensors_.size(); ++i) {
       if (is_written_by_lanes(i)) {
         mark_broken(*tensors_[i].tensor, error);
@@ -325,13 +322,10 @@ class Execution {
 
   void finish_writes() {
     for (size_t i = 0; i < tensors_.size(); ++i) {
-      if (!tensors_[i].is_written) {
+      if (!tensors_[i].is_written || !tensors_[i].is_global) {
         continue;
       }
       const at::Tensor& tensor = *tensors_[i].tensor;
-      if (!tensors_[i].is_global) {
-        continue;
-      }
       if (plan_.kind != Plan::Kind::kLocal &&
           inputs_[i][0].sizes() != tensor.sizes()) [[unlikely]] {
         take_size(tensor, inputs_[i]);
