@@ -12,6 +12,7 @@
 #include "comm/communicator_steps.h"
 #include "dispatch/buckets.h"
 #include "dispatch/other_kinds.h"
+#include "dispatch/packing.h"
 #include "dispatch/stand_ins.h"
 #include "run/joined.h"
 #include "run/run_lanes.h"
@@ -328,7 +329,7 @@ class Execution {
       const at::Tensor& tensor = *tensors_[i].tensor;
       if (plan_.kind != Plan::Kind::kLocal &&
           inputs_[i][0].sizes() != tensor.sizes()) [[unlikely]] {
-        take_size(tensor, inputs_[i]);
+        take_size(tensor, inputs_[i], plan_.mesh);
       } else if (stands_as_planned(i)) {
         end_write(tensor);
       } else {
@@ -336,23 +337,6 @@ class Execution {
         write_value(tensor, inputs_[i][0]);
       }
     }
-  }
-
-  // addbmm_ gives its destination the size of the result.
-  void take_size(const at::Tensor& tensor, const Shards& written) const {
-    Shards shards;
-    for (const at::Tensor& shard : written) {
-      shards.push_back(shard.clone());
-    }
-    const at::Tensor first = shards[0];
-    become(
-        tensor,
-        make_global(
-            Layout::replicated(plan_.mesh),
-            first.sizes(),
-            first.strides(),
-            first.scalar_type(),
-            std::move(shards)));
   }
 
   void pack() {
@@ -539,73 +523,10 @@ class Execution {
     return view;
   }
 
-  // The strides of the whole. A shard shows the order of the dims of which it
-  // has more than one element; if torch said more, it must not contradict.
-  std::vector<int64_t> strides_of(size_t o, const at::Tensor& first) const {
-    const std::vector<int64_t>& sizes = plan_.outputs[o].sizes;
-    const Sizes& known = prepared_.outputs[o].strides;
-    if (!known.empty()) {
-      const std::vector<int64_t> local = strides_in_order_of(
-          {first.sizes().data(), first.sizes().size()},
-          {known.data(), known.size()});
-      bool agrees = true;
-      for (int64_t d = 0; d < first.dim(); ++d) {
-        agrees &= first.size(d) == 1 || first.stride(d) == local[d];
-      }
-      if (agrees) {
-        return {known.begin(), known.end()};
-      }
-    }
-    return first.is_contiguous() ? contiguous_strides(sizes)
-                                 : strides_in_order_of(sizes, first.strides());
-  }
-
-  // Whether a result has gaps in memory of its own, as LAPACK leaves them.
-  bool has_gaps(const at::Tensor& result) const {
-    if (result.is_non_overlapping_and_dense() || result.numel() == 0) {
-      return false;
-    }
-    for (int64_t d = 0; d < result.dim(); ++d) {
-      if (result.size(d) > 1 && result.stride(d) == 0) {
-        return false;
-      }
-    }
-    for (const Shards& shards : inputs_) {
-      for (const at::Tensor& shard : shards) {
-        if (shard.storage().is_alias_of(result.storage())) {
-          return false;
-        }
-      }
-    }
-    return true;
-  }
-
-  // As in plain torch, a window on all of its memory.
-  at::Tensor pack_with_gaps(const Layout& layout, Shards shards) const {
-    const at::Tensor first = shards[0];
-    const int64_t size =
-        static_cast<int64_t>(first.storage().nbytes() / first.itemsize());
-    Shards flat;
-    for (const at::Tensor& shard : shards) {
-      flat.push_back(shard.as_strided({size}, {1}, 0));
-    }
-    const at::Tensor base =
-        make_global(layout, {size}, {1}, first.scalar_type(), std::move(flat));
-    return make_view(
-        base.storage(),
-        layout,
-        first.sizes(),
-        first.strides(),
-        first.storage_offset(),
-        first.scalar_type(),
-        std::move(shards),
-        /*is_write_back=*/false);
-  }
-
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
     check_is_strided(op_.schema.name, shards[0]);
-    if (layout.is_replicated() && has_gaps(shards[0])) [[unlikely]] {
-      return pack_with_gaps(layout, std::move(shards));
+    if (layout.is_replicated() && has_gaps(shards[0], inputs_)) [[unlikely]] {
+      return make_with_gaps(layout, std::move(shards));
     }
     for (at::Tensor& shard : shards) {
       if ((shard.storage_offset() != 0 && !is_joined_) ||
@@ -626,7 +547,8 @@ class Execution {
     return make_global(
         layout,
         plan_.outputs[o].sizes,
-        strides_of(o, first),
+        strides_of_whole(
+            plan_.outputs[o].sizes, prepared_.outputs[o].strides, first),
         first.scalar_type(),
         std::move(shards));
   }

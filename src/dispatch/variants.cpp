@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/kron.h>
@@ -214,6 +215,8 @@ at::Tensor& kron_out(
             out.requires_grad()),
       "kron(): functions with out=... arguments don't support automatic "
       "differentiation, but one of the arguments requires grad.");
+  // Plain torch's version counter does not see that write.
+  const at::AutoDispatchBelowADInplaceOrView guard;
   const at::Tensor result = at::kron(self, other);
   check_can_hold(out, result);
   give_result(result, out);

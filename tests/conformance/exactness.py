@@ -95,8 +95,17 @@ def watched(function, *args, **kwargs):
     return result, watch.exact
 
 
-class ScalarLoops(TorchDispatchMode):
-    """Gives pointwise ops strided memory, which no vector loop takes."""
+class OtherLoops(TorchDispatchMode):
+    """Gives pointwise ops the same values in other memory.
+
+    Args:
+        vector: in long dense rows, for torch's vector loops; else in strided
+            memory, which only scalar loops take.
+    """
+
+    def __init__(self, *, vector):
+        super().__init__()
+        self.vector = vector
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -109,15 +118,23 @@ class ScalarLoops(TorchDispatchMode):
         ):
             return result
 
-        def spread(leaf):
+        def moved(leaf):
             if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0:
                 return leaf
             if not (leaf.is_floating_point() or leaf.is_complex()):
                 leaf = leaf.to(result.dtype)  # as the op itself does
+            if self.vector:
+                return torch.stack([leaf.expand(result.shape)] * ROWS)
             return torch.stack([leaf, leaf], -1)[..., 0]
 
         try:
-            args, kwargs = pytree.tree_map(spread, (args, kwargs))
-            return torch.empty_like(result).copy_(func(*args, **kwargs))
+            args, kwargs = pytree.tree_map(moved, (args, kwargs))
+            other = func(*args, **kwargs)
+            if self.vector and other.shape != result.shape:
+                other = other[0]
+            return torch.empty_like(result).copy_(other)
         except (RuntimeError, TypeError):
             return result  # a mask, say, must stay one
+
+
+ROWS = 32  # so that the first lies in full vectors, whatever its length

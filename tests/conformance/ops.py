@@ -14,7 +14,7 @@ from tests.conformance.call import (
     seed_everything,
 )
 from tests.conformance.compare import assert_same, equal, plain
-from tests.conformance.exactness import ScalarLoops, watched
+from tests.conformance.exactness import OtherLoops, watched
 from tests.conformance.layouts import assignments, mesh_of
 from tests.conformance.record import Wrong, describe
 from torch.testing._internal.common_methods_invocations import op_db
@@ -229,10 +229,9 @@ class Expected:
             x = torch.randn(64, dtype=torch.complex64)
             torch.sgn(x) != torch.sgn(torch.stack([x, x], 1)[:, 0])
         """
-        scalar = self._other("scalar", part, i)
-        return scalar is not None and not equal(
-            plain(scalar), plain(getattr(self, part)[i])
-        )
+        own = plain(getattr(self, part)[i])
+        others = [self._other(kind, part, i) for kind in ("scalar", "vector")]
+        return any(o is not None and not equal(plain(o), own) for o in others)
 
     def _other(self, kind, part, i):
         """Tensor i of a part of a call with almost the same arguments."""
@@ -243,8 +242,9 @@ class Expected:
 
     def _make_other(self, kind):
         try:
-            if kind == "scalar":
-                return Expected(self._call, mode=ScalarLoops())
+            if kind in ("scalar", "vector"):
+                mode = OtherLoops(vector=kind == "vector")
+                return Expected(self._call, mode=mode)
             call = self._call.in_double(moved=kind == "moved")
             return Expected(call, **self._asked)
         except Exception:

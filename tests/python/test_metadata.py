@@ -95,7 +95,9 @@ def test_kron_writes_to_out(placements):
     x, y = torch.arange(3.0).reshape(3, 1), torch.arange(10.0).reshape(5, 2)
     a = tm.distribute(x, mesh, ("R",))
     out = tm.distribute(torch.zeros(15, 2), mesh, (placements,))
+    version = out._version
     assert torch.kron(a, tm.distribute(y, mesh, ("S0",)), out=out) is out
+    assert out._version == version  # as in plain torch
     assert_equal(out, torch.kron(x, y))
     with pytest.raises(RuntimeError, match="can't be cast"):
         torch.kron(a, a, out=a.new_zeros(9, 1, dtype=torch.int64))
