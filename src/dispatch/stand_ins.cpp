@@ -77,6 +77,14 @@ std::optional<std::vector<at::Tensor>> results_on_meta(
     return std::nullopt;
   }
   Stack stack = with_stand_ins(op, args, at::kMeta);
+  // Meta kernels in Python take no wrapped numbers; sizes and strides do not
+  // depend on that.
+  for (const c10::IValue& value : stack) {
+    if (value.isTensor() && value.toTensor().defined() &&
+        value.toTensor().dim() == 0) {
+      value.toTensor().unsafeGetTensorImpl()->set_wrapped_number(false);
+    }
+  }
   try {
     op.handle.callBoxed(stack);
   } catch (const std::exception&) {
