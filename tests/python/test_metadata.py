@@ -125,6 +125,9 @@ def test_out_of_another_dtype_is_what_plain_torch_makes_of_it(placements):
         torch.abs(m, out=out)
     with pytest.raises(RuntimeError, match="Double|double"):
         torch.mm(m, m, out=out)
+    wide = tm.distribute(torch.ones(8, 4).double(), mesh, (placements,))
+    assert_equal(torch.cat([m, m], out=wide), torch.cat([x, x]).double())
+    torch.take(m, m.new_tensor([1, 2]).long(), out=m.new_empty(2))
 
 
 def test_a_tangent_of_zeros_can_be_written_to():
