@@ -23,6 +23,7 @@
 #include "dispatch/attention.h"
 #include "dispatch/op.h"
 #include "dispatch/other_kinds.h"
+#include "dispatch/tensor_split.h"
 #include "dispatch/variants.h"
 #include "tensor/global_tensor.h"
 #include "tensor/window.h"
@@ -242,6 +243,7 @@ void register_kernels() {
   for (torch::Library* library : {aten, autograd}) {
     library->impl("kron.out", kron_out);
     library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
+    library->impl("tensor_split.tensor_indices_or_sections", tensor_split);
   }
   static auto* any =
       new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);

@@ -432,3 +432,20 @@ def test_an_index_that_no_device_holds_is_plain_torchs_error(pick, index):
     placed = tm.distribute(table, mesh, ("S0",))
     with pytest.raises(expected.type):
         pick(placed, tm.distribute(indices, mesh))
+
+
+@pytest.mark.parametrize("places", [[1, 4], 3])
+@pytest.mark.parametrize("on_mesh", [True, False])
+def test_a_tensor_says_where_to_split(places, on_mesh):
+    mesh = mesh_of("2")
+    value = torch.arange(12.0).view(6, 2)
+    where = torch.tensor(places)
+    x = tm.distribute(value, mesh, ("S0",)).requires_grad_()
+    at = tm.distribute(where, mesh, ("R",)) if on_mesh else where
+    parts = torch.tensor_split(x, at)
+    for part, expected in zip(
+        parts, torch.tensor_split(value, where), strict=True
+    ):
+        assert_equal(part, expected)
+    parts[0].sum().backward()
+    assert tm.full(x.grad).sum() == parts[0].numel()
