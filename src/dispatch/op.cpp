@@ -7,6 +7,7 @@
 #include <shared_mutex>
 
 #include "dispatch/explain.h"
+#include "dispatch/random_ops.h"
 
 namespace torch_mesh {
 namespace {
@@ -108,19 +109,8 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
   checks_overlap = (schema.is_pointwise || base_name == "aten::copy_") &&
                    base_name != "aten::fill_" && base_name != "aten::zero_" &&
                    base_name.rfind("aten::_foreach", 0) != 0;
-  for (const char* name : {"aten::copy_",
-                           "aten::fill_",
-                           "aten::zero_",
-                           "aten::bernoulli_",
-                           "aten::cauchy_",
-                           "aten::exponential_",
-                           "aten::geometric_",
-                           "aten::log_normal_",
-                           "aten::normal_",
-                           "aten::random_",
-                           "aten::uniform_"}) {
-    overwrites |= base_name == name;
-  }
+  overwrites = base_name == "aten::copy_" || base_name == "aten::fill_" ||
+               base_name == "aten::zero_" || draws_in_place(schema.name);
   special = special_kernel(schema.name);
 }
 

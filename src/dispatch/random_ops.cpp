@@ -93,7 +93,7 @@ bool native_dropout(const Op& op, Stack& stack) {
 
 }  // namespace
 
-SpecialKernel random_kernel(const std::string& name) {
+bool draws_in_place(const std::string& name) {
   static const auto* in_place = new std::set<std::string>{
       "aten::bernoulli_.Tensor",
       "aten::bernoulli_.float",
@@ -107,7 +107,11 @@ SpecialKernel random_kernel(const std::string& name) {
       "aten::random_.to",
       "aten::uniform_",
   };
-  if (in_place->count(name)) {
+  return in_place->count(name) != 0;
+}
+
+SpecialKernel random_kernel(const std::string& name) {
+  if (draws_in_place(name)) {
     return draw_in_place;
   }
   return name == "aten::native_dropout" ? native_dropout : nullptr;

@@ -14,4 +14,7 @@ namespace torch_mesh {
 // those of the plain program.
 SpecialKernel random_kernel(const std::string& name);
 
+// Whether the op of this name fills its first argument with random numbers.
+bool draws_in_place(const std::string& name);
+
 }  // namespace torch_mesh
