@@ -96,10 +96,7 @@ class Execution {
         entry.is_global ? MeshStorage::of(tensor)->memory_generation.load()
                         : 0);
     if (!entry.is_global || layout_of(tensor).mesh() != plan_.mesh) {
-      return spread(
-          entry.is_global ? read(tensor)[0] : tensor,
-          moves,
-          prepared_.inputs[i].moves);
+      return spread(i, entry.is_global ? read(tensor)[0] : tensor);
     }
     const bool stands = stands_as_planned(i);
     if (stands && entry.is_written) {
@@ -112,28 +109,45 @@ class Execution {
     return with_bits_of(
         tensor,
         stands ? std::move(now.shards)
-               : dense(tensor, run_redistribution(moves, now.shards)));
+               : dense(i, tensor, run_redistribution(moves, now.shards)));
   }
 
   // Kernels that read memory as it lies may count on what autograd gave them,
-  // and their results lie as their arguments do.
-  Shards dense(const at::Tensor& tensor, Shards shards) const {
+  // and their results lie as their arguments do. Slices of one tensor are copied
+  // as one, so that they still lie side by side.
+  Shards dense(size_t i, const at::Tensor& tensor, Shards shards) const {
     const bool must_be_dense = op_.needs_dense || op_.is_view;
-    if (must_be_dense || !tensor.is_contiguous()) {
-      for (at::Tensor& shard : shards) {
-        if (must_be_dense || !is_in_order(shard, tensor.strides())) {
-          shard = in_order(shard, tensor.strides());
+    if (!must_be_dense && tensor.is_contiguous()) {
+      return shards;
+    }
+    auto wished = [&](const at::Tensor& local) {
+      return must_be_dense || !is_in_order(local, tensor.strides())
+                 ? in_order(local, tensor.strides())
+                 : local;
+    };
+    if (prepared_.joins && prepared_.inputs[i].cut_dim == 0) {
+      if (const std::optional<at::Tensor> joined = join_shards(shards, 0)) {
+        const at::Tensor whole = wished(*joined);
+        if (whole.stride(0) * whole.size(0) == whole.numel()) {
+          int64_t begin = 0;
+          for (at::Tensor& shard : shards) {
+            const Sizes sizes(shard.sizes().begin(), shard.sizes().end());
+            shard = slice_of(whole, 0, begin, sizes);
+            begin += sizes[0];
+          }
+          return shards;
         }
       }
+    }
+    for (at::Tensor& shard : shards) {
+      shard = wished(shard);
     }
     return shards;
   }
 
   // A plain tensor counts as replicated.
-  Shards spread(
-      const at::Tensor& tensor,
-      const Redistribution& moves,
-      bool has_steps) const {
+  Shards spread(size_t i, const at::Tensor& tensor) const {
+    const Redistribution& moves = plan_.inputs[i].redistribution;
     const Lanes& held = moves.from.lanes();
     Shards shards;
     for (int device : held.first_device) {
@@ -142,8 +156,9 @@ class Execution {
           tensor.dim() == 0 || tensor.device() == place ? tensor
                                                         : tensor.to(place));
     }
-    return has_steps ? dense(tensor, run_redistribution(moves, shards))
-                     : shards;
+    return prepared_.inputs[i].moves
+               ? dense(i, tensor, run_redistribution(moves, shards))
+               : shards;
   }
 
   // One local op in place of one for each lane, where all arguments lie so.

@@ -55,6 +55,9 @@ std::shared_ptr<const PreparedPlan> make_plan(
   }
   PreparedPlan prepared = prepare(std::move(plan));
   prepared.lacks_rule = any_cut && prepared.plan.kind == Plan::Kind::kReplicate;
+  if (op.is_view || op.base_name == "aten::_unsafe_view") {
+    prepared.in_parallel = false;  // moves no data
+  }
   if (op.is_view) {
     prepared.windows = windows_of(op, args);
   } else if (prepared.plan.kind == Plan::Kind::kLocal) {
