@@ -23,6 +23,7 @@
 #include "dispatch/attention.h"
 #include "dispatch/op.h"
 #include "dispatch/other_kinds.h"
+#include "dispatch/random_ops.h"
 #include "dispatch/tensor_split.h"
 #include "dispatch/variants.h"
 #include "tensor/global_tensor.h"
@@ -241,6 +242,7 @@ void register_kernels() {
       __FILE__,
       __LINE__);
   for (torch::Library* library : {aten, autograd}) {
+    library->impl("dropout", dropout);
     library->impl("kron.out", kron_out);
     library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
     library->impl("tensor_split.tensor_indices_or_sections", tensor_split);

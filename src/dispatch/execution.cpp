@@ -113,8 +113,8 @@ class Execution {
   }
 
   // Kernels that read memory as it lies may count on what autograd gave them,
-  // and their results lie as their arguments do. Slices of one tensor are copied
-  // as one, so that they still lie side by side.
+  // and their results lie as their arguments do. Slices of one tensor are
+  // copied as one, so that they still lie side by side.
   Shards dense(size_t i, const at::Tensor& tensor, Shards shards) const {
     const bool must_be_dense = op_.needs_dense || op_.is_view;
     if (!must_be_dense && tensor.is_contiguous()) {

@@ -5,18 +5,31 @@
 #include <set>
 
 #include <ATen/ops/bernoulli.h>
+#include <ATen/ops/dropout_compositeimplicitautograd_dispatch.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones_like.h>
+
+#include <torch_mesh/tensor.h>
 
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
 namespace {
 
-// normal_, uniform_, ...: fills a plain tensor with the destination's sizes and
-// strides, which gives it the same bits at the same places.
+// Plain memory for numbers to be drawn: with the sizes and strides of `tensor`,
+// which gives it the same bits at the same places.
+at::Tensor empty_whole(const at::Tensor& tensor) {
+  return at::empty_strided(
+      tensor.sizes(),
+      strides_in_order_of(
+          {tensor.sizes().data(), tensor.sizes().size()},
+          {tensor.strides().data(), tensor.strides().size()}),
+      tensor.options().device(at::kCPU));
+}
+
+// normal_, uniform_, ...: fills a plain tensor.
 bool draw_in_place(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
   const at::Tensor self = stack[base].toTensor();
@@ -27,14 +40,7 @@ bool draw_in_place(const Op& op, Stack& stack) {
   const Layout layout = layout_of(self);
   const bool direct = layout.is_replicated() && layout.lanes().num == 1 &&
                       !meta_of(self).is_write_back;
-  const at::Tensor whole =
-      direct ? begin_write(self)[0]
-             : at::empty_strided(
-                   self.sizes(),
-                   strides_in_order_of(
-                       {self.sizes().data(), self.sizes().size()},
-                       {self.strides().data(), self.strides().size()}),
-                   self.options().device(at::kCPU));
+  const at::Tensor whole = direct ? begin_write(self)[0] : empty_whole(self);
   Stack local(stack.begin() + static_cast<ptrdiff_t>(base), stack.end());
   for (c10::IValue& value : local) {
     if (value.isTensor() && is_global(value.toTensor())) {
@@ -54,8 +60,7 @@ bool draw_in_place(const Op& op, Stack& stack) {
   return true;
 }
 
-// What F.dropout computes on CPU: noise of the input's dtype, drawn for the
-// whole input, divided by 1 - p. The mask that backward reads is boolean.
+// As `dropout`. The mask that backward reads is boolean.
 bool native_dropout(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
   const at::Tensor input = stack[base].toTensor();
@@ -70,12 +75,7 @@ bool native_dropout(const Op& op, Stack& stack) {
     output = input.clone();
     mask = at::ones_like(input, input.options().dtype(at::kBool));
   } else {
-    const at::Tensor whole = at::empty_strided(
-        input.sizes(),
-        strides_in_order_of(
-            {input.sizes().data(), input.sizes().size()},
-            {input.strides().data(), input.strides().size()}),
-        input.options().device(at::kCPU));
+    const at::Tensor whole = empty_whole(input);
     whole.bernoulli_(1 - p);
     mask = at::empty_like(input, input.options().dtype(at::kBool));
     mask.copy_(whole);
@@ -92,6 +92,22 @@ bool native_dropout(const Op& op, Stack& stack) {
 }
 
 }  // namespace
+
+at::Tensor dropout(const at::Tensor& input, double p, bool train) {
+  const bool draws = train && p > 0 && p < 1;
+  if (!draws || !is_global(input) || input.numel() == 0) {
+    return at::compositeimplicitautograd::dropout(input, p, train);
+  }
+  at::Tensor noise;
+  {
+    const LocalOps local;
+    const at::Tensor whole = empty_whole(input).bernoulli_(1 - p).div_(1 - p);
+    const Layout layout = with_sums_reduced(layout_of(input));
+    noise = whole.is_contiguous() ? borrow(whole, layout)
+                                  : distribute(whole, layout);
+  }
+  return input.mul(noise);
+}
 
 bool draws_in_place(const std::string& name) {
   static const auto* in_place = new std::set<std::string>{

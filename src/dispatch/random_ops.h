@@ -14,6 +14,11 @@ namespace torch_mesh {
 // those of the plain program.
 SpecialKernel random_kernel(const std::string& name);
 
+// aten::dropout, as torch composes it on CPU: the input times noise of its
+// dtype that is drawn for the whole of it (law 2). On other devices torch takes
+// a fused kernel, whose mask of bools has to be converted at each use.
+at::Tensor dropout(const at::Tensor& input, double p, bool train);
+
 // Whether the op of this name fills its first argument with random numbers.
 bool draws_in_place(const std::string& name);
 

@@ -187,7 +187,7 @@ at::Tensor like_on_meta(
   if (op.memory_format_param >= 0 && self.is_non_overlapping_and_dense()) {
     const c10::IValue& layout = argument(op, stack, 2);
     const c10::IValue& format = argument(op, stack, op.memory_format_param);
-    if (layout.isNone() &&
+    if ((layout.isNone() || layout.toLayout() == c10::kStrided) &&
         (format.isNone() ||
          format.toMemoryFormat() == c10::MemoryFormat::Preserve)) {
       const auto dtype = argument(op, stack, 1).toOptional<c10::ScalarType>();
