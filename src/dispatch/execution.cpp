@@ -40,8 +40,9 @@ class Execution {
 
   void run() {
     reduce_pending();
+    inputs_.resize(tensors_.size());
     for (size_t i = 0; i < tensors_.size(); ++i) {
-      inputs_.push_back(localise(i));
+      localise(i);
     }
     is_joined_ = join_inputs();
     run_all_lanes();
@@ -50,6 +51,14 @@ class Execution {
   }
 
  private:
+  // A tensor argument as it stands for the plan.
+  struct Input {
+    const Shards* shards = nullptr;  // the tensor's own, or `moved`
+    Shards moved;
+    uint32_t generation = 0;  // of the storage, before reading
+    at::Tensor whole;         // of the shards, if the lanes are joined
+  };
+
   // Pending sums that are read as sums are reduced first, for all who hold
   // them, and in buckets.
   void reduce_pending() {
@@ -88,25 +97,37 @@ class Execution {
             !stays_partial_elsewhere(i));
   }
 
-  Shards localise(size_t i) {
+  void localise(size_t i) {
     const CallTensors::Entry& entry = tensors_[i];
     const at::Tensor& tensor = *entry.tensor;
     const Redistribution& moves = plan_.inputs[i].redistribution;
-    generations_.push_back(
-        entry.is_global ? MeshStorage::of(tensor)->memory_generation.load()
-                        : 0);
+    Input& input = inputs_[i];
+    input.shards = &input.moved;
+    if (entry.is_global) {
+      input.generation = MeshStorage::of(tensor)->memory_generation.load();
+    }
     if (!entry.is_global || layout_of(tensor).mesh() != plan_.mesh) {
-      return spread(i, entry.is_global ? read(tensor)[0] : tensor);
+      input.moved = spread(i, entry.is_global ? read(tensor)[0] : tensor);
+      return;
     }
     const bool stands = stands_as_planned(i);
     if (stands && entry.is_written) {
-      return begin_write(tensor);
+      input.moved = begin_write(tensor);
+      return;
+    }
+    const Layout& planned = stands ? moves.to : moves.from;
+    if (const Shards* settled = stands ? settled_shards(tensor) : nullptr) {
+      if (meta_of(tensor).layout != planned) {
+        throw StalePlan();
+      }
+      input.shards = settled;
+      return;
     }
     Held now = held_memory(tensor);
-    if (now.layout != (stands ? moves.to : moves.from)) {
+    if (now.layout != planned) {
       throw StalePlan();
     }
-    return with_bits_of(
+    input.moved = with_bits_of(
         tensor,
         stands ? std::move(now.shards)
                : dense(i, tensor, run_redistribution(moves, now.shards)));
@@ -166,38 +187,35 @@ class Execution {
     if (!prepared_.joins || op_.is_random || op_.is_python) {
       return false;
     }
-    c10::SmallVector<at::Tensor, 6> wholes;
     for (size_t i = 0; i < inputs_.size(); ++i) {
       std::optional<at::Tensor> whole =
-          join_shards(inputs_[i], prepared_.inputs[i].cut_dim);
+          join_shards(*inputs_[i].shards, prepared_.inputs[i].cut_dim);
       if (!whole) {
         return false;
       }
-      wholes.push_back(std::move(*whole));
-    }
-    for (size_t i = 0; i < inputs_.size(); ++i) {
-      joined_.push_back(std::move(wholes[i]));
+      inputs_[i].whole = std::move(*whole);
     }
     return true;
   }
 
   at::Tensor local_tensor(size_t i, int lane) const {
     if (is_joined_) {
-      return joined_[i];
+      return inputs_[i].whole;
     }
     const PreparedPlan::Input& input = prepared_.inputs[i];
+    const Shards& shards = *inputs_[i].shards;
     const int shard =
         input.shard_of_lane.empty() ? lane : input.shard_of_lane[lane];
     TORCH_MESH_ASSERT(
-        shard < static_cast<int>(inputs_[i].size()),
+        shard < static_cast<int>(shards.size()),
         "argument ",
         i,
         " of ",
         context(),
         " has ",
-        inputs_[i].size(),
+        shards.size(),
         " shards, its plan more");
-    const at::Tensor& tensor = inputs_[i][shard];
+    const at::Tensor& tensor = shards[shard];
     if (!input.reads_zero.empty() && input.reads_zero[lane]) {
       return at::full({}, -0.0, tensor.options()).expand_as(tensor);
     }
@@ -343,19 +361,19 @@ class Execution {
       }
       const at::Tensor& tensor = *tensors_[i].tensor;
       if (plan_.kind != Plan::Kind::kLocal &&
-          inputs_[i][0].sizes() != tensor.sizes()) [[unlikely]] {
-        take_size(tensor, inputs_[i], plan_.mesh);
+          (*inputs_[i].shards)[0].sizes() != tensor.sizes()) [[unlikely]] {
+        take_size(tensor, *inputs_[i].shards, plan_.mesh);
       } else if (stands_as_planned(i)) {
         end_write(tensor);
       } else {
         reduce_storage(tensor, layout_of(tensor).partial_axes());
-        write_value(tensor, inputs_[i][0]);
+        write_value(tensor, (*inputs_[i].shards)[0]);
       }
     }
   }
 
   void pack() {
-    Stack packed;
+    c10::SmallVector<c10::IValue, 3> packed;
     size_t output = 0;
     for (size_t r = 0; r < op_.schema.returns.size(); ++r) {
       const OpSchema::Param& returned = op_.schema.returns[r];
@@ -534,13 +552,26 @@ class Execution {
             meta_of(source).is_write_back);
     // Its shards are those of before this op: a reader on another thread may
     // have reduced the storage since, and then the view is taken again.
-    meta_of(view).memory_generation.store(generations_[input]);
+    meta_of(view).memory_generation.store(inputs_[input].generation);
     return view;
+  }
+
+  // Whether a result lies in memory of an argument.
+  bool is_of_an_argument(const at::Tensor& result) const {
+    for (const Input& input : inputs_) {
+      for (const at::Tensor& shard : *input.shards) {
+        if (shard.storage().is_alias_of(result.storage())) {
+          return true;
+        }
+      }
+    }
+    return false;
   }
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
     check_is_strided(op_.schema.name, shards[0]);
-    if (layout.is_replicated() && has_gaps(shards[0], inputs_)) [[unlikely]] {
+    if (layout.is_replicated() && has_gaps(shards[0]) &&
+        !is_of_an_argument(shards[0])) [[unlikely]] {
       return make_with_gaps(layout, std::move(shards));
     }
     for (at::Tensor& shard : shards) {
@@ -576,10 +607,8 @@ class Execution {
   const size_t base_;
   const c10::ArrayRef<c10::IValue> args_;
   const Lanes& lanes_;
-  c10::SmallVector<Shards, 6> inputs_;
-  c10::SmallVector<uint32_t, 6> generations_;  // of each input, before reading
+  c10::SmallVector<Input, 4> inputs_;
   bool is_joined_ = false;
-  c10::SmallVector<at::Tensor, 6> joined_;  // the inputs as wholes
   c10::SmallVector<Stack, 2> results_;
 };
 

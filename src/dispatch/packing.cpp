@@ -28,20 +28,13 @@ std::vector<int64_t> strides_of_whole(
                    sizes, {first.strides().data(), first.strides().size()});
 }
 
-bool has_gaps(const at::Tensor& result, c10::ArrayRef<Shards> inputs) {
+bool has_gaps(const at::Tensor& result) {
   if (result.is_non_overlapping_and_dense() || result.numel() == 0) {
     return false;
   }
   for (int64_t d = 0; d < result.dim(); ++d) {
     if (result.size(d) > 1 && result.stride(d) == 0) {
       return false;
-    }
-  }
-  for (const Shards& shards : inputs) {
-    for (const at::Tensor& shard : shards) {
-      if (shard.storage().is_alias_of(result.storage())) {
-        return false;
-      }
     }
   }
   return true;

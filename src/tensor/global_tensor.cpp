@@ -390,6 +390,14 @@ void become(const at::Tensor& tensor, const at::Tensor& source) {
   impl->set_backend_meta(from->get_backend_meta_intrusive_ptr());
 }
 
+const Shards* settled_shards(const at::Tensor& tensor) {
+  const GlobalMeta& meta = meta_of(tensor);
+  return is_current(meta, *MeshStorage::of(tensor)) &&
+                 !meta.layout.has_partial() && !LazyBits::of(tensor).any()
+             ? &meta.shards
+             : nullptr;
+}
+
 Held held_memory(const at::Tensor& tensor) {
   GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
@@ -421,7 +429,9 @@ void read_storage(MeshStorage& storage) {
 }
 
 Shards begin_write(const at::Tensor& tensor) {
-  read(tensor);
+  if (!settled_shards(tensor)) {
+    read(tensor);
+  }
   if (MeshStorage::of(tensor)->is_borrowed) [[unlikely]] {
     const LocalOps local;
     own_memory(tensor);

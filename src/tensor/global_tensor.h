@@ -98,7 +98,10 @@ struct Held {
 Held held(const at::Tensor& tensor);
 // The shards alone.
 Shards read(const at::Tensor& tensor);
-// The same without lazy bits, and how to give them to shards.
+// The shards themselves if no reader will change them any more: they are up to
+// date, no sum is pending, and the tensor has no lazy bits. Else nullptr.
+const Shards* settled_shards(const at::Tensor& tensor);
+// As `held` without lazy bits, and how to give them to shards.
 Held held_memory(const at::Tensor& tensor);
 Shards with_bits_of(const at::Tensor& tensor, Shards shards);
 
