@@ -213,6 +213,17 @@ Layout layout_in_call(const CallTensors::Entry& entry) {
   return entry.is_global ? layout_of(*entry.tensor) : Layout();
 }
 
+std::string context_of(
+    const Op& op,
+    const CallTensors& tensors,
+    const Mesh& mesh) {
+  std::string text = "in " + op.schema.name;
+  for (const CallTensors::Entry& entry : tensors.entries) {
+    text += " " + layout_in_call(entry).str();
+  }
+  return text + " on mesh " + mesh.str();
+}
+
 std::string text_of(const CallTensors::Entry& entry) {
   std::string text = dtype_text(entry.tensor->scalar_type());
   text += "[";

@@ -32,6 +32,12 @@ CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args);
 // Layout in which a tensor of a call counts: plain ones are replicated.
 Layout layout_in_call(const CallTensors::Entry& entry);
 
+// "in aten::add.Tensor (S0) (R) on mesh batch=2", for errors.
+std::string context_of(
+    const Op& op,
+    const CallTensors& tensors,
+    const Mesh& mesh);
+
 // "f32[8, 16] (S0, R)".
 std::string text_of(const CallTensors::Entry& entry);
 

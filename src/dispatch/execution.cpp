@@ -10,6 +10,7 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
+#include "dispatch/arguments.h"
 #include "dispatch/buckets.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/packing.h"
@@ -32,6 +33,7 @@ class Execution {
       : op_(op),
         prepared_(prepared),
         plan_(prepared.plan),
+        call_(tensors),
         tensors_(tensors.entries),
         stack_(stack),
         base_(stack.size() - op.params.size()),
@@ -223,37 +225,14 @@ class Execution {
   }
 
   void build_stack(Stack& local, int lane) const {
-    size_t next = 0;
-    for (size_t i = 0; i < args_.size(); ++i) {
-      const c10::IValue& value = args_[i];
-      switch (op_.params[i]) {
-        case Op::ParamKind::kTensor:
-          if (next < tensors_.size() &&
-              tensors_[next].arg == static_cast<int>(i)) {
-            local.emplace_back(local_tensor(next++, lane));
-          } else {
-            local.push_back(value);
-          }
-          break;
-        case Op::ParamKind::kTensorList:
-          local.push_back(local_list<at::Tensor>(value, next, lane));
-          break;
-        case Op::ParamKind::kOptionalTensorList:
-          local.push_back(
-              local_list<std::optional<at::Tensor>>(value, next, lane));
-          break;
-        case Op::ParamKind::kDevice:
-          local.push_back(
-              value.isDevice() && value.toDevice().is_privateuseone()
-                  ? c10::IValue(torch_device(
-                        plan_.mesh.devices()[lanes_.first_device[lane]]))
-                  : value);
-          break;
-        default:
-          local.push_back(value);
-          break;
-      }
-    }
+    push_arguments(
+        op_,
+        args_,
+        torch_device(plan_.mesh.devices()[lanes_.first_device[lane]]),
+        local,
+        [&](const at::Tensor&, size_t, size_t n) {
+          return local_tensor(n, lane);
+        });
     if (is_joined_) {
       return;
     }
@@ -266,25 +245,6 @@ class Execution {
         value = c10::IValue(values);
       }
     }
-  }
-
-  template <typename Element>
-  c10::IValue local_list(const c10::IValue& value, size_t& next, int lane)
-      const {
-    if (!value.isList()) {
-      return value;
-    }
-    c10::List<Element> list;
-    for (const c10::IValue& element : value.toListRef()) {
-      if (element.isTensor() && element.toTensor().defined()) {
-        list.push_back(local_tensor(next++, lane));
-      } else if constexpr (std::is_same_v<Element, at::Tensor>) {
-        list.push_back(element.toTensor());
-      } else {
-        list.push_back(std::nullopt);
-      }
-    }
-    return list;
   }
 
   void run_all_lanes() {
@@ -316,13 +276,7 @@ class Execution {
     }
   }
 
-  std::string context() const {
-    std::string text = "in " + op_.schema.name;
-    for (const CallTensors::Entry& entry : tensors_) {
-      text += " " + layout_in_call(entry).str();
-    }
-    return text + " on mesh " + plan_.mesh.str();
-  }
+  std::string context() const { return context_of(op_, call_, plan_.mesh); }
 
   // Whether lanes write into shards of their own in this argument's memory. A
   // single local op leaves its destination as the plain op leaves it.
@@ -379,7 +333,7 @@ class Execution {
       const OpSchema::Param& returned = op_.schema.returns[r];
       const c10::IValue& first = results_[0][r];
       if (returned.is_written) {
-        packed.push_back(written_argument(returned.alias));
+        packed.push_back(args_[op_.written_param(returned.alias)]);
         ++output;
       } else if (returned.is_tensor) {
         packed.emplace_back(pack_tensor(
@@ -406,16 +360,6 @@ class Execution {
     for (c10::IValue& value : packed) {
       stack_.push_back(std::move(value));
     }
-  }
-
-  c10::IValue written_argument(int alias) const {
-    for (size_t i = 0; i < args_.size(); ++i) {
-      if (op_.schema.params[i].is_written &&
-          op_.schema.params[i].alias == alias) {
-        return args_[i];
-      }
-    }
-    TORCH_MESH_ASSERT(false, op_.schema.name, " returns no argument");
   }
 
   template <typename Result>
@@ -602,6 +546,7 @@ class Execution {
   const Op& op_;
   const PreparedPlan& prepared_;
   const Plan& plan_;
+  const CallTensors& call_;
   const c10::SmallVector<CallTensors::Entry, 6>& tensors_;
   Stack& stack_;
   const size_t base_;

@@ -10,7 +10,9 @@
 #include "dispatch/call_key.h"
 #include "dispatch/execution.h"
 #include "dispatch/explain.h"
+#include "dispatch/foreach.h"
 #include "dispatch/op.h"
+#include "dispatch/replicas.h"
 #include "dispatch/rewrites.h"
 #include "dispatch/stand_ins.h"
 #include "dispatch/variants.h"
@@ -157,7 +159,14 @@ void run(const Op& op, Stack& stack) {
   if (tensors.any_written && op.checks_overlap) {
     check_overlap(tensors);
   }
-  if (op.special && op.special(op, stack)) {
+  const bool is_list_op = op.special == run_foreach;
+  if (op.special && !is_list_op && op.special(op, stack)) {
+    return;
+  }
+  if (op.runs_on_replicas && run_on_replicas(op, tensors, stack)) {
+    return;
+  }
+  if (is_list_op && run_foreach(op, stack)) {
     return;
   }
   if (op.is_out) {

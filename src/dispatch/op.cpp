@@ -6,8 +6,11 @@
 #include <mutex>
 #include <shared_mutex>
 
+#include <torch_mesh/error.h>
+
 #include "dispatch/explain.h"
 #include "dispatch/random_ops.h"
+#include "dispatch/replicas.h"
 
 namespace torch_mesh {
 namespace {
@@ -112,6 +115,16 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
   overwrites = base_name == "aten::copy_" || base_name == "aten::fill_" ||
                base_name == "aten::zero_" || draws_in_place(schema.name);
   special = special_kernel(schema.name);
+  runs_on_replicas = may_run_on_replicas(*this);
+}
+
+size_t Op::written_param(int alias) const {
+  for (size_t i = 0; i < params.size(); ++i) {
+    if (schema.params[i].is_written && schema.params[i].alias == alias) {
+      return i;
+    }
+  }
+  TORCH_MESH_ASSERT(false, schema.name, " returns no argument");
 }
 
 const Op& op_of(const c10::OperatorHandle& handle) {

@@ -53,8 +53,14 @@ struct Op {
   // A write over all of its first argument: copy_, fill_, normal_, ...
   bool overwrites = false;
   bool is_python = false;  // may have kernels in Python: runs on the caller
+  // With replicas alone it is the local op (dispatch/replicas.h).
+  bool runs_on_replicas = false;
   int memory_format_param = -1;
   SpecialKernel special = nullptr;
+
+  // Index of the parameter that is written and returned as `alias`.
+  size_t written_param(int alias) const;
+
   mutable PlanCache<PreparedPlan> cache;
 };
 

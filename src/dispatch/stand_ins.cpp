@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
+#include "dispatch/arguments.h"
+
 namespace torch_mesh {
 namespace {
 
@@ -14,10 +16,7 @@ Stack with_stand_ins(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     c10::DeviceType device) {
-  auto stand_in = [&](const at::Tensor& tensor) {
-    if (!tensor.defined()) {
-      return tensor;
-    }
+  auto stand_in = [&](const at::Tensor& tensor, size_t, size_t) {
     const at::Tensor made = at::empty_strided(
         tensor.sizes(), tensor.strides(), tensor.options().device(device));
     // A Python number counts less than a tensor when dtypes are chosen.
@@ -27,29 +26,10 @@ Stack with_stand_ins(
     return made;
   };
   Stack stack;
+  push_arguments(op, args, device, stack, stand_in);
   for (size_t i = 0; i < args.size(); ++i) {
-    const c10::IValue& value = args[i];
-    if (value.isTensor()) {
-      stack.emplace_back(stand_in(value.toTensor()));
-    } else if (op.params[i] == Op::ParamKind::kTensorList && value.isList()) {
-      c10::List<at::Tensor> list;
-      for (const c10::IValue& element : value.toListRef()) {
-        list.push_back(stand_in(element.toTensor()));
-      }
-      stack.emplace_back(std::move(list));
-    } else if (op.params[i] == Op::ParamKind::kOptionalTensorList &&
-               value.isList()) {
-      c10::List<std::optional<at::Tensor>> list;
-      for (const c10::IValue& element : value.toListRef()) {
-        list.push_back(
-            element.isTensor() ? std::optional(stand_in(element.toTensor()))
-                               : std::nullopt);
-      }
-      stack.emplace_back(std::move(list));
-    } else if (op.params[i] == Op::ParamKind::kDevice && value.isDevice()) {
-      stack.emplace_back(c10::Device(device));
-    } else {
-      stack.push_back(value);
+    if (op.params[i] == Op::ParamKind::kDevice && args[i].isDevice()) {
+      stack[i] = c10::Device(device);  // also in place of another device
     }
   }
   return stack;

@@ -13,6 +13,7 @@
 
 #include <torch_mesh/error.h>
 
+#include "dispatch/arguments.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -73,37 +74,18 @@ const Op* functional_of(
 // Runs an out= op that has no functional op with the same arguments (arange,
 // randperm): on plain tensors, once.
 Stack run_plain(const Op& op, c10::ArrayRef<c10::IValue> args) {
-  auto plain = [](const at::Tensor& tensor, bool is_out) {
-    return is_out ? at::empty({0}, tensor.options().device(at::kCPU))
-           : is_global(tensor) ? full_value(tensor)
-                               : tensor;
-  };
   Stack local;
-  for (size_t i = 0; i < args.size(); ++i) {
-    const c10::IValue& value = args[i];
-    const bool is_out = op.handle.schema().arguments()[i].is_out();
-    if (value.isTensor() && value.toTensor().defined()) {
-      local.emplace_back(plain(value.toTensor(), is_out));
-    } else if (value.isTensorList()) {
-      c10::List<at::Tensor> list;
-      for (const at::Tensor& tensor : value.toTensorVector()) {
-        list.push_back(plain(tensor, is_out));
-      }
-      local.emplace_back(std::move(list));
-    } else if (op.params[i] == Op::ParamKind::kOptionalTensorList &&
-               value.isList()) {
-      c10::List<std::optional<at::Tensor>> list;
-      for (const c10::IValue& element : value.toListRef()) {
-        list.push_back(
-            element.isTensor() && element.toTensor().defined()
-                ? std::optional(plain(element.toTensor(), false))
-                : std::nullopt);
-      }
-      local.emplace_back(std::move(list));
-    } else {
-      local.push_back(value);
-    }
-  }
+  push_arguments(
+      op,
+      args,
+      at::kCPU,
+      local,
+      [&](const at::Tensor& tensor, size_t p, size_t) {
+        return op.handle.schema().arguments()[p].is_out()
+                   ? at::empty({0}, tensor.options().device(at::kCPU))
+               : is_global(tensor) ? full_value(tensor)
+                                   : tensor;
+      });
   op.handle.callBoxed(local);
   return local;
 }

@@ -351,6 +351,26 @@ class Search {
   size_t num_states_ = 1;
 };
 
+// Cuts of a whole: they move nothing, and in the order of the axes they nest.
+std::vector<Step> slices(const Layout& from, const Layout& to) {
+  std::vector<Step> steps;
+  std::vector<Placement> now(
+      from.placements().begin(), from.placements().end());
+  for (int axis = 0; axis < to.mesh().num_axes(); ++axis) {
+    if (to[axis] != now[axis]) {
+      now[axis] = to[axis];
+      steps.push_back(
+          {Step::Kind::kSlice,
+           axis,
+           from[axis],
+           to[axis],
+           /*num_bytes=*/0,
+           Layout(to.mesh(), now)});
+    }
+  }
+  return steps;
+}
+
 }  // namespace
 
 Redistribution plan_redistribution(
@@ -377,7 +397,9 @@ Redistribution plan_redistribution(
       "other mesh.");
   check_layout(from, sizes);
   check_layout(to, sizes);
-  result.steps = Search(from, to, sizes, itemsize).run();
+  result.steps = from.is_replicated() && !to.has_partial()
+                     ? slices(from, to)
+                     : Search(from, to, sizes, itemsize).run();
   return result;
 }
 

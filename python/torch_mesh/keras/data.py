@@ -12,6 +12,7 @@ from torch_mesh.keras.layouts import (
     describe_layout,
     dims_needed,
 )
+from torch_mesh.tensors import borrow
 
 
 def distribute_tensor(tensor: Any, layout: Any) -> Any:
@@ -98,8 +99,6 @@ def distribute_data_input(
     Returns:
         A global tensor, or a structure of them.
     """
-    import torch_mesh as tm
-
     x = per_process_batch
     if not isinstance(x, (torch.Tensor, np.ndarray)):
         return map_structure(
@@ -114,9 +113,8 @@ def distribute_data_input(
         return x
     tensor = as_tensor(x)
     target = backend_layout(layout)
-    on_host = tensor.device.type == "cpu" and not tensor.requires_grad
-    if on_host and not tm.is_global(tensor):
-        return tm.borrow(tensor, target)
+    if tensor.is_cpu and not tensor.requires_grad:
+        return borrow(tensor, target)
     return place(tensor, target)
 
 

@@ -89,9 +89,9 @@ def assign(variable: Any, value: Any, original: Any) -> Any:
     """
     target = variable._value
     if (
-        isinstance(value, (np.ndarray, StoredArray, torch.Tensor))
+        is_large(target)
+        and isinstance(value, (np.ndarray, StoredArray, torch.Tensor))
         and tuple(value.shape) == tuple(variable.shape)
-        and is_large(target)
         and not _is_elsewhere(value)
         and not core.in_stateless_scope()
     ):
@@ -179,8 +179,8 @@ def is_large(tensor: Any) -> bool:
     """
     return (
         isinstance(tensor, torch.Tensor)
-        and tm.is_global(tensor)
         and tensor.numel() * tensor.element_size() > blocks.BLOCK_BYTES
+        and tm.is_global(tensor)
     )
 
 

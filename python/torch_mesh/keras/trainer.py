@@ -56,8 +56,16 @@ class ShardedStep:
             if distribution is not self._distribution:
                 self._distribution = distribution
                 self._layouts = {}
-            data = tree.map_structure(self._shard, data)
+            data = self._shard_all(data)
         return self.step(data)
+
+    def _shard_all(self, data: Any) -> Any:
+        # The usual structure, [(x, y)], without a look at its kinds of nodes.
+        if type(data) is list or type(data) is tuple:
+            return type(data)([self._shard_all(part) for part in data])
+        if isinstance(data, (torch.Tensor, np.ndarray)):
+            return self._shard(data)
+        return tree.map_structure(self._shard, data)
 
     def _shard(self, x: Any) -> Any:
         if not isinstance(x, (torch.Tensor, np.ndarray)) or x.ndim == 0:

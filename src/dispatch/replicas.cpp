@@ -1,0 +1,149 @@
+// replicas.cpp: the shards in, one local op, global tensors out.
+
+#include "dispatch/replicas.h"
+
+#include "dispatch/arguments.h"
+#include "dispatch/explain.h"
+#include "dispatch/foreach.h"
+#include "dispatch/other_kinds.h"
+#include "dispatch/packing.h"
+#include "dispatch/rewrites.h"
+#include "tensor/global_tensor.h"
+
+namespace torch_mesh {
+namespace {
+
+using Replicas = c10::SmallVector<const Shards*, 6>;
+
+// The shards of each tensor of the call, nullptr for plain numbers; their
+// layout. Nothing if the tensors are not all replicated, or not all in place.
+const Layout* find_replicas(const CallTensors& tensors, Replicas& replicas) {
+  const Layout* layout = nullptr;
+  for (const CallTensors::Entry& entry : tensors.entries) {
+    const at::Tensor& tensor = *entry.tensor;
+    if (!entry.is_global) {
+      if (entry.is_written || tensor.dim() != 0 || !tensor.is_cpu()) {
+        return nullptr;
+      }
+      replicas.push_back(nullptr);
+      continue;
+    }
+    const Shards* shards = settled_shards(tensor);
+    if (!shards || shards->size() != 1) {
+      return nullptr;
+    }
+    const GlobalMeta& meta = meta_of(tensor);
+    if (layout ? meta.layout != *layout : !meta.layout.is_replicated()) {
+      return nullptr;
+    }
+    if (entry.is_written &&
+        (meta.is_write_back || MeshStorage::of(tensor)->is_borrowed)) {
+      return nullptr;
+    }
+    layout = &meta.layout;
+    replicas.push_back(shards);
+  }
+  return layout;
+}
+
+bool lies_in_one_of(const at::Tensor& result, const Replicas& replicas) {
+  for (const Shards* shards : replicas) {
+    if (shards && (*shards)[0].storage().is_alias_of(result.storage())) {
+      return true;
+    }
+  }
+  return false;
+}
+
+at::Tensor pack(
+    const Op& op,
+    const Layout& layout,
+    const Replicas& replicas,
+    at::Tensor result) {
+  if (!result.defined()) {
+    return result;
+  }
+  check_is_strided(op.schema.name, result);
+  if (has_gaps(result) && !lies_in_one_of(result, replicas)) {
+    return make_with_gaps(layout, {std::move(result)});
+  }
+  if (result.storage_offset() != 0 || !result.is_non_overlapping_and_dense()) {
+    result = result.clone();
+  }
+  return make_global(
+      layout,
+      result.sizes(),
+      result.strides(),
+      result.scalar_type(),
+      Shards{result});
+}
+
+}  // namespace
+
+bool may_run_on_replicas(const Op& op) {
+  const bool plain = !op.is_view && !op.is_inplace_view && !op.is_out &&
+                     !op.is_random && !op.is_python &&
+                     op.base_name != "aten::_unsafe_view";
+  const bool ours =
+      op.special && op.special != run_foreach && op.base_name != "aten::copy_";
+  return plain && !ours && !rewrite_of(op);
+}
+
+bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
+  Replicas replicas;
+  const Layout* found = find_replicas(tensors, replicas);
+  if (!found || is_explaining()) {
+    return false;
+  }
+  const Layout layout = *found;  // a write may end the tensor's own
+  const size_t base = stack.size() - op.params.size();
+  const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
+  Stack local;
+  local.reserve(args.size());
+  push_arguments(
+      op,
+      args,
+      torch_device(layout.mesh().devices()[0]),
+      local,
+      [&](const at::Tensor& tensor, size_t, size_t n) -> const at::Tensor& {
+        return replicas[n] ? (*replicas[n])[0] : tensor;
+      });
+  try {
+    op.handle.callBoxed(local);
+  } catch (c10::Error& error) {
+    error.add_context(context_of(op, tensors, layout.mesh()));
+    throw;
+  }
+  for (size_t i = 0; tensors.any_written && i < replicas.size(); ++i) {
+    const CallTensors::Entry& entry = tensors.entries[i];
+    if (entry.is_written) {
+      if ((*replicas[i])[0].sizes() != entry.tensor->sizes()) [[unlikely]] {
+        take_size(*entry.tensor, *replicas[i], layout.mesh());
+      } else {
+        end_write(*entry.tensor);
+      }
+    }
+  }
+  for (size_t r = 0; r < local.size(); ++r) {
+    const OpSchema::Param& returned = op.schema.returns[r];
+    c10::IValue& result = local[r];
+    if (returned.is_written) {
+      result = args[op.written_param(returned.alias)];
+    } else if (returned.is_tensor) {
+      result = pack(op, layout, replicas, std::move(result).toTensor());
+    } else if (returned.is_tensor_list) {
+      c10::List<at::Tensor> list;
+      for (const c10::IValue& element : result.toListRef()) {
+        list.push_back(pack(op, layout, replicas, element.toTensor()));
+      }
+      result = std::move(list);
+    }
+  }
+  stack.resize(base);
+  for (c10::IValue& result : local) {
+    stack.push_back(std::move(result));
+  }
+  return true;
+}
+
+}  // namespace torch_mesh
