@@ -119,8 +119,13 @@ Layout::Layout(const Mesh& mesh, std::span<const Placement> placements) {
 }
 
 Layout Layout::replicated(const Mesh& mesh) {
-  const std::vector<Placement> placements(mesh.num_axes());
-  return Layout(mesh, placements);
+  // Asked for at every number that a program makes, of the one mesh it has.
+  thread_local Layout last;
+  if (last.mesh() != mesh) {
+    const std::vector<Placement> placements(mesh.num_axes());
+    last = Layout(mesh, placements);
+  }
+  return last;
 }
 
 // --- reading text ------------------------------------------------------------

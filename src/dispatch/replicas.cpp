@@ -17,7 +17,10 @@ using Replicas = c10::SmallVector<const Shards*, 6>;
 
 // The shards of each tensor of the call, nullptr for plain numbers; their
 // layout. Nothing if the tensors are not all replicated, or not all in place.
-const Layout* find_replicas(const CallTensors& tensors, Replicas& replicas) {
+const Layout* find_replicas(
+    const Op& op,
+    const CallTensors& tensors,
+    Replicas& replicas) {
   const Layout* layout = nullptr;
   for (const CallTensors::Entry& entry : tensors.entries) {
     const at::Tensor& tensor = *entry.tensor;
@@ -27,6 +30,10 @@ const Layout* find_replicas(const CallTensors& tensors, Replicas& replicas) {
       }
       replicas.push_back(nullptr);
       continue;
+    }
+    if (entry.is_written && op.overwrites && is_unwritten(tensor) &&
+        !is_blank(tensor) && layout_of(tensor).is_replicated()) {
+      read(tensor);  // memory for the values to come
     }
     const Shards* shards = settled_shards(tensor);
     if (!shards || shards->size() != 1) {
@@ -91,7 +98,7 @@ bool may_run_on_replicas(const Op& op) {
 
 bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
   Replicas replicas;
-  const Layout* found = find_replicas(tensors, replicas);
+  const Layout* found = find_replicas(op, tensors, replicas);
   if (!found || is_explaining()) {
     return false;
   }

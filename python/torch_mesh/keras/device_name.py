@@ -54,6 +54,10 @@ class MeshDevice(str):
         return kind is not None and str.__eq__(self, kind)
 
     def __ne__(self, other: object) -> bool:
+        try:  # first the question of every conversion, about a torch.device
+            return str.__ne__(self, _types[other])
+        except (KeyError, TypeError):
+            pass
         if isinstance(other, str):
             return not self.__eq__(other)
         kind = _type_of(other)

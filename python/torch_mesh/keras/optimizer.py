@@ -29,11 +29,8 @@ def apply(original: Any) -> Any:
     @functools.wraps(original)
     def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
         grads = list(grads)
-        ours = [
-            g for g in grads if isinstance(g, torch.Tensor) and tm.is_global(g)
-        ]
-        if ours:
-            tm.reduce_partials(ours)
+        # Plain ones among them have nothing to reduce.
+        tm.reduce_partials([g for g in grads if isinstance(g, torch.Tensor)])
         return original(self, grads, trainable_variables)
 
     return apply
