@@ -16,9 +16,9 @@ from tests.conformance.call import (
     flat,
     like,
     placed,
-    widened,
 )
 from tests.conformance.compare import assert_same
+from tests.conformance.exactness import Draws
 from tests.conformance.layouts import (
     assignments,
     kinds_of_layout,
@@ -165,6 +165,9 @@ def check_gradients(call, expected, mesh, assignment):
         right, plain_error = None, error
     else:
         plain_error = None
+    draws = Draws(
+        lambda: expected.gradients(call, call.plain_tensors(), cotangent)
+    )
     placed = call.placed_tensors(mesh, assignment)
     try:
         found = expected.gradients(call, placed, cotangent)
@@ -185,19 +188,8 @@ def check_gradients(call, expected, mesh, assignment):
                     f"gradient {i}",
                     size=size_of(call),
                     strides=False,
-                    truth=functools.partial(
-                        gradient_in_double, call, expected, cotangent, i, False
-                    ),
-                    moved=functools.partial(
-                        gradient_in_double, call, expected, cotangent, i, True
-                    ),
+                    draws=lambda i=i: draws.tensors(lambda made: made[i]),
                 )
-
-
-def gradient_in_double(call, expected, cotangent, i, moved):
-    double = call.in_double(moved=moved)
-    wide = widened(cotangent, None)
-    return expected.gradients(double, double.plain_tensors(), wide)[i]
 
 
 def size_of(call):
