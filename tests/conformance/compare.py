@@ -107,8 +107,8 @@ def assert_same(
 LARGEST_ERROR = 4e-3
 NOTHING = 1e-15  # of inputs around 1, what cancellation in double leaves
 
-# The mesh is one more draw. Sixteen normal numbers are all less than half of one
-# more in one of 800 cases; largest errors of tensors vary far less.
+# The mesh is one more draw. Sixteen normal numbers are all less than half of
+# one more in one of 800 cases; largest errors of tensors vary far less.
 TIMES_SPREAD = 2
 
 
