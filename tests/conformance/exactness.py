@@ -134,10 +134,11 @@ class OtherRoundings(TorchDispatchMode):
     """Plain torch, rounding otherwise wherever its own order is free.
 
     A sum in another order is the exact sum of terms that are off by a rounding
-    each. So each op that re-orders sums gets arguments whose elements are off
-    by one step of their dtype, up or down. Pointwise ops get their arguments as
-    they are, in other memory. Both happen inside a chain of ops: what follows
-    amplifies or cancels it as it would on the mesh.
+    each, rounded once more. So each op that re-orders sums gets arguments whose
+    elements are off by one step of their dtype, up or down, and so are those of
+    its results. Pointwise ops get their arguments as they are, in other memory.
+    Both happen inside a chain of ops: what follows amplifies or cancels it as
+    it would on the mesh.
 
     Args:
         draw: the seed of the signs. The first draws, one for each of
@@ -158,7 +159,10 @@ class OtherRoundings(TorchDispatchMode):
         if self._draw is None:
             return func(*args, **kwargs)
         if not is_exact(func):
-            return func(*self._moved(func, args), **kwargs)
+            result = func(*self._moved(func, args), **kwargs)
+            if func._schema.is_mutable:
+                return result
+            return pytree.tree_map(self._step, result)
         result = func(*args, **kwargs)
         if (
             torch.Tag.pointwise not in func.tags

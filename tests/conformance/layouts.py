@@ -114,7 +114,7 @@ def in_order_of(value, placed):
     span = 1 + sum(
         (n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)
     )
-    if placed.stride() == value.stride() or value.numel() != span:
+    if placed.stride() == value.stride() or value.numel() != max(span, 1):
         return placed
     made = torch.empty_strided(
         value.shape, value.stride(), dtype=value.dtype, device="mesh"

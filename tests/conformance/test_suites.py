@@ -57,13 +57,7 @@ def test_error_of_one_percent_is_wrong():
     y = x.clone()
     y[x.abs().argmax()] *= 1.01
     with pytest.raises(record.Wrong, match="off by"):
-        compare.assert_same(y, x, "result", draws=draws_of_sum(x))
-
-
-def draws_of_sum(x):
-    """Of a call that only copies."""
-    draws = Draws(lambda: x.clone())
-    return lambda: draws.tensors(lambda made: made)
+        compare.assert_same(y, x, "result", draws=lambda: [x] * 3)
 
 
 def test_what_plain_torch_leaves_open_is_right():
@@ -84,13 +78,15 @@ def test_what_plain_torch_leaves_open_is_right():
 
 
 def test_other_roundings_are_those_of_a_step():
-    x = torch.randn(100)
+    x = torch.arange(1.0, 101)
+    x = torch.cat([x, -x])
     with OtherRoundings(4):
         moved = x.sum()
-    assert 0 < abs(moved - x.sum()) < 100 * x.abs().max() * 2**-23
-    with OtherRoundings(4):
-        assert torch.equal(x * 2, x + x)  # a pointwise op takes x as it is
-        assert torch.equal(x.t().sort().values, x.sort().values)
+        doubled = x * 2
+        ordered = x.sort().values
+    assert x.sum() == 0 and 0 < abs(moved) < 200 * 100 * 2**-23
+    assert torch.equal(doubled, x + x)
+    assert torch.equal(ordered, x.sort().values)
     z = torch.randn(8, 8, dtype=torch.complex64)
     with OtherRoundings(None):
         pinv = torch.linalg.pinv(z)
