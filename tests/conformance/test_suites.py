@@ -108,6 +108,35 @@ def test_at_most_twelve_exclusions():
     assert len(exclusions.EXCLUSIONS) <= 12
 
 
+def excluded_calls():
+    """Of each exclusion, the plain op and its arguments."""
+    x = torch.randn(2, 3, 7, 5)
+    return {
+        "linalg.lu": (torch.linalg.lu, (x,)),
+        "lu_unpack": (torch.lu_unpack, torch.linalg.lu_factor(x)),
+        "tril": (torch.tril, (x,)),
+        "triu": (torch.triu, (x,)),
+    }
+
+
+@pytest.mark.parametrize("name, kind", sorted(exclusions.BROKEN_OUT))
+def test_plain_torch_fails_where_excluded(name, kind):
+    assert kind == "transposed"
+    op, args = excluded_calls()[name]
+    results = op(*args)
+    one = isinstance(results, torch.Tensor)
+    outs = []
+    for r in [results] if one else results:
+        memory = torch.zeros(20 * r.numel())  # what is outside lies in it too
+        order = torch.empty(r.shape[::-1]).permute(*reversed(range(r.dim())))
+        outs.append(memory.as_strided(r.shape, order.stride(), 8 * r.numel()))
+    op(*args, out=outs[0] if one else tuple(outs))
+    assert any(
+        not torch.equal(out, r)
+        for out, r in zip(outs, [results] if one else results, strict=True)
+    )
+
+
 # A suite of units that are right, crash, hang and are wrong.
 def units(options):
     return ["right", "crash", "hang", "wrong"]
