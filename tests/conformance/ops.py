@@ -354,6 +354,5 @@ def check_tensors(actual, expected, part):
                 e,
                 f"{part}[{i}]",
                 size=expected.size,
-                strides=False,
                 **expected.others(part, i),
             )
