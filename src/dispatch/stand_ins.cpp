@@ -182,10 +182,9 @@ void find_hidden_strides(
       continue;
     }
     if (!results) {
-      results = keeps_memory_format(op)
-                    ? std::vector<at::Tensor>{in_format_of(
-                          args[0].toTensor(), output.sizes)}
-                    : results_on_meta(op, args);
+      results = keeps_memory_format(op) ? std::vector<at::Tensor>{in_format_of(
+                                              args[0].toTensor(), output.sizes)}
+                                        : results_on_meta(op, args);
     }
     if (!results || results->size() != prepared.outputs.size()) {
       return;
