@@ -189,7 +189,8 @@ def largest_error(a, b):
         return 0.0, ()
     if not (b.dtype.is_floating_point or b.dtype.is_complex):
         different = a != b
-        return math.inf, first_index(different)
+        error = math.inf if different.any() else 0.0
+        return error, first_index(different)
     wide = torch.complex128 if b.dtype.is_complex else torch.float64
     a, b = a.to(wide), b.to(wide)
     special = ~b.isfinite() | ~a.isfinite()

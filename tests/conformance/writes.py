@@ -17,7 +17,11 @@ from tests.conformance.call import (
     like,
     placed,
 )
-from tests.conformance.compare import assert_same
+from tests.conformance.compare import (
+    assert_same,
+    largest_error,
+    tolerance_of,
+)
 from tests.conformance.exactness import Draws
 from tests.conformance.layouts import (
     assignments,
@@ -307,9 +311,8 @@ class Out:
             return True
         pairs = zip(self.outs, flat(results), strict=True)
         return all(
-            torch.allclose(
-                o.to(r.dtype), r, rtol=1e-3, atol=1e-4, equal_nan=True
-            )
+            largest_error(o.to(r.dtype), r)[0]
+            <= tolerance_of(r.dtype, r.numel())
             for o, r in pairs
             if r.dtype.itemsize > 1
         )
