@@ -190,7 +190,6 @@ def check(step, expected, draws, mesh, assignment, options):
                 e,
                 f"{name} {i}",
                 size=size,
-                strides=part == 0,
                 draws=lambda part=part, i=i: draws.tensors(
                     lambda made: made[part][i]
                 ),
