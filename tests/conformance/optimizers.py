@@ -223,9 +223,7 @@ def check_state(actual, expected, what, pick, drawn):
             draws=drawn(lambda made: torch.tensor(pick(made))),
         )
     else:
-        assert_same(
-            actual, expected, what, size=SIZE, strides=False, draws=drawn(pick)
-        )
+        assert_same(actual, expected, what, size=SIZE, draws=drawn(pick))
 
 
 def through_steps(info, kwargs, world, *leaves):
