@@ -4,8 +4,8 @@
 // of others: a backend fallback alone would lose to the
 // CompositeExplicitAutogradNonFunctional kernels of structured ops.
 
+#include <algorithm>
 #include <mutex>
-#include <set>
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -19,6 +19,7 @@
 #include <torch_mesh/tensor.h>
 
 #include "device/autocast.h"
+#include "device/composed_out.h"
 #include "device/hooks.h"
 #include "dispatch/attention.h"
 #include "dispatch/op.h"
@@ -167,6 +168,13 @@ bool compatible_shallow_copy(const at::Tensor&, const at::Tensor&) {
   return true;
 }
 
+bool takes_out(const c10::FunctionSchema& schema) {
+  return std::any_of(
+      schema.arguments().begin(),
+      schema.arguments().end(),
+      [](const c10::Argument& argument) { return argument.is_out(); });
+}
+
 bool takes_tensor(const c10::FunctionSchema& schema) {
   for (const c10::Argument& argument : schema.arguments()) {
     if (argument.type()->str().find("Tensor") != std::string::npos) {
@@ -180,23 +188,17 @@ bool takes_tensor(const c10::FunctionSchema& schema) {
 // mesh has a rule or a kernel for it.
 bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   using Key = c10::DispatchKey;
-  static const auto* typed =
-      new std::set<std::string>{"_efficientzerotensor.",
-                                "empty.memory_format",
-                                "empty_strided.",
-                                "set_.source_Storage",
-                                "set_.source_Storage_storage_offset",
-                                "_has_compatible_shallow_copy_type."};
-  if (typed->count(
-          name.name.substr(sizeof("aten::") - 1) + "." + name.overload_name)) {
-    return false;
-  }
   if (op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) ||
       op.hasKernelForDispatchKey(kKey) || !takes_tensor(op.schema())) {
     return false;
   }
   if (!op.hasKernelForDispatchKey(Key::CompositeExplicitAutograd)) {
     return true;
+  }
+  // torch resizes a destination, checks it and counts its versions in ways that
+  // differ from one such composition to the other; that of mode knows no mesh.
+  if (takes_out(op.schema()) && name.name != "aten::mode") {
+    return false;
   }
   const std::string full = name.overload_name.empty()
                                ? name.name
@@ -208,24 +210,7 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
 
 void register_kernels() {
   // Registrations live as long as the process.
-  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
-  auto& dispatcher = c10::Dispatcher::singleton();
-  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
-    if (name.name.rfind("aten::", 0) != 0) {
-      continue;
-    }
-    const auto op = dispatcher.findOp(name);
-    if (op && op->hasSchema() && is_ours(name, *op)) {
-      handles->push_back(dispatcher.registerImpl(
-          name,
-          kKey,
-          c10::KernelFunction::makeFromBoxedFunctor<BoxedKernel>(
-              std::make_unique<BoxedKernel>()),
-          std::nullopt,
-          nullptr,
-          "torch_mesh"));
-    }
-  }
+  register_resize();
   static auto* aten = new torch::Library(
       torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__);
   aten->impl("empty.memory_format", empty);
@@ -246,6 +231,29 @@ void register_kernels() {
     library->impl("kron.out", kron_out);
     library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
     library->impl("tensor_split.tensor_indices_or_sections", tensor_split);
+  }
+  // All others, except those that have a kernel now.
+  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) {
+      continue;
+    }
+    const auto op = dispatcher.findOp(name);
+    if (!op || !op->hasSchema()) {
+      continue;
+    }
+    register_if_composed_out(*op);
+    if (is_ours(name, *op)) {
+      handles->push_back(dispatcher.registerImpl(
+          name,
+          kKey,
+          c10::KernelFunction::makeFromBoxedFunctor<BoxedKernel>(
+              std::make_unique<BoxedKernel>()),
+          std::nullopt,
+          nullptr,
+          "torch_mesh"));
+    }
   }
   static auto* any =
       new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);

@@ -514,13 +514,13 @@ class Execution {
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
     check_is_strided(op_.schema.name, shards[0]);
-    if (layout.is_replicated() && has_gaps(shards[0]) &&
-        !is_of_an_argument(shards[0])) [[unlikely]] {
-      return make_with_gaps(layout, std::move(shards));
-    }
     for (at::Tensor& shard : shards) {
-      if ((shard.storage_offset() != 0 && !is_joined_) ||
-          !shard.is_non_overlapping_and_dense()) {
+      const bool is_dense = shard.is_non_overlapping_and_dense();
+      if (!is_dense && layout.is_replicated() && has_gaps(shard) &&
+          !is_of_an_argument(shard)) {
+        return make_with_gaps(layout, std::move(shards));
+      }
+      if (!is_dense || (shard.storage_offset() != 0 && !is_joined_)) {
         shard = shard.clone();
       }
     }

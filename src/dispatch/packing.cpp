@@ -29,7 +29,7 @@ std::vector<int64_t> strides_of_whole(
 }
 
 bool has_gaps(const at::Tensor& result) {
-  if (result.is_non_overlapping_and_dense() || result.numel() == 0) {
+  if (result.numel() == 0) {
     return false;
   }
   for (int64_t d = 0; d < result.dim(); ++d) {

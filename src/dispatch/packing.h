@@ -17,7 +17,8 @@ std::vector<int64_t> strides_of_whole(
     const Sizes& known,
     const at::Tensor& first);
 
-// Whether a result has gaps in its memory, as LAPACK leaves them.
+// Whether a result that is not dense has gaps in its memory, as LAPACK leaves
+// them.
 bool has_gaps(const at::Tensor& result);
 
 // A replicated result with gaps: as in plain torch, a window on all of its

@@ -71,10 +71,11 @@ at::Tensor pack(
     return result;
   }
   check_is_strided(op.schema.name, result);
-  if (has_gaps(result) && !lies_in_one_of(result, replicas)) {
+  const bool is_dense = result.is_non_overlapping_and_dense();
+  if (!is_dense && has_gaps(result) && !lies_in_one_of(result, replicas)) {
     return make_with_gaps(layout, {std::move(result)});
   }
-  if (result.storage_offset() != 0 || !result.is_non_overlapping_and_dense()) {
+  if (!is_dense || result.storage_offset() != 0) {
     result = result.clone();
   }
   return make_global(

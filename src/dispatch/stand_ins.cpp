@@ -95,11 +95,17 @@ bool hides_strides(
   return false;
 }
 
-// The result of roll, which is a cat: torch's meta kernel forgets that it keeps
-// channels_last.
-at::Tensor roll_on_meta(const at::Tensor& self) {
+// Ops that keep channels_last, which torch's meta kernels forget.
+bool keeps_memory_format(const Op& op) {
+  return op.base_name == "aten::roll" || op.base_name == "aten::max_unpool2d";
+}
+
+// The result of such an op.
+at::Tensor in_format_of(
+    const at::Tensor& self,
+    const std::vector<int64_t>& sizes) {
   return at::empty(
-      self.sizes(),
+      sizes,
       self.options().device(at::kMeta).memory_format(
           self.suggest_memory_format()));
 }
@@ -156,9 +162,9 @@ void find_hidden_strides(
       continue;
     }
     if (!results) {
-      results = op.base_name == "aten::roll"
-                    ? std::vector<at::Tensor>{roll_on_meta(args[0].toTensor())}
-                    : results_on_meta(op, args);
+      results = keeps_memory_format(op) ? std::vector<at::Tensor>{in_format_of(
+                                              args[0].toTensor(), output.sizes)}
+                                        : results_on_meta(op, args);
     }
     if (!results || results->size() != prepared.outputs.size()) {
       return;

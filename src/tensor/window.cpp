@@ -11,6 +11,8 @@
 
 #include <torch_mesh/error.h>
 
+#include "trace/counters.h"
+
 namespace torch_mesh {
 namespace {
 
@@ -75,6 +77,20 @@ bool take_apart(
     }
   }
   return true;
+}
+
+// Whether the window is the base itself. Strides of dims of one element say
+// nothing.
+bool is_base(
+    const MeshStorage& storage,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset) {
+  bool same = offset == 0 && sizes == c10::IntArrayRef(storage.base_sizes);
+  for (size_t d = 0; same && d < sizes.size(); ++d) {
+    same = sizes[d] <= 1 || strides[d] == storage.base_strides[d];
+  }
+  return same;
 }
 
 // The layout of the window, if it takes every sharded dim whole.
@@ -204,6 +220,9 @@ at::Tensor window_of_storage(
     }
     return alias(state.layout, std::move(shards));
   }
+  if (dtype == state.dtype && is_base(state, sizes, strides, offset)) {
+    return alias(state.layout, state.shards);
+  }
   std::vector<Taken> taken;
   if (dtype == state.dtype &&
       take_apart(state, sizes, strides, offset, taken)) {
@@ -253,6 +272,16 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
   return true;
 }
 
+void check_can_grow(const at::Tensor& tensor) {
+  TORCH_MESH_CHECK_SUPPORTED(
+      tensor.numel() == 0 ||
+          (tensor.storage().use_count() == 1 && tensor.storage_offset() == 0),
+      "resize-shared",
+      CurrentOp::name(),
+      ": the storage must grow, and other tensors share it.\n"
+      "Hint: make a new tensor and copy_ into it.");
+}
+
 void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
   for (int64_t size : sizes) {
     TORCH_CHECK(
@@ -278,11 +307,7 @@ void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
   }
   if ((!is_unwritten(tensor) || MeshStorage::of(tensor)->is_blank) &&
       tensor.numel() > 0) {
-    TORCH_MESH_CHECK_SUPPORTED(
-        tensor.storage().use_count() == 1 && tensor.storage_offset() == 0,
-        "resize-shared",
-        "resize_: the storage must grow, and other tensors share it.\n"
-        "Hint: make a new tensor and copy_ into it.");
+    check_can_grow(tensor);
     at::Tensor value = full_value(tensor).clone();
     value.resize_(sizes);
     become(

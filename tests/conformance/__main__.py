@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.conformance import SUITES, planted, table
 from tests.conformance.pool import Job, run_jobs, units_of
-from tests.conformance.record import SKIPPED, Options
+from tests.conformance.record import Options
 
 
 def arguments():
@@ -47,6 +47,7 @@ def main():
     print(table.as_text(result))
     for why, n in result.reasons()[:20]:
         print(f"skipped {n}: {why}")
+    print("open:", *(f"{unit} ({n})" for unit, n in result.open_units()))
     failures = result.failures
     print(
         f"{sum(result.units.values())} units in {seconds:.0f} s: "
@@ -103,7 +104,7 @@ def jobs_of(suites, options, only=None, part=None):
 
 
 def report(done, show):
-    failures = [o for o in done.outcomes if o.kind != SKIPPED]
+    failures = [o for o in done.outcomes if o.is_failure]
     for outcome in failures[:show]:
         print(f"{outcome.kind:6} {outcome.name}: {outcome.text}", flush=True)
     if len(failures) > show > 0:

@@ -43,21 +43,6 @@ class Call:
             for t, placements in zip(self.tensors, assignment, strict=True)
         ]
 
-    def in_double(self, *, moved=False):
-        """The same call with floating tensors in double precision.
-
-        Args:
-            moved: off by a step of their dtype, up or down.
-        """
-        made = object.__new__(Call)
-        made.__dict__.update(self.__dict__)
-        generator = torch.Generator().manual_seed(31)
-        made.tensors = [
-            like(t, widened(t.detach(), generator if moved else None))
-            for t in self.tensors
-        ]
-        return made
-
     def __call__(self, tensors, *, on_mesh=False):
         """The result for these tensors, under the same seed each time."""
         leaves = list(self._leaves)
@@ -68,24 +53,6 @@ class Call:
         args, kwargs = pytree.tree_unflatten(leaves, self._tree)
         seed_everything(self.seed)
         return self.function(*args, **kwargs)
-
-
-WIDE = {
-    torch.float16: torch.float64,
-    torch.bfloat16: torch.float64,
-    torch.float32: torch.float64,
-    torch.complex64: torch.complex128,
-}
-
-
-def widened(t, generator):
-    """`t` in double precision, moved by a step if there is a generator."""
-    wide = t.to(WIDE.get(t.dtype, t.dtype))
-    inexact = t.dtype.is_floating_point or t.dtype.is_complex
-    if generator is None or not inexact or t.layout != torch.strided:
-        return wide
-    sign = torch.randint(0, 2, t.shape, generator=generator) * 2 - 1
-    return wide * (1 + sign * torch.finfo(t.dtype).eps)
 
 
 def placed(t, mesh, placements):

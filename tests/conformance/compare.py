@@ -3,33 +3,29 @@
 import math
 
 import torch
-from tests.conformance.record import Wrong
+from tests.conformance.record import Open, Wrong
 
 import torch_mesh as tm
 
-EPSILON_STEPS = {
-    torch.float64: 2**14,
-    torch.complex128: 2**14,
-    torch.float32: 16,
-    torch.complex64: 16,
-    torch.float16: 2,
-    torch.bfloat16: 1,
-}
+LARGEST_ERROR = 4e-3
+
+HALF = (torch.float16, torch.bfloat16, torch.complex32)
 
 
 def tolerance_of(dtype, size):
     """Allowed error of a re-ordered sum, relative to the largest value.
 
-    A few roundings, and the square root of the number of summands; never so
-    much that an error of 1 % of the largest value passes.
+    Each of `size` additions rounds by half a step at most, up or down: together
+    they grow as the square root, and the value went through a sum or two. In
+    half precision torch forms sums in float32 and rounds once: another order
+    moves that by a step. What differs by more must be free in plain torch too.
     """
     if not (dtype.is_floating_point or dtype.is_complex):
         return 0.0
     epsilon = torch.finfo(dtype).eps
-    steps = EPSILON_STEPS.get(dtype, 1)
-    if dtype in (torch.float16, torch.bfloat16):
-        return steps * epsilon  # sums are formed in float32, rounded once
-    return min(epsilon * (steps + 4 * math.sqrt(size)), LARGEST_ERROR)
+    if dtype in HALF:
+        return epsilon
+    return min(epsilon * (2 + math.sqrt(size)), LARGEST_ERROR)
 
 
 def plain(value):
@@ -50,9 +46,7 @@ def assert_same(
     exact=False,
     size=None,
     strides=True,
-    truth=None,
-    moved=None,
-    two_roundings=None,
+    draws=None,
 ):
     """Raises `Wrong` unless the two are the same.
 
@@ -64,13 +58,9 @@ def assert_same(
             says so.
         size: summands of a re-ordered sum; those of `expected` if None.
         strides: compare them too.
-        truth: gives the value in double precision. Where plain torch itself
-            is as far from it as the mesh is, the op is ill-conditioned and
-            the mesh is right.
-        moved: gives it for inputs that are off by one step of their dtype.
-            Where that is as far, the op is ill-conditioned too.
-        two_roundings: says whether plain torch rounds an exact op in two ways,
-            by where an element lies; then a few roundings are allowed.
+        draws: gives plain torch's own values under other roundings, the first
+            undisturbed (`exactness.Draws.tensors`): what these differ by, the
+            mesh may.
     """
     if not isinstance(expected, torch.Tensor):
         assert_same_object(actual, expected, what, size)
@@ -96,52 +86,48 @@ def assert_same(
         if exact:
             raise Wrong(f"{what}: zeros of another sign")
         return
-    if not exact:
-        tolerance = tolerance_of(b.dtype, size or b.numel())
-    elif two_roundings and two_roundings():
-        tolerance = tolerance_of(b.dtype, 0)
-    else:
-        tolerance = 0.0
+    tolerance = 0.0 if exact else tolerance_of(b.dtype, size or b.numel())
     error, where = largest_error(a, b)
-    if not error <= tolerance:
-        if truth and not exact and no_worse(a, b, tolerance, truth, moved):
-            return
-        raise Wrong(
-            f"{what}: off by {error:.3g} (of {tolerance:.3g}) at {where}: "
-            f"{value_at(a, where)}, not {value_at(b, where)}"
-        )
+    if error <= tolerance:
+        return
+    spread = spread_of(draws()) if draws and math.isfinite(error) else 0.0
+    allowed = TIMES_SPREAD * spread
+    if error <= allowed:
+        if allowed > max(LARGEST_ERROR, tolerance):
+            Open.texts += (f"{what}: plain torch differs by {spread:.3g}",)
+        return
+    raise Wrong(
+        f"{what}: off by {error:.3g} (of {tolerance:.3g}, and plain torch by "
+        f"{spread:.3g}) at {where}: {value_at(a, where)}, "
+        f"not {value_at(b, where)}"
+    )
 
 
-LARGEST_ERROR = 4e-3
 NOTHING = 1e-15  # of inputs around 1, what cancellation in double leaves
 
+# The mesh is one more draw. Sixteen normal numbers are all less than half of
+# one more in one of 800 cases; largest errors of tensors vary far less.
+TIMES_SPREAD = 2
 
-def no_worse(a, b, tolerance, truth, moved=None):
-    """Whether `a` is about as close to the truth as `b`, and that is close.
 
-    Where plain torch itself is farther off than `LARGEST_ERROR` (sums in half
-    precision, differences of equal numbers), the mesh may be so too. And a
-    re-ordered sum is the exact one of inputs that are off by a few roundings:
-    where such inputs move the truth, the mesh may be off by as much.
+def spread_of(drawn):
+    """How far plain torch itself differs under other roundings.
+
+    Relative to the largest value. A sum of numbers that cancel, a matrix close
+    to a singular one or a derivative close to a pole give other digits in plain
+    torch too, where its sums are taken in another order.
     """
-    value = truth()
-    if value is None or value.shape != b.shape:
-        return False
-    if not (b.dtype.is_floating_point or b.dtype.is_complex):
-        return False
-    value = plain(value)
-    own, _ = largest_error(b, value)
-    error, _ = largest_error(a, value)
-    if own > LARGEST_ERROR:
-        allowed = 2 * own
-    else:
-        allowed = min(max(4 * own, tolerance), LARGEST_ERROR)
-    if error <= allowed:
-        return True
-    other = moved() if moved else None
-    if other is None or other.shape != b.shape:
-        return False
-    return error <= 4 * largest_error(plain(other), value)[0]
+    undisturbed, *others = (None if t is None else plain(t) for t in drawn)
+    if undisturbed is None or not undisturbed.is_floating_point() | (
+        undisturbed.is_complex()
+    ):
+        return 0.0
+    errors = [
+        largest_error(t, undisturbed)[0]
+        for t in others
+        if t is not None and t.shape == undisturbed.shape
+    ]
+    return max([e for e in errors if math.isfinite(e)], default=0.0)
 
 
 def assert_same_strides(actual, expected, what):
@@ -203,7 +189,8 @@ def largest_error(a, b):
         return 0.0, ()
     if not (b.dtype.is_floating_point or b.dtype.is_complex):
         different = a != b
-        return math.inf, first_index(different)
+        error = math.inf if different.any() else 0.0
+        return error, first_index(different)
     wide = torch.complex128 if b.dtype.is_complex else torch.float64
     a, b = a.to(wide), b.to(wide)
     special = ~b.isfinite() | ~a.isfinite()

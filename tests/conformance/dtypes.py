@@ -167,6 +167,9 @@ SUMS = {
 }
 
 
+SUMMANDS = 256
+
+
 def units(options):
     return [
         str(d).removeprefix("torch.") for d in (*FLOATS, *COMPLEX, *INTEGERS)
@@ -192,7 +195,7 @@ def run(unit, options, record):
             f(program, op, view),
             [make(dtype)],
             exact=is_exact(name, exact, dtype),
-            size=256,
+            size=1 if exact else SUMMANDS,
             quick=True,
         )
 

@@ -5,6 +5,8 @@ the same bits under every layout. A call is known by the aten ops that plain
 torch runs for it.
 """
 
+import contextlib
+
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -95,20 +97,72 @@ def watched(function, *args, **kwargs):
     return result, watch.exact
 
 
-class OtherLoops(TorchDispatchMode):
-    """Gives pointwise ops the same values in other memory.
+# Where an element may lie. Torch's CPU kernels round some functions, complex
+# ones above all, otherwise in a vector loop than in a scalar one, and otherwise
+# again where the compiler takes elements in pairs and one is left:
+#     x = torch.randn(64, dtype=torch.complex64)
+#     torch.sgn(x) != torch.sgn(torch.stack([x, x], 1)[:, 0])
+MEMORIES = {
+    "rows": lambda t: torch.stack([t] * 32),
+    "strided": lambda t: torch.stack([t, t], -1)[..., 0],
+    "left over": lambda t: torch.stack([t] * 4, -1)[..., :3],
+}
+OUT_OF = {"rows": lambda t: t[0], "left over": lambda t: t[..., 2]}
+
+
+def in_memory(name, func, args, kwargs, result):
+    """A pointwise result computed again, with its arguments in other memory."""
+
+    def laid(leaf):
+        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0:
+            return leaf
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            leaf = leaf.to(result.dtype)  # as the op itself does
+        return MEMORIES[name](leaf.expand(result.shape))
+
+    try:
+        args, kwargs = pytree.tree_map(laid, (args, kwargs))
+        other = func(*args, **kwargs)
+        if other.shape != result.shape:
+            other = OUT_OF[name](other)
+        return torch.empty_like(result).copy_(other)
+    except (RuntimeError, TypeError):
+        return result  # a mask, say, must stay one
+
+
+class OtherRoundings(TorchDispatchMode):
+    """Plain torch, rounding otherwise wherever its own order is free.
+
+    A sum in another order is the exact sum of terms that are off by a rounding
+    each, rounded once more. So each op that re-orders sums gets arguments whose
+    elements are off by one step of their dtype, up or down, and so are those of
+    its results. Pointwise ops get their arguments as they are, in other memory.
+    Both happen inside a chain of ops: what follows amplifies or cancels it as
+    it would on the mesh.
 
     Args:
-        vector: in long dense rows, for torch's vector loops; else in strided
-            memory, which only scalar loops take.
+        draw: the seed of the signs. The first draws, one for each of
+            `MEMORIES`, lay all pointwise ops in one kind of memory, later ones
+            choose for each op. None changes nothing.
     """
 
-    def __init__(self, *, vector):
+    def __init__(self, draw):
         super().__init__()
-        self.vector = vector
+        self._draw = draw
+        self._generator = torch.Generator().manual_seed(31 + (draw or 0))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        with lazy_bits_seen():
+            return self._run(func, args, kwargs or {})
+
+    def _run(self, func, args, kwargs):
+        if self._draw is None:
+            return func(*args, **kwargs)
+        if not is_exact(func):
+            result = func(*self._moved(func, args), **kwargs)
+            if func._schema.is_mutable:
+                return result
+            return pytree.tree_map(self._step, result)
         result = func(*args, **kwargs)
         if (
             torch.Tag.pointwise not in func.tags
@@ -117,24 +171,100 @@ class OtherLoops(TorchDispatchMode):
             or not (result.is_floating_point() or result.is_complex())
         ):
             return result
+        names = [*MEMORIES, None]
+        if self._draw < len(MEMORIES):
+            name = names[self._draw]
+        else:
+            pick = torch.randint(len(names), (), generator=self._generator)
+            name = names[int(pick)]
+        if name is None:
+            return result
+        return in_memory(name, func, args, kwargs, result)
 
-        def moved(leaf):
-            if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0:
-                return leaf
-            if not (leaf.is_floating_point() or leaf.is_complex()):
-                leaf = leaf.to(result.dtype)  # as the op itself does
-            if self.vector:
-                return torch.stack([leaf.expand(result.shape)] * ROWS)
-            return torch.stack([leaf, leaf], -1)[..., 0]
+    def _moved(self, func, args):
+        """Arguments that are off by a step, but for what the op writes to."""
+        moved = []
+        for arg, declared in zip(args, func._schema.arguments, strict=False):
+            is_written = declared.alias_info and declared.alias_info.is_write
+            moved.append(
+                arg if is_written else pytree.tree_map(self._step, arg)
+            )
+        return moved
 
-        try:
-            args, kwargs = pytree.tree_map(moved, (args, kwargs))
-            other = func(*args, **kwargs)
-            if self.vector and other.shape != result.shape:
-                other = other[0]
-            return torch.empty_like(result).copy_(other)
-        except (RuntimeError, TypeError):
-            return result  # a mask, say, must stay one
+    def _step(self, leaf):
+        if (
+            not isinstance(leaf, torch.Tensor)
+            or leaf.layout != torch.strided
+            or not (leaf.is_floating_point() or leaf.is_complex())
+            or leaf.dtype.itemsize == 1
+            or leaf.device.type != "cpu"  # torch asks for shapes on `meta`
+        ):
+            return leaf
+        step = self._signs(leaf)
+        if leaf.is_complex():
+            step = torch.complex(step, self._signs(leaf))
+        step = step * torch.finfo(leaf.dtype).eps
+        wide = torch.complex128 if leaf.is_complex() else torch.float64
+        moved = leaf.to(wide) * (1 + step)
+        return torch.empty_like(leaf).copy_(moved)
+
+    def _signs(self, leaf):
+        signs = torch.randint(0, 2, leaf.shape, generator=self._generator)
+        return signs.double() * 2 - 1
 
 
-ROWS = 32  # so that the first lies in full vectors, whatever its length
+@contextlib.contextmanager
+def lazy_bits_seen():
+    """Lets a dispatch mode see that a tensor is conjugate or negated.
+
+    Its handler runs without these keys, so that ops of its own and ops composed
+    in C++ read the numbers as they lie in memory. With a mode whose handler is
+    `return func(*args, **kwargs)`, linalg.pinv of a complex tensor is wrong,
+    and so is the gradient of linalg.lstsq.
+    """
+    excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+    exclude = torch._C._dispatch_tls_set_dispatch_key_excluded
+    before = {key: excluded(key) for key in ("Conjugate", "Negative")}
+    try:
+        for key in before:
+            exclude(key, False)
+        yield
+    finally:
+        for key, was in before.items():
+            exclude(key, was)
+
+
+class Draws:
+    """Plain torch's results under some `OtherRoundings`, each run once.
+
+    Args:
+        run: gives a tree of results.
+    """
+
+    def __init__(self, run):
+        self._run = run
+        self._made = {}
+
+    def tensors(self, pick):
+        """The undisturbed tensor, and those of all draws; None if one raises.
+
+        The first too runs under a dispatch mode, where torch may take other
+        paths.
+
+        Args:
+            pick: chooses one of the results.
+        """
+        made = [self._of(draw) for draw in (None, *range(NUM_DRAWS))]
+        return [None if m is None else pick(m) for m in made]
+
+    def _of(self, draw):
+        if draw not in self._made:
+            try:
+                with OtherRoundings(draw):
+                    self._made[draw] = self._run()
+            except Exception:  # a matrix that is no longer positive, say
+                self._made[draw] = None
+        return self._made[draw]
+
+
+NUM_DRAWS = 16

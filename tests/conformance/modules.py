@@ -13,6 +13,7 @@ from tests.conformance.call import (
     seed_everything,
 )
 from tests.conformance.compare import assert_same
+from tests.conformance.exactness import Draws
 from tests.conformance.layouts import assignments, mesh_of, place
 from tests.conformance.record import Wrong, describe
 from torch.testing._internal.common_modules import module_db
@@ -64,11 +65,7 @@ def run_mode(info, dtype, training, options, record):
         except Exception as error:
             record.skip(label, f"plain: {describe(error)}")
             continue
-        try:
-            double = step.in_double()
-            truth = double.outcome(*double.plain())
-        except Exception:
-            truth = None
+        draws = Draws(lambda step=step: step.outcome(*step.plain()))
         for mesh_name in options.meshes:
             mesh = mesh_of(mesh_name)
             for layouts, assignment in choices(step, mesh_name, options):
@@ -76,7 +73,7 @@ def run_mode(info, dtype, training, options, record):
                     mesh_name,
                     f"{label} {layouts}",
                     functools.partial(
-                        check, step, expected, truth, mesh, assignment, options
+                        check, step, expected, draws, mesh, assignment, options
                     ),
                 )
 
@@ -118,15 +115,6 @@ class Step:
         # Modules that make their parameters in the first forward.
         if any(torch.nn.parameter.is_lazy(p) for p in self.module.parameters()):
             self.run(self.module, self.tensors)
-
-    def in_double(self):
-        made = copy.copy(self)
-        made.module = copy.deepcopy(self.module).double()
-        made.tensors = [
-            like(t, t.detach().double()) if t.is_floating_point() else t
-            for t in self.tensors
-        ]
-        return made
 
     def state(self):
         return [*self.module.parameters(), *self.module.buffers()]
@@ -179,7 +167,7 @@ class Step:
 PARTS = ("result", "gradient", "buffer")
 
 
-def check(step, expected, truth, mesh, assignment, options):
+def check(step, expected, draws, mesh, assignment, options):
     plant = plants.Plant(options.plant)
     with tm.use(mesh):
         results, gradients, buffers = step.outcome(
@@ -202,8 +190,7 @@ def check(step, expected, truth, mesh, assignment, options):
                 e,
                 f"{name} {i}",
                 size=size,
-                strides=part == 0,
-                truth=(lambda part=part, i=i: truth[part][i])
-                if truth
-                else None,
+                draws=lambda part=part, i=i: draws.tensors(
+                    lambda made: made[part][i]
+                ),
             )

@@ -1,6 +1,5 @@
 """Every op of torch's `op_db`: forward, backward, twice, and forward-mode."""
 
-import contextlib
 import functools
 import random
 
@@ -13,8 +12,8 @@ from tests.conformance.call import (
     flat,
     seed_everything,
 )
-from tests.conformance.compare import assert_same, equal, plain
-from tests.conformance.exactness import OtherLoops, watched
+from tests.conformance.compare import assert_same
+from tests.conformance.exactness import Draws, watched
 from tests.conformance.layouts import assignments, mesh_of
 from tests.conformance.record import Wrong, describe
 from torch.testing._internal.common_methods_invocations import op_db
@@ -131,40 +130,36 @@ def run_dtype(unit, op, dtype, options, record, count):
 
 
 class Expected:
-    """What plain torch gives for a call.
+    """What plain torch gives for a call."""
 
-    Args:
-        mode: a context to run the call in.
-    """
-
-    def __init__(
-        self, call, *, values=True, twice=False, forward_mode=False, mode=None
-    ):
+    def __init__(self, call, *, values=True, twice=False, forward_mode=False):
         self._call = call
-        self._others = {}
-        self._asked = {
-            "values": values,
-            "twice": twice,
-            "forward_mode": forward_mode,
-        }
+        self._draws = Draws(
+            functools.partial(
+                Expected,
+                call,
+                values=values,
+                twice=twice,
+                forward_mode=forward_mode,
+            )
+        )
         self.values = values
         self.inputs = call.plain_tensors()
         self.gradients = None
-        with mode or contextlib.nullcontext():
-            result = call(self.inputs)
-            self.type = type(result)
-            self.results = flat(result)
-            self.leaves = [t for t in self.inputs if t.requires_grad]
-            outs = gradients_of(call, result) if self.leaves and values else []
-            self.cotangents = cotangents_of(outs)
-            if outs:
-                self.gradients = torch.autograd.grad(
-                    outs,
-                    self.leaves,
-                    self.cotangents,
-                    allow_unused=True,
-                    create_graph=twice,
-                )
+        result = call(self.inputs)
+        self.type = type(result)
+        self.results = flat(result)
+        self.leaves = [t for t in self.inputs if t.requires_grad]
+        outs = gradients_of(call, result) if self.leaves and values else []
+        self.cotangents = cotangents_of(outs)
+        if outs:
+            self.gradients = torch.autograd.grad(
+                outs,
+                self.leaves,
+                self.cotangents,
+                allow_unused=True,
+                create_graph=twice,
+            )
         # The mesh refuses these clearly.
         self.is_sparse = any(
             isinstance(r, torch.Tensor) and r.layout != torch.strided
@@ -214,41 +209,16 @@ class Expected:
         """What else `assert_same` may ask of tensor i of a part."""
         return {
             "exact": lambda: part in self._exact_parts,
-            "truth": functools.partial(self._other, "double", part, i),
-            "moved": functools.partial(self._other, "moved", part, i),
-            "two_roundings": functools.partial(self._two_roundings, part, i),
+            "draws": lambda: self._draws.tensors(
+                lambda other: picked(getattr(other, part), i)
+            ),
         }
 
-    def _two_roundings(self, part, i):
-        """Whether tensor i has other bits where torch's loops differ.
 
-        Some pointwise functions, complex ones above all, round otherwise in
-        the vector loop of torch's CPU kernels than in the scalar one, which
-        takes the last elements and strided memory:
-
-            x = torch.randn(64, dtype=torch.complex64)
-            torch.sgn(x) != torch.sgn(torch.stack([x, x], 1)[:, 0])
-        """
-        own = plain(getattr(self, part)[i])
-        others = [self._other(kind, part, i) for kind in ("scalar", "vector")]
-        return any(o is not None and not equal(plain(o), own) for o in others)
-
-    def _other(self, kind, part, i):
-        """Tensor i of a part of a call with almost the same arguments."""
-        if kind not in self._others:
-            self._others[kind] = self._make_other(kind)
-        tensors = getattr(self._others[kind], part, None)
-        return tensors[i] if tensors else None
-
-    def _make_other(self, kind):
-        try:
-            if kind in ("scalar", "vector"):
-                mode = OtherLoops(vector=kind == "vector")
-                return Expected(self._call, mode=mode)
-            call = self._call.in_double(moved=kind == "moved")
-            return Expected(call, **self._asked)
-        except Exception:
-            return None
+def picked(tensors, i):
+    """Tensor i of a part, or None."""
+    found = tensors[i] if tensors else None
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def gradients_of(call, result):
@@ -384,6 +354,5 @@ def check_tensors(actual, expected, part):
                 e,
                 f"{part}[{i}]",
                 size=expected.size,
-                strides=False,
                 **expected.others(part, i),
             )

@@ -12,6 +12,7 @@ import torch
 from tests.conformance import plants
 from tests.conformance.call import flat, like, seed_everything
 from tests.conformance.compare import assert_same
+from tests.conformance.exactness import Draws
 from tests.conformance.layouts import assignments, mesh_of, place
 from tests.conformance.record import Skip, Wrong, describe
 
@@ -62,7 +63,12 @@ def compare(
         exact: bit for bit; else up to the rounding of re-ordered sums.
         clear_error: an error that says what the mesh cannot do is right too.
     """
-    expected = outcome(program, World(), [copy_of(t) for t in inputs])
+
+    def on_plain():
+        return outcome(program, World(), [copy_of(t) for t in inputs])
+
+    expected = on_plain()
+    draws = None if exact else Draws(on_plain)
     size = size or max([t.numel() for t in inputs], default=64)
     quick = options.quick if quick is None else quick
     for mesh_name in options.meshes:
@@ -84,6 +90,7 @@ def compare(
                     expected,
                     World("mesh", mesh, options.plant),
                     exact=exact,
+                    draws=draws,
                     strides=strides,
                     size=size,
                     clear_error=clear_error,
@@ -104,7 +111,9 @@ def outcome(program, world, inputs):
         return error
 
 
-def check(program, inputs, assignment, expected, world, *, clear_error, **how):
+def check(
+    program, inputs, assignment, expected, world, *, draws, clear_error, **how
+):
     with tm.use(world.mesh):
         placed = [
             like(t, place(t, world.mesh, placements))
@@ -130,6 +139,10 @@ def check(program, inputs, assignment, expected, world, *, clear_error, **how):
             one = dict(how)
             if isinstance(e, torch.Tensor) and not e.dtype.is_floating_point:
                 one["exact"] = how["exact"] or not e.is_complex()
+            if draws:
+                one["draws"] = functools.partial(
+                    draws.tensors, functools.partial(result_of, i)
+                )
             if e is None:
                 if a is not None:
                     raise Wrong(f"result {i}: not None")
@@ -138,6 +151,12 @@ def check(program, inputs, assignment, expected, world, *, clear_error, **how):
                 assert_same(a, e, f"result {i}", **one)
             else:
                 assert_same(a, e, f"result {i}", size=how["size"])
+
+
+def result_of(i, outcome):
+    """Result i, or None if the program raises or it is no tensor."""
+    found = None if isinstance(outcome, Exception) else outcome[i]
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def is_clear(error):

@@ -99,13 +99,12 @@ def run(unit, options, record):
             x = values(*shape)
             compare(
                 record, options, name, f(drawn, IN_PLACE[unit], None), [x],
-                strides=False,
             )  # fmt: skip
         for dtype in DTYPES[1:]:
             program = f(drawn, IN_PLACE[unit], None)
             label = str(dtype).removeprefix("torch.")
             x = values(4, 5, 3).to(dtype)
-            compare(record, options, label, program, [x], strides=False)
+            compare(record, options, label, program, [x])
     elif unit in FACTORIES:
         compare(record, options, "made", f(made, FACTORIES[unit]))
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conformance import compare, exclusions, layouts, record
-from tests.conformance.exactness import watched
+from tests.conformance.exactness import Draws, OtherRoundings, watched
 
 import torch_mesh as tm
 
@@ -33,7 +33,11 @@ def test_parts_of_a_sum_are_exact():
 @pytest.mark.parametrize("mesh_name", layouts.MESHES)
 def test_placed_tensors_keep_value_and_strides(mesh_name):
     mesh = layouts.mesh_of(mesh_name)
-    for x in (torch.randn(4, 5, 3), torch.randn(2, 3).to(torch.bfloat16)):
+    for x in (
+        torch.randn(4, 5, 3),
+        torch.randn(2, 3).to(torch.bfloat16),
+        torch.randn(3, 2).t().clone(),  # column by column
+    ):
         for _, (placements,) in layouts.assignments([x], mesh_name):
             placed = layouts.place(x, mesh, placements)
             assert tm.layout(placed).placements == placements
@@ -53,7 +57,40 @@ def test_error_of_one_percent_is_wrong():
     y = x.clone()
     y[x.abs().argmax()] *= 1.01
     with pytest.raises(record.Wrong, match="off by"):
-        compare.assert_same(y, x, "result", truth=lambda: x.double())
+        compare.assert_same(y, x, "result", draws=lambda: [x] * 3)
+
+
+def test_what_plain_torch_leaves_open_is_right():
+    x = torch.tensor([1.0, 1e-7, -1.0])  # cancels
+    draws = Draws(lambda: x.sum())
+
+    def check(y):
+        compare.assert_same(
+            torch.tensor(y), x.sum(), "sum", draws=lambda: draws.tensors(same)
+        )
+
+    def same(made):
+        return made
+
+    check(1.5e-7)
+    with pytest.raises(record.Wrong, match="off by"):
+        check(1e-5)
+
+
+def test_other_roundings_are_those_of_a_step():
+    x = torch.arange(1.0, 101)
+    x = torch.cat([x, -x])
+    with OtherRoundings(5):
+        moved = x.sum()
+        doubled = x * 2
+        ordered = x.sort().values
+    assert x.sum() == 0 and 0 < abs(moved) < 200 * 100 * 2**-23
+    assert torch.equal(doubled, x + x)
+    assert torch.equal(ordered, x.sort().values)
+    z = torch.randn(8, 8, dtype=torch.complex64)
+    with OtherRoundings(None):
+        pinv = torch.linalg.pinv(z)
+    assert torch.equal(pinv, torch.linalg.pinv(z))
 
 
 def test_what_reorders_no_sum_must_agree_bit_for_bit():
@@ -69,6 +106,35 @@ def test_what_reorders_no_sum_must_agree_bit_for_bit():
 
 def test_at_most_twelve_exclusions():
     assert len(exclusions.EXCLUSIONS) <= 12
+
+
+def excluded_calls():
+    """Of each exclusion, the plain op and its arguments."""
+    x = torch.randn(2, 3, 7, 5)
+    return {
+        "linalg.lu": (torch.linalg.lu, (x,)),
+        "lu_unpack": (torch.lu_unpack, torch.linalg.lu_factor(x)),
+        "tril": (torch.tril, (x,)),
+        "triu": (torch.triu, (x,)),
+    }
+
+
+@pytest.mark.parametrize("name, kind", sorted(exclusions.BROKEN_OUT))
+def test_plain_torch_fails_where_excluded(name, kind):
+    assert kind == "transposed"
+    op, args = excluded_calls()[name]
+    results = op(*args)
+    one = isinstance(results, torch.Tensor)
+    outs = []
+    for r in [results] if one else results:
+        memory = torch.zeros(20 * r.numel())  # what is outside lies in it too
+        order = torch.empty(r.shape[::-1]).permute(*reversed(range(r.dim())))
+        outs.append(memory.as_strided(r.shape, order.stride(), 8 * r.numel()))
+    op(*args, out=outs[0] if one else tuple(outs))
+    assert any(
+        not torch.equal(out, r)
+        for out, r in zip(outs, [results] if one else results, strict=True)
+    )
 
 
 # A suite of units that are right, crash, hang and are wrong.

@@ -65,6 +65,10 @@ def test_a_stale_conjugate_is_taken_again_as_one():
         lambda x: x.double(),
         lambda x: x.to(memory_format=torch.channels_last),
         lambda x: torch.nn.functional.max_pool2d(x, 2),
+        lambda x: torch.nn.functional.max_unpool2d(
+            x, torch.zeros_like(x).long(), 3, 2
+        ),
+        lambda x: x.roll(1, 2),
         lambda x: x.relu(),
         lambda x: torch._foreach_neg([x])[0],
         lambda x: torch.linalg.solve(torch.eye(4), x),
@@ -87,6 +91,21 @@ def test_parts_of_an_unsafe_split_lie_in_the_whole(placements):
         assert part.storage_offset() == 4
         part.zero_()
     assert_equal(m, x)
+
+
+@pytest.mark.parametrize("placements", ["R", "S0", "S1"])
+def test_a_result_with_gaps_is_a_window_on_all_of_its_memory(placements):
+    x = torch.linspace(-1, 2, 12).reshape(4, 3).cos()
+    m = tm.distribute(x, tm.Mesh({"data": 2}), (placements,))
+    whole = []
+    for t in (x, m):
+        solution = torch.linalg.lstsq(t, t * 2, driver="gelsd").solution
+        assert (solution.shape, solution.stride()) == ((3, 3), (1, 4))
+        column = solution.as_strided((3,), (1,), 4)  # addressed over the gap
+        column.fill_(7)
+        whole.append(solution)
+    assert_equal(whole[1][:, 1], torch.full((3,), 7.0))
+    torch.testing.assert_close(tm.full(whole[1]), whole[0])
 
 
 @pytest.mark.parametrize("placements", ["R", "S0", "S1"])
