@@ -19,6 +19,7 @@
 #include <torch_mesh/tensor.h>
 
 #include "device/autocast.h"
+#include "device/composed_out.h"
 #include "device/hooks.h"
 #include "dispatch/attention.h"
 #include "dispatch/op.h"
@@ -273,6 +274,7 @@ void register_device() {
     c10::register_privateuse1_backend("mesh");
     register_hooks();
     register_kernels();
+    register_composed_outs();
     register_autocast();
   });
 }

@@ -1,0 +1,100 @@
+// composed_out.cpp: counts versions under composed out= ops as the CPU does.
+//
+// Such an op (inner, tensordot, linalg.norm) resizes its destination with
+// at::native::resize_output. A tensor of the CPU that resizes at once; one of
+// any other device through resize_, the op that users call, which counts a
+// version of its own under autograd. The two look alike to resize_, so the
+// composed op says that it is running.
+
+#include "device/composed_out.h"
+
+#include <memory>
+#include <vector>
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+namespace torch_mesh {
+namespace {
+
+using Key = c10::DispatchKey;
+using Stack = torch::jit::Stack;
+
+thread_local bool is_in_composed_out = false;
+
+class InComposedOut {
+ public:
+  InComposedOut() : before_(is_in_composed_out) { is_in_composed_out = true; }
+  ~InComposedOut() { is_in_composed_out = before_; }
+  InComposedOut(const InComposedOut&) = delete;
+  InComposedOut& operator=(const InComposedOut&) = delete;
+
+ private:
+  bool before_;
+};
+
+// Runs torch's composition, which stands at the device's own key, with all
+// other keys in force.
+void run_composed(
+    const c10::OperatorHandle& op,
+    c10::DispatchKeySet,
+    Stack* stack) {
+  const InComposedOut here;
+  op.redispatchBoxed(c10::DispatchKeySet(Key::PrivateUse1), stack);
+}
+
+// torch's own kernel under autograd, which is the same for every device;
+// without the key that counts where a composed op resizes.
+void resize(
+    const c10::OperatorHandle& op,
+    c10::DispatchKeySet keys,
+    Stack* stack) {
+  static const auto* kernel =
+      new auto(op.getComputedKernelForDispatchKey(Key::AutogradCPU));
+  kernel->callBoxed(
+      op,
+      is_in_composed_out ? keys.remove(Key::ADInplaceOrView) : keys,
+      stack);
+}
+
+bool is_composed_out(const c10::OperatorHandle& op) {
+  if (!op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) ||
+      op.hasKernelForDispatchKey(Key::PrivateUse1) ||
+      op.hasKernelForDispatchKey(Key::AutogradPrivateUse1)) {
+    return false;
+  }
+  for (const c10::Argument& argument : op.schema().arguments()) {
+    if (argument.is_out()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+void register_composed_outs() {
+  // Registrations live as long as the process.
+  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
+  auto& dispatcher = c10::Dispatcher::singleton();
+  auto add = [&](const c10::OperatorName& name, c10::KernelFunction kernel) {
+    handles->push_back(dispatcher.registerImpl(
+        name,
+        Key::AutogradPrivateUse1,
+        std::move(kernel),
+        std::nullopt,
+        nullptr,
+        "torch_mesh"));
+  };
+  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+    const auto op = dispatcher.findOp(name);
+    if (name.name.rfind("aten::", 0) == 0 && op && op->hasSchema() &&
+        is_composed_out(*op)) {
+      add(name, c10::KernelFunction::makeFromBoxedFunction<&run_composed>());
+    }
+  }
+  add({"aten::resize_", ""},
+      c10::KernelFunction::makeFromBoxedFunction<&resize>());
+}
+
+}  // namespace torch_mesh
