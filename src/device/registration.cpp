@@ -4,6 +4,7 @@
 // of others: a backend fallback alone would lose to the
 // CompositeExplicitAutogradNonFunctional kernels of structured ops.
 
+#include <algorithm>
 #include <mutex>
 #include <set>
 
@@ -168,6 +169,13 @@ bool compatible_shallow_copy(const at::Tensor&, const at::Tensor&) {
   return true;
 }
 
+bool takes_out(const c10::FunctionSchema& schema) {
+  return std::any_of(
+      schema.arguments().begin(),
+      schema.arguments().end(),
+      [](const c10::Argument& argument) { return argument.is_out(); });
+}
+
 bool takes_tensor(const c10::FunctionSchema& schema) {
   for (const c10::Argument& argument : schema.arguments()) {
     if (argument.type()->str().find("Tensor") != std::string::npos) {
@@ -198,6 +206,11 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   }
   if (!op.hasKernelForDispatchKey(Key::CompositeExplicitAutograd)) {
     return true;
+  }
+  // torch resizes a destination, checks it and counts its versions in ways that
+  // differ from one such composition to the other.
+  if (takes_out(op.schema())) {
+    return false;
   }
   const std::string full = name.overload_name.empty()
                                ? name.name

@@ -5,9 +5,11 @@
 #include <map>
 #include <mutex>
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/kron.h>
 #include <c10/core/ScalarType.h>
 
@@ -15,6 +17,7 @@
 
 #include "dispatch/arguments.h"
 #include "tensor/global_tensor.h"
+#include "tensor/window.h"
 
 namespace torch_mesh {
 namespace {
@@ -71,8 +74,22 @@ const Op* functional_of(
   return functional;
 }
 
+// A plain tensor to write in place of an `out`. Kernels that draw do so into the
+// destination as it is; of all others a fresh one is asked for.
+at::Tensor plain_out(const Op& op, const at::Tensor& out) {
+  const at::TensorOptions options = out.options().device(at::kCPU);
+  return op.is_random
+             ? at::empty_strided(
+                   out.sizes(),
+                   strides_in_order_of(
+                       {out.sizes().data(), out.sizes().size()},
+                       {out.strides().data(), out.strides().size()}),
+                   options)
+             : at::empty({0}, options);
+}
+
 // Runs an out= op that has no functional op with the same arguments (arange,
-// randperm): on plain tensors, once.
+// randperm), or of which the destination decides: on plain tensors, once.
 Stack run_plain(const Op& op, c10::ArrayRef<c10::IValue> args) {
   Stack local;
   push_arguments(
@@ -82,7 +99,7 @@ Stack run_plain(const Op& op, c10::ArrayRef<c10::IValue> args) {
       local,
       [&](const at::Tensor& tensor, size_t p, size_t) {
         return op.handle.schema().arguments()[p].is_out()
-                   ? at::empty({0}, tensor.options().device(at::kCPU))
+                   ? plain_out(op, tensor)
                : is_global(tensor) ? full_value(tensor)
                                    : tensor;
       });
@@ -116,7 +133,46 @@ void check_can_hold(const at::Tensor& out, const at::Tensor& result) {
       out.scalar_type());
 }
 
-void give_result(const at::Tensor& result, const at::Tensor& out) {
+// Gives a global destination other sizes. Where its storage has room and others
+// share it, or a window on all of it will do, it stays on that storage.
+void resize_out(
+    const at::Tensor& out,
+    const at::Tensor& result,
+    const std::vector<int64_t>& strides) {
+  const bool is_shared = out.storage().use_count() > 1;
+  const size_t needed = at::detail::computeStorageNbytes(
+      result.sizes(), strides, out.itemsize(), out.storage_offset());
+  const bool fits = needed <= MeshStorage::of(out)->nbytes();
+  if (fits && (is_shared ||
+               (out.numel() == result.numel() && !is_unwritten(out)))) {
+    const at::Tensor window = window_of_storage(
+        out.storage(),
+        result.sizes(),
+        strides,
+        out.storage_offset(),
+        out.scalar_type());
+    if (is_shared || !meta_of(window).is_write_back) {
+      become(out, window);
+      return;
+    }
+  }
+  check_can_grow(out);
+  become(
+      out,
+      make_unwritten(
+          is_global(result) ? layout_of(result)
+                            : Layout::replicated(layout_of(out).mesh()),
+          result.sizes(),
+          strides,
+          out.scalar_type()));
+}
+
+// `keeps_order`: whether the op orders the dims of a destination that it
+// resizes as those of its result; else it makes it contiguous.
+void give_result(
+    const at::Tensor& result,
+    const at::Tensor& out,
+    bool keeps_order) {
   if (out.sizes() != result.sizes()) {
     if (out.numel() != 0) {
       TORCH_WARN(
@@ -126,15 +182,22 @@ void give_result(const at::Tensor& result, const at::Tensor& out) {
           ", which does not match the required output shape ",
           result.sizes(),
           ".");
+    } else if (
+        is_global(out) && is_global(result) &&
+        out.scalar_type() == result.scalar_type() &&
+        !result.is_non_overlapping_and_dense()) {
+      // LAPACK's result is a window on more memory, which the destination gets.
+      become(out, result);
+      return;
     }
     if (is_global(out)) {
-      become(
+      resize_out(
           out,
-          make_unwritten(
-              is_global(result) ? layout_of(result) : layout_of(out),
-              result.sizes(),
-              strides_in_order_of(result.sizes(), result.strides()),
-              out.scalar_type()));
+          result,
+          keeps_order
+              ? strides_in_order_of(result.sizes(), result.strides())
+              : contiguous_strides(
+                    {result.sizes().data(), result.sizes().size()}));
     } else {
       out.resize_(result.sizes());
     }
@@ -156,8 +219,9 @@ void run_out(const Op& op, Stack& stack) {
     takes_tensors |=
         op.schema.params[i].is_tensor || op.schema.params[i].is_tensor_list;
   }
-  const Op* functional =
-      takes_tensors ? functional_of(op, op.base_name, num_in) : nullptr;
+  const Op* functional = takes_tensors && !op.is_random
+                             ? functional_of(op, op.base_name, num_in)
+                             : nullptr;
   if (functional) {
     // Not through the dispatcher: torch may compose it of this very op.
     run_op(*functional, inputs);
@@ -166,7 +230,7 @@ void run_out(const Op& op, Stack& stack) {
         op, c10::ArrayRef<c10::IValue>(stack.data() + base, op.params.size()));
   }
   const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
-  if (functional && !op.is_random && has_other_dtype(args, inputs, num_in)) {
+  if (functional && has_other_dtype(args, inputs, num_in)) {
     inputs = run_plain(op, args);
   }
   std::vector<std::pair<at::Tensor, at::Tensor>> gifts;
@@ -187,14 +251,11 @@ void run_out(const Op& op, Stack& stack) {
   for (const auto& [result, out] : gifts) {
     check_can_hold(out, result);
   }
-  // Else plain torch's version counters grow by the copies inside of the op.
-  const bool is_counted =
-      op.handle.hasKernelForDispatchKey(c10::DispatchKey::ADInplaceOrView);
+  // Transforms copy their result into a destination; of all other kernels the
+  // one with out= orders dims as the one without.
+  const bool keeps_order = op.base_name.rfind("aten::_fft_", 0) != 0;
   for (const auto& [result, out] : gifts) {
-    give_result(result, out);
-    if (!is_counted && !out.is_inference()) {
-      out.unsafeGetTensorImpl()->bump_version();
-    }
+    give_result(result, out, keeps_order);
   }
   // The results are the out arguments, in order.
   Stack outs(stack.begin() + base + num_in, stack.end());
@@ -219,7 +280,7 @@ at::Tensor& kron_out(
   const at::AutoDispatchBelowADInplaceOrView guard;
   const at::Tensor result = at::kron(self, other);
   check_can_hold(out, result);
-  give_result(result, out);
+  give_result(result, out, /*keeps_order=*/false);
   return out;
 }
 

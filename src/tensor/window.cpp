@@ -11,6 +11,8 @@
 
 #include <torch_mesh/error.h>
 
+#include "trace/counters.h"
+
 namespace torch_mesh {
 namespace {
 
@@ -253,6 +255,16 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
   return true;
 }
 
+void check_can_grow(const at::Tensor& tensor) {
+  TORCH_MESH_CHECK_SUPPORTED(
+      tensor.numel() == 0 || (tensor.storage().use_count() == 1 &&
+                              tensor.storage_offset() == 0),
+      "resize-shared",
+      CurrentOp::name(),
+      ": the storage must grow, and other tensors share it.\n"
+      "Hint: make a new tensor and copy_ into it.");
+}
+
 void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
   for (int64_t size : sizes) {
     TORCH_CHECK(
@@ -278,11 +290,7 @@ void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
   }
   if ((!is_unwritten(tensor) || MeshStorage::of(tensor)->is_blank) &&
       tensor.numel() > 0) {
-    TORCH_MESH_CHECK_SUPPORTED(
-        tensor.storage().use_count() == 1 && tensor.storage_offset() == 0,
-        "resize-shared",
-        "resize_: the storage must grow, and other tensors share it.\n"
-        "Hint: make a new tensor and copy_ into it.");
+    check_can_grow(tensor);
     at::Tensor value = full_value(tensor).clone();
     value.resize_(sizes);
     become(

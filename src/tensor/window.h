@@ -35,6 +35,10 @@ bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from);
 // file's. False, with nothing done, where that is not so simple. In blocks.cpp.
 bool copy_from_host(const at::Tensor& to, const at::Tensor& from);
 
+// Throws if other tensors share the storage of one that is to get more memory
+// than there is.
+void check_can_grow(const at::Tensor& tensor);
+
 // Resizes as Tensor::resize_ does: what is in the storage stays, new elements
 // are undefined. Throws if the storage must grow while others share it.
 void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes);
