@@ -52,9 +52,7 @@ void resize(
   static const auto* kernel =
       new auto(op.getComputedKernelForDispatchKey(Key::AutogradCPU));
   kernel->callBoxed(
-      op,
-      is_in_composed_out ? keys.remove(Key::ADInplaceOrView) : keys,
-      stack);
+      op, is_in_composed_out ? keys.remove(Key::ADInplaceOrView) : keys, stack);
 }
 
 bool is_composed_out(const c10::OperatorHandle& op) {

@@ -74,18 +74,17 @@ const Op* functional_of(
   return functional;
 }
 
-// A plain tensor to write in place of an `out`. Kernels that draw do so into the
-// destination as it is; of all others a fresh one is asked for.
+// A plain tensor to write in place of an `out`. Kernels that draw do so into
+// the destination as it is; of all others a fresh one is asked for.
 at::Tensor plain_out(const Op& op, const at::Tensor& out) {
   const at::TensorOptions options = out.options().device(at::kCPU);
-  return op.is_random
-             ? at::empty_strided(
-                   out.sizes(),
-                   strides_in_order_of(
-                       {out.sizes().data(), out.sizes().size()},
-                       {out.strides().data(), out.strides().size()}),
-                   options)
-             : at::empty({0}, options);
+  return op.is_random ? at::empty_strided(
+                            out.sizes(),
+                            strides_in_order_of(
+                                {out.sizes().data(), out.sizes().size()},
+                                {out.strides().data(), out.strides().size()}),
+                            options)
+                      : at::empty({0}, options);
 }
 
 // Runs an out= op that has no functional op with the same arguments (arange,
@@ -143,8 +142,8 @@ void resize_out(
   const size_t needed = at::detail::computeStorageNbytes(
       result.sizes(), strides, out.itemsize(), out.storage_offset());
   const bool fits = needed <= MeshStorage::of(out)->nbytes();
-  if (fits && (is_shared ||
-               (out.numel() == result.numel() && !is_unwritten(out)))) {
+  if (fits &&
+      (is_shared || (out.numel() == result.numel() && !is_unwritten(out)))) {
     const at::Tensor window = window_of_storage(
         out.storage(),
         result.sizes(),
@@ -182,10 +181,9 @@ void give_result(
           ", which does not match the required output shape ",
           result.sizes(),
           ".");
-    } else if (
-        is_global(out) && is_global(result) &&
-        out.scalar_type() == result.scalar_type() &&
-        !result.is_non_overlapping_and_dense()) {
+    } else if (is_global(out) && is_global(result) &&
+               out.scalar_type() == result.scalar_type() &&
+               !result.is_non_overlapping_and_dense()) {
       // LAPACK's result is a window on more memory, which the destination gets.
       become(out, result);
       return;
@@ -194,10 +192,9 @@ void give_result(
       resize_out(
           out,
           result,
-          keeps_order
-              ? strides_in_order_of(result.sizes(), result.strides())
-              : contiguous_strides(
-                    {result.sizes().data(), result.sizes().size()}));
+          keeps_order ? strides_in_order_of(result.sizes(), result.strides())
+                      : contiguous_strides(
+                            {result.sizes().data(), result.sizes().size()}));
     } else {
       out.resize_(result.sizes());
     }

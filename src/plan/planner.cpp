@@ -202,6 +202,17 @@ class Planner {
     return Placement::replicate();
   }
 
+  // Of an empty tensor all devices hold nothing; of a sum over nothing, zeros.
+  bool is_in_all_outputs(int factor) const {
+    auto has_factor = [factor](const DimFactors& dims) {
+      return std::any_of(dims.begin(), dims.end(), [factor](const auto& dim) {
+        return std::find(dim.begin(), dim.end(), factor) != dim.end();
+      });
+    };
+    return std::all_of(
+        resolved_.outputs.begin(), resolved_.outputs.end(), has_factor);
+  }
+
   // Whether some device would get nothing of the factor.
   bool leaves_empty(int axis, int factor) const {
     // The last device along each axis has the smallest part.
@@ -226,7 +237,8 @@ class Planner {
   std::optional<Choice> shard_factor(int axis, int factor, int64_t block)
       const {
     const Factor& chosen = resolved_.factors[factor];
-    if (chosen.kind == Factor::Kind::kWhole || chosen.size == 0 ||
+    if (chosen.kind == Factor::Kind::kWhole ||
+        (chosen.size == 0 && !is_in_all_outputs(factor)) ||
         (block > 0 && has_place(factor)) ||
         (resolved_.filled && leaves_empty(axis, factor))) {
       return std::nullopt;

@@ -79,6 +79,20 @@ bool take_apart(
   return true;
 }
 
+// Whether the window is the base itself. Strides of dims of one element say
+// nothing.
+bool is_base(
+    const MeshStorage& storage,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    int64_t offset) {
+  bool same = offset == 0 && sizes == c10::IntArrayRef(storage.base_sizes);
+  for (size_t d = 0; same && d < sizes.size(); ++d) {
+    same = sizes[d] <= 1 || strides[d] == storage.base_strides[d];
+  }
+  return same;
+}
+
 // The layout of the window, if it takes every sharded dim whole.
 std::optional<Layout> layout_of_window(
     const MeshStorage& storage,
@@ -206,6 +220,9 @@ at::Tensor window_of_storage(
     }
     return alias(state.layout, std::move(shards));
   }
+  if (dtype == state.dtype && is_base(state, sizes, strides, offset)) {
+    return alias(state.layout, state.shards);
+  }
   std::vector<Taken> taken;
   if (dtype == state.dtype &&
       take_apart(state, sizes, strides, offset, taken)) {
@@ -257,8 +274,8 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
 
 void check_can_grow(const at::Tensor& tensor) {
   TORCH_MESH_CHECK_SUPPORTED(
-      tensor.numel() == 0 || (tensor.storage().use_count() == 1 &&
-                              tensor.storage_offset() == 0),
+      tensor.numel() == 0 ||
+          (tensor.storage().use_count() == 1 && tensor.storage_offset() == 0),
       "resize-shared",
       CurrentOp::name(),
       ": the storage must grow, and other tensors share it.\n"

@@ -102,7 +102,25 @@ def place(value, mesh, placements):
             parts.append(split(shard)[1])
         else:
             parts.append(torch.full_like(shard, zero_of(shard.dtype)))
-    return tm.from_shards(parts, mesh, placements)
+    return in_order_of(value, tm.from_shards(parts, mesh, placements))
+
+
+def in_order_of(value, placed):
+    """`placed` with the strides of `value`.
+
+    A shard of one row does not show in which order the dims of the whole lie.
+    Memory that nobody has written takes the layout of what is copied.
+    """
+    span = 1 + sum(
+        (n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)
+    )
+    if placed.stride() == value.stride() or value.numel() != span:
+        return placed
+    made = torch.empty_strided(
+        value.shape, value.stride(), dtype=value.dtype, device="mesh"
+    ).copy_(placed)
+    assert tm.layout(made) == tm.layout(placed)
+    return made
 
 
 def zero_of(dtype):
