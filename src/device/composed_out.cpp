@@ -8,7 +8,7 @@
 
 #include "device/composed_out.h"
 
-#include <memory>
+#include <string>
 #include <vector>
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -61,12 +61,15 @@ bool is_composed_out(const c10::OperatorHandle& op) {
       op.hasKernelForDispatchKey(Key::AutogradPrivateUse1)) {
     return false;
   }
+  bool takes_tensor = false;
+  bool takes_out = false;
   for (const c10::Argument& argument : op.schema().arguments()) {
-    if (argument.is_out()) {
-      return true;
-    }
+    takes_out |= argument.is_out();
+    takes_tensor |= !argument.is_out() &&
+                    argument.type()->str().find("Tensor") != std::string::npos;
   }
-  return false;
+  // A factory (randn) resizes with resize_ itself, on the CPU too.
+  return takes_out && takes_tensor;
 }
 
 }  // namespace

@@ -208,8 +208,8 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
     return true;
   }
   // torch resizes a destination, checks it and counts its versions in ways that
-  // differ from one such composition to the other.
-  if (takes_out(op.schema())) {
+  // differ from one such composition to the other; that of mode knows no mesh.
+  if (takes_out(op.schema()) && name.name != "aten::mode") {
     return false;
   }
   const std::string full = name.overload_name.empty()
