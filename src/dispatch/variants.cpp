@@ -212,11 +212,15 @@ void run_out(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
   Stack inputs(stack.begin() + base, stack.begin() + base + num_in);
   bool takes_tensors = false;
+  bool writes_more = false;
   for (size_t i = 0; i < num_in; ++i) {
     takes_tensors |=
         op.schema.params[i].is_tensor || op.schema.params[i].is_tensor_list;
+    writes_more |= op.schema.params[i].is_written;
   }
-  const Op* functional = takes_tensors && !op.is_random
+  // The destination decides what is drawn.
+  const bool is_drawn = op.is_random && !writes_more;
+  const Op* functional = takes_tensors && !is_drawn
                              ? functional_of(op, op.base_name, num_in)
                              : nullptr;
   if (functional) {
@@ -227,7 +231,8 @@ void run_out(const Op& op, Stack& stack) {
         op, c10::ArrayRef<c10::IValue>(stack.data() + base, op.params.size()));
   }
   const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
-  if (functional && has_other_dtype(args, inputs, num_in)) {
+  if (functional && !op.is_random && !writes_more &&
+      has_other_dtype(args, inputs, num_in)) {
     inputs = run_plain(op, args);
   }
   std::vector<std::pair<at::Tensor, at::Tensor>> gifts;

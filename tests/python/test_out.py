@@ -121,3 +121,25 @@ def test_random_bits_are_drawn_into_the_destination_as_it_is(
             torch.manual_seed(1)
             draw(source, out)
         assert_equal(outs[1], outs[0])
+
+
+@every_layout(2, SMALL, partial=False)
+def test_an_op_that_draws_and_writes_to_an_argument_too_loses_neither(
+    mesh_name, placements
+):
+    mesh = mesh_of(mesh_name)
+    value = torch.randn(7, 5)
+
+    def rrelu(x, noise, out):
+        torch.manual_seed(3)
+        torch.ops.aten.rrelu_with_noise.out(
+            x, noise, 0.1, 0.3, True, None, out=out
+        )
+        return noise, out
+
+    plain = rrelu(value, torch.zeros(7, 5), torch.zeros(7, 5))
+    written = rrelu(
+        *(place(t, mesh, placements) for t in (value, *2 * [value * 0]))
+    )
+    for actual, expected in zip(written, plain, strict=True):
+        assert_equal(actual, expected)
