@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 namespace torch_mesh {
@@ -72,28 +71,29 @@ bool is_composed_out(const c10::OperatorHandle& op) {
   return takes_out && takes_tensor;
 }
 
-}  // namespace
-
-void register_composed_outs() {
+void add(const c10::OperatorName& name, c10::KernelFunction kernel) {
   // Registrations live as long as the process.
   static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
-  auto& dispatcher = c10::Dispatcher::singleton();
-  auto add = [&](const c10::OperatorName& name, c10::KernelFunction kernel) {
-    handles->push_back(dispatcher.registerImpl(
-        name,
-        Key::AutogradPrivateUse1,
-        std::move(kernel),
-        std::nullopt,
-        nullptr,
-        "torch_mesh"));
-  };
-  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
-    const auto op = dispatcher.findOp(name);
-    if (name.name.rfind("aten::", 0) == 0 && op && op->hasSchema() &&
-        is_composed_out(*op)) {
-      add(name, c10::KernelFunction::makeFromBoxedFunction<&run_composed>());
-    }
+  handles->push_back(
+      c10::Dispatcher::singleton().registerImpl(
+          name,
+          Key::AutogradPrivateUse1,
+          std::move(kernel),
+          std::nullopt,
+          nullptr,
+          "torch_mesh"));
+}
+
+}  // namespace
+
+void register_if_composed_out(const c10::OperatorHandle& op) {
+  if (is_composed_out(op)) {
+    add(op.operator_name(),
+        c10::KernelFunction::makeFromBoxedFunction<&run_composed>());
   }
+}
+
+void register_resize() {
   add({"aten::resize_", ""},
       c10::KernelFunction::makeFromBoxedFunction<&resize>());
 }

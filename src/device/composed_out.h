@@ -3,10 +3,15 @@
 
 #pragma once
 
+#include <ATen/core/dispatch/Dispatcher.h>
+
 namespace torch_mesh {
 
-// Registers the kernels with which such an op counts the versions of its
-// destination as it does on the CPU.
-void register_composed_outs();
+// Registers the kernel with which such an op counts the versions of its
+// destination as it does on the CPU; nothing for all other ops.
+void register_if_composed_out(const c10::OperatorHandle& op);
+
+// Registers resize_ under autograd, which such ops call.
+void register_resize();
 
 }  // namespace torch_mesh

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <mutex>
-#include <set>
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -189,17 +188,6 @@ bool takes_tensor(const c10::FunctionSchema& schema) {
 // mesh has a rule or a kernel for it.
 bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   using Key = c10::DispatchKey;
-  static const auto* typed =
-      new std::set<std::string>{"_efficientzerotensor.",
-                                "empty.memory_format",
-                                "empty_strided.",
-                                "set_.source_Storage",
-                                "set_.source_Storage_storage_offset",
-                                "_has_compatible_shallow_copy_type."};
-  if (typed->count(
-          name.name.substr(sizeof("aten::") - 1) + "." + name.overload_name)) {
-    return false;
-  }
   if (op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) ||
       op.hasKernelForDispatchKey(kKey) || !takes_tensor(op.schema())) {
     return false;
@@ -222,24 +210,7 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
 
 void register_kernels() {
   // Registrations live as long as the process.
-  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
-  auto& dispatcher = c10::Dispatcher::singleton();
-  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
-    if (name.name.rfind("aten::", 0) != 0) {
-      continue;
-    }
-    const auto op = dispatcher.findOp(name);
-    if (op && op->hasSchema() && is_ours(name, *op)) {
-      handles->push_back(dispatcher.registerImpl(
-          name,
-          kKey,
-          c10::KernelFunction::makeFromBoxedFunctor<BoxedKernel>(
-              std::make_unique<BoxedKernel>()),
-          std::nullopt,
-          nullptr,
-          "torch_mesh"));
-    }
-  }
+  register_resize();
   static auto* aten = new torch::Library(
       torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__);
   aten->impl("empty.memory_format", empty);
@@ -260,6 +231,29 @@ void register_kernels() {
     library->impl("kron.out", kron_out);
     library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
     library->impl("tensor_split.tensor_indices_or_sections", tensor_split);
+  }
+  // All others, except those that have a kernel now.
+  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) {
+      continue;
+    }
+    const auto op = dispatcher.findOp(name);
+    if (!op || !op->hasSchema()) {
+      continue;
+    }
+    register_if_composed_out(*op);
+    if (is_ours(name, *op)) {
+      handles->push_back(dispatcher.registerImpl(
+          name,
+          kKey,
+          c10::KernelFunction::makeFromBoxedFunctor<BoxedKernel>(
+              std::make_unique<BoxedKernel>()),
+          std::nullopt,
+          nullptr,
+          "torch_mesh"));
+    }
   }
   static auto* any =
       new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);
@@ -287,7 +281,6 @@ void register_device() {
     c10::register_privateuse1_backend("mesh");
     register_hooks();
     register_kernels();
-    register_composed_outs();
     register_autocast();
   });
 }
