@@ -97,10 +97,13 @@ Stack run_plain(const Op& op, c10::ArrayRef<c10::IValue> args) {
       at::kCPU,
       local,
       [&](const at::Tensor& tensor, size_t p, size_t) {
-        return op.handle.schema().arguments()[p].is_out()
-                   ? plain_out(op, tensor)
-               : is_global(tensor) ? full_value(tensor)
-                                   : tensor;
+        if (op.handle.schema().arguments()[p].is_out()) {
+          return plain_out(op, tensor);
+        }
+        const at::Tensor plain =
+            is_global(tensor) ? full_value(tensor) : tensor;
+        // What the functional op has written to already is not written twice.
+        return op.schema.params[p].is_written ? plain.clone() : plain;
       });
   op.handle.callBoxed(local);
   return local;
