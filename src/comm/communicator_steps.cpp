@@ -12,6 +12,7 @@
 
 #include <torch_mesh/error.h>
 
+#include "comm/slice.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -39,7 +40,7 @@ at::Tensor cut(
   const int64_t dim = placement.dim;
   if (placement.block == 0) {
     const Range range = chunk(whole.size(dim), n, i);
-    return whole.narrow(dim, range.begin, range.length);
+    return slice_of(whole, dim, range.begin, range.length);
   }
   const int64_t part = placement.block / n;
   return fold_blocks(

@@ -10,6 +10,7 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
+#include "comm/slice.h"
 #include "dispatch/arguments.h"
 #include "dispatch/buckets.h"
 #include "dispatch/other_kinds.h"
@@ -154,9 +155,9 @@ class Execution {
         if (whole.stride(0) * whole.size(0) == whole.numel()) {
           int64_t begin = 0;
           for (at::Tensor& shard : shards) {
-            const Sizes sizes(shard.sizes().begin(), shard.sizes().end());
-            shard = slice_of(whole, 0, begin, sizes);
-            begin += sizes[0];
+            const int64_t length = shard.size(0);
+            shard = slice_of(whole, 0, begin, length);
+            begin += length;
           }
           return shards;
         }
@@ -446,9 +447,9 @@ class Execution {
     Shards slices;
     int64_t begin = 0;
     for (int lane : output.lane_of_shard) {
-      const Sizes& sizes = output.local_sizes[lane];
-      slices.push_back(slice_of(whole, output.cut_dim, begin, sizes));
-      begin += sizes[output.cut_dim];
+      const int64_t length = output.local_sizes[lane][output.cut_dim];
+      slices.push_back(slice_of(whole, output.cut_dim, begin, length));
+      begin += length;
     }
     return slices;
   }

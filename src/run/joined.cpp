@@ -4,25 +4,9 @@
 
 #include <c10/core/TensorImpl.h>
 
+#include "comm/slice.h"
+
 namespace torch_mesh {
-namespace {
-
-at::Tensor window(
-    const at::Tensor& tensor,
-    c10::IntArrayRef sizes,
-    int64_t offset) {
-  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
-      c10::TensorImpl::VIEW,
-      c10::Storage(impl->storage()),
-      impl->key_set(),
-      impl->dtype());
-  result.unsafeGetTensorImpl()->set_sizes_and_strides(
-      sizes, impl->strides(), offset);
-  return result;
-}
-
-}  // namespace
 
 std::optional<int64_t> cut_dim(const Layout& layout) {
   int64_t dim = -1;
@@ -62,16 +46,7 @@ std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim) {
   }
   Sizes sizes(like->sizes().begin(), like->sizes().end());
   sizes[dim] = length;
-  return window(first, sizes, like->storage_offset());
-}
-
-at::Tensor slice_of(
-    const at::Tensor& whole,
-    int64_t dim,
-    int64_t begin,
-    const Sizes& sizes) {
-  return window(
-      whole, sizes, whole.storage_offset() + begin * whole.stride(dim));
+  return window_at(first, sizes, like->storage_offset());
 }
 
 }  // namespace torch_mesh

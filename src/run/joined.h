@@ -23,12 +23,4 @@ std::optional<int64_t> cut_dim(const Layout& layout);
 // is -1 the only shard. nullopt if they lie elsewhere. Aliases their memory.
 std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim);
 
-// The slice of `whole` along `dim` that begins at `begin` and has `sizes`.
-// Aliases its memory.
-at::Tensor slice_of(
-    const at::Tensor& whole,
-    int64_t dim,
-    int64_t begin,
-    const Sizes& sizes);
-
 }  // namespace torch_mesh
