@@ -234,8 +234,7 @@ void run_out(const Op& op, Stack& stack) {
         op, c10::ArrayRef<c10::IValue>(stack.data() + base, op.params.size()));
   }
   const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
-  if (functional && !op.is_random && !writes_more &&
-      has_other_dtype(args, inputs, num_in)) {
+  if (functional && !op.is_random && has_other_dtype(args, inputs, num_in)) {
     inputs = run_plain(op, args);
   }
   std::vector<std::pair<at::Tensor, at::Tensor>> gifts;
