@@ -97,6 +97,5 @@ def check(call, expected, draws, mesh, assignment, device, plant, casts_inside):
                 e,
                 f"result {i}",
                 size=size,
-                strides=False,
                 draws=lambda i=i: draws.tensors(lambda made: made[i]),
             )

@@ -124,7 +124,7 @@ def run(unit, options, record):
         program = f(assign_gradient, ASSIGNMENTS[unit])
         compare(
             record, options, "gradient", program, [x.requires_grad_()],
-            exact=False, strides=False,
+            exact=False,
         )  # fmt: skip
         return
     shape, dtype, view = VIEWS[unit]
@@ -144,7 +144,7 @@ def run(unit, options, record):
     for name, program in GRADIENTS.items():
         compare(
             record, options, name, f(program, view), [leaf],
-            exact=False, strides=False,
+            exact=False,
         )  # fmt: skip
 
 

@@ -191,7 +191,6 @@ def check_gradients(call, expected, mesh, assignment):
                     e,
                     f"gradient {i}",
                     size=size_of(call),
-                    strides=False,
                     draws=lambda i=i: draws.tensors(lambda made: made[i]),
                 )
 
