@@ -53,12 +53,9 @@ def test_the_values_are_plain_torchs(name):
 def test_no_plan_is_made():
     x, y = replicated(X), replicated(Y)
     with torch.no_grad(), tm.counting() as counts:
-        for n in range(
-            2, 6
-        ):  # other sizes, which would want plans of their own
-            torch.add(
-                torch.ones(n, device="mesh"), torch.ones(n, device="mesh")
-            )
+        for n in range(2, 6):  # each size would want a plan of its own
+            ones = torch.ones(n, device="mesh")
+            torch.add(ones, ones)
         x.mul_(y).copy_(y)
         torch._foreach_add_([x, y], [y, x])
     assert counts.plans_made == 0
