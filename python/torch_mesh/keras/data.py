@@ -12,7 +12,6 @@ from torch_mesh.keras.layouts import (
     describe_layout,
     dims_needed,
 )
-from torch_mesh.tensors import borrow
 
 
 def distribute_tensor(tensor: Any, layout: Any) -> Any:
@@ -114,7 +113,9 @@ def distribute_data_input(
     tensor = as_tensor(x)
     target = backend_layout(layout)
     if tensor.is_cpu and not tensor.requires_grad:
-        return borrow(tensor, target)
+        import torch_mesh as tm
+
+        return tm.borrow(tensor, target)
     return place(tensor, target)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import torch_mesh as tm
+from torch_mesh.keras.device_name import MESH
 
 
 def apply(original: Any) -> Any:
@@ -29,8 +30,13 @@ def apply(original: Any) -> Any:
     @functools.wraps(original)
     def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
         grads = list(grads)
-        # Plain ones among them have nothing to reduce.
-        tm.reduce_partials([g for g in grads if isinstance(g, torch.Tensor)])
+        ours = [
+            g
+            for g in grads
+            if isinstance(g, torch.Tensor) and g.device.type == MESH
+        ]
+        if ours:
+            tm.reduce_partials(ours)
         return original(self, grads, trainable_variables)
 
     return apply
