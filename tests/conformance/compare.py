@@ -47,6 +47,7 @@ def assert_same(
     size=None,
     strides=True,
     draws=None,
+    rounded_in=None,
 ):
     """Raises `Wrong` unless the two are the same.
 
@@ -61,6 +62,8 @@ def assert_same(
         draws: gives plain torch's own values under other roundings, the first
             undisturbed (`exactness.Draws.tensors`): what these differ by, the
             mesh may.
+        rounded_in: the dtype that values were rounded to before they were
+            stored; that of `expected` if None.
     """
     if not isinstance(expected, torch.Tensor):
         assert_same_object(actual, expected, what, size)
@@ -86,7 +89,8 @@ def assert_same(
         if exact:
             raise Wrong(f"{what}: zeros of another sign")
         return
-    tolerance = 0.0 if exact else tolerance_of(b.dtype, size or b.numel())
+    rounded_in = rounded_in or b.dtype
+    tolerance = 0.0 if exact else tolerance_of(rounded_in, size or b.numel())
     error, where = largest_error(a, b)
     if error <= tolerance:
         return

@@ -161,7 +161,7 @@ import json
 from tests.conformance.pool import Job, run_jobs
 from tests.conformance.record import Options
 jobs = [Job("test_suites", u) for u in ("right", "crash", "hang", "wrong")]
-for d in run_jobs(jobs, Options(), hang_after=3):
+for d in run_jobs(jobs, Options(), hang_after=15):
     outcomes = [(o.case, o.kind, o.text) for o in d.outcomes]
     print(json.dumps([d.job.unit, d.right, outcomes]))
 """
