@@ -9,10 +9,12 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 
 #include <torch_mesh/tensor.h>
 
+#include "random/bernoulli.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -91,6 +93,17 @@ bool native_dropout(const Op& op, Stack& stack) {
   return true;
 }
 
+// What torch draws for dropout: 1 / p with probability p, else 0.
+at::Tensor noise_like(const at::Tensor& input, double p) {
+  const at::Tensor whole = empty_whole(input);
+  if (whole.scalar_type() != at::kFloat || !whole.is_contiguous()) {
+    return whole.bernoulli_(p).div_(p);
+  }
+  const at::Tensor kept = at::ones({}, whole.options()).div_(p);
+  fill_bernoulli(whole, p, *kept.const_data_ptr<float>());
+  return whole;
+}
+
 }  // namespace
 
 at::Tensor dropout(const at::Tensor& input, double p, bool train) {
@@ -101,7 +114,7 @@ at::Tensor dropout(const at::Tensor& input, double p, bool train) {
   at::Tensor noise;
   {
     const LocalOps local;
-    const at::Tensor whole = empty_whole(input).bernoulli_(1 - p).div_(1 - p);
+    const at::Tensor whole = noise_like(input, 1 - p);
     const Layout layout = with_sums_reduced(layout_of(input));
     noise = whole.is_contiguous() ? borrow(whole, layout)
                                   : distribute(whole, layout);

@@ -1,0 +1,22 @@
+// bernoulli.h: torch's own Bernoulli numbers, many at a time.
+
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace torch_mesh {
+
+// Draws whole.numel() numbers, those of whole.bernoulli_(p) with torch's
+// default CPU generator, bit for bit, and leaves the generator as that does.
+// Where a one is drawn it writes `kept`, else 0.
+//
+//   whole   float32, on the CPU, contiguous
+//   p       0 < p < 1
+//
+// Source: M. Matsumoto and T. Nishimura, "Mersenne Twister", ACM TOMACS 8(1),
+// 1998. torch calls it once for each word; here a block of 624 is made at once,
+// in vector registers. Where the torch of this machine draws in another way (it
+// may use MKL's generator), its own kernel does it.
+void fill_bernoulli(const at::Tensor& whole, double p, float kept);
+
+}  // namespace torch_mesh
