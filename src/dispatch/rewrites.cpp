@@ -349,7 +349,10 @@ void batch_norm(const Op& op, Stack& stack) {
     output = at::add(output, per_channel(*bias, input));
   }
   if (running_mean) {
-    move_running(*running_mean, mean, momentum);
+    // Torch's kernel reads the mean of bfloat16, but not of float16, so here.
+    const bool is_read_back = saved == at::kBFloat16;
+    move_running(
+        *running_mean, is_read_back ? wide(saved_mean) : mean, momentum);
   }
   if (running_var) {
     const Tensor unbiased = at::mul(var, count / std::max(count - 1, 1.0));
