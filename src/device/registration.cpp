@@ -188,8 +188,16 @@ bool takes_tensor(const c10::FunctionSchema& schema) {
 // mesh has a rule or a kernel for it.
 bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   using Key = c10::DispatchKey;
-  if (op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) ||
-      op.hasKernelForDispatchKey(kKey) || !takes_tensor(op.schema())) {
+  const std::string full = name.overload_name.empty()
+                               ? name.name
+                               : name.name + "." + name.overload_name;
+  // silu_backward and mish_backward have a kernel on the CPU, and a composition
+  // for other devices, which rounds more often.
+  const bool is_composed =
+      op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) &&
+      !(op.hasKernelForDispatchKey(Key::CPU) && find_rule(full));
+  if (is_composed || op.hasKernelForDispatchKey(kKey) ||
+      !takes_tensor(op.schema())) {
     return false;
   }
   if (!op.hasKernelForDispatchKey(Key::CompositeExplicitAutograd)) {
@@ -200,9 +208,6 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   if (takes_out(op.schema()) && name.name != "aten::mode") {
     return false;
   }
-  const std::string full = name.overload_name.empty()
-                               ? name.name
-                               : name.name + "." + name.overload_name;
   return special_kernel(full) != nullptr || find_rule(full) != nullptr ||
          op.hasTag(at::Tag::pointwise) || op.hasTag(at::Tag::inplace_view) ||
          op.hasTag(at::Tag::nondeterministic_seeded);

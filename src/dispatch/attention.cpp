@@ -1,13 +1,47 @@
-// attention.cpp: makes one mask of two.
+// attention.cpp: makes one mask of two, and takes the kernel that torch takes.
 
 #include "dispatch/attention.h"
 
 #include <limits>
 
 #include <ATen/Functions.h>
+#include <ATen/native/transformers/attention.h>
+#include <ATen/ops/_fused_sdp_choice_native.h>
 #include <ATen/ops/scaled_dot_product_attention_native.h>
 
+#include <torch_mesh/tensor.h>
+
+#include "comm/local_ops.h"
+
 namespace torch_mesh {
+namespace {
+
+constexpr int64_t kMath = 0;
+
+// Torch's own choice where the devices are CPUs. The rules of the fused kernel
+// speak of as many heads of keys as of queries.
+int64_t choose_kernel(
+    const at::Tensor& query,
+    const at::Tensor& key,
+    const at::Tensor& value,
+    const std::optional<at::Tensor>& mask,
+    double dropout,
+    bool is_causal,
+    std::optional<double> scale,
+    bool enable_gqa) {
+  auto is_on_cpus = [](const at::Tensor& t) {
+    return is_global(t) &&
+           torch_device(layout_of(t).mesh().devices()[0]).is_cpu();
+  };
+  if (!is_on_cpus(query) || !is_on_cpus(key) || !is_on_cpus(value) ||
+      enable_gqa) {
+    return kMath;
+  }
+  return at::native::_fused_sdp_choice_cpp(
+      query, key, value, mask, dropout, is_causal, scale, enable_gqa);
+}
+
+}  // namespace
 
 at::Tensor scaled_dot_product_attention(
     const at::Tensor& query,
@@ -37,3 +71,9 @@ at::Tensor scaled_dot_product_attention(
 }
 
 }  // namespace torch_mesh
+
+namespace at::native {
+REGISTER_PRIVATEUSE1_DISPATCH(
+    _fused_sdp_choice_stub,
+    &torch_mesh::choose_kernel)
+}  // namespace at::native

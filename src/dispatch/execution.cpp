@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include <ATen/OpMathType.h>
 #include <ATen/ops/full.h>
 #include <c10/util/Exception.h>
 
@@ -225,6 +226,25 @@ class Execution {
     return tensor;
   }
 
+  // Lanes that form parts of a sum do so in a wider type. One local op in place
+  // of all forms the sum itself.
+  at::Tensor widened(const at::Tensor& local) const {
+    return prepared_.rounds_to && !is_joined_
+               ? local.to(at::toOpMathType(local.scalar_type()))
+               : local;
+  }
+
+  Shards rounded(Shards shards) const {
+    if (prepared_.rounds_to) {
+      for (at::Tensor& shard : shards) {
+        if (shard.scalar_type() == at::toOpMathType(*prepared_.rounds_to)) {
+          shard = shard.to(*prepared_.rounds_to);
+        }
+      }
+    }
+    return shards;
+  }
+
   void build_stack(Stack& local, int lane) const {
     push_arguments(
         op_,
@@ -232,10 +252,17 @@ class Execution {
         torch_device(plan_.mesh.devices()[lanes_.first_device[lane]]),
         local,
         [&](const at::Tensor&, size_t, size_t n) {
-          return local_tensor(n, lane);
+          return widened(local_tensor(n, lane));
         });
     if (is_joined_) {
       return;
+    }
+    const int dtype = op_.schema.param("dtype");
+    if (prepared_.rounds_to && dtype >= 0) {
+      c10::IValue& value = local[local.size() - args_.size() + dtype];
+      if (value.isInt()) {
+        value = at::toOpMathType(value.toScalarType());
+      }
     }
     for (const Plan::LocalArg& arg : plan_.local_args) {
       const std::vector<int64_t>& values = arg.values[lane];
@@ -422,18 +449,18 @@ class Execution {
       shards.push_back(local);
     }
     if (output.folds) {
-      return fold_lanes(
+      return rounded(fold_lanes(
           plan_.mesh,
           plan_.executed_on,
           plan_.outputs[o].layout.sharded_axes(),
           plan_.outputs[o].layout.partial_axes(),
-          std::move(shards));
+          std::move(shards)));
     }
     Shards held;
     for (int lane : output.lane_of_shard) {
       held.push_back(shards[lane]);
     }
-    return held;
+    return rounded(std::move(held));
   }
 
   Shards slices_of_output(size_t o, const at::Tensor& whole) {

@@ -1,5 +1,7 @@
 // kernel.cpp: the boxed kernel of the mesh device: unpack, key, plan, run.
 
+#include <algorithm>
+
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/grad_mode.h>
 
@@ -31,6 +33,36 @@ std::shared_ptr<const Rule> rule_of(const Op& op) {
   return rule;
 }
 
+// Float16 if that is what all lanes add up in one memory. Torch's kernels form
+// sums of float16 in float32; bfloat16 has the range of float32, so its parts
+// do not overflow.
+std::optional<at::ScalarType> narrow_sums(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors,
+    const PreparedPlan& prepared) {
+  const bool folds = std::any_of(
+      prepared.outputs.begin(), prepared.outputs.end(), [](const auto& output) {
+        return output.folds;
+      });
+  if (!folds || tensors.any_written) {
+    return std::nullopt;
+  }
+  bool any = false;
+  for (const CallTensors::Entry& entry : tensors.entries) {
+    if (entry.tensor->is_floating_point() || entry.tensor->is_complex()) {
+      any = entry.tensor->scalar_type() == at::kHalf;
+      if (!any) {
+        return std::nullopt;
+      }
+    }
+  }
+  const int dtype = op.schema.param("dtype");
+  const bool is_cast = dtype >= 0 && args[dtype].isInt() &&
+                       args[dtype].toScalarType() != at::kHalf;
+  return any && !is_cast ? std::optional(at::kHalf) : std::nullopt;
+}
+
 std::shared_ptr<const PreparedPlan> make_plan(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
@@ -57,6 +89,7 @@ std::shared_ptr<const PreparedPlan> make_plan(
   }
   PreparedPlan prepared = prepare(std::move(plan));
   prepared.lacks_rule = any_cut && prepared.plan.kind == Plan::Kind::kReplicate;
+  prepared.rounds_to = narrow_sums(op, args, tensors, prepared);
   if (op.is_view || op.base_name == "aten::_unsafe_view") {
     prepared.in_parallel = false;  // moves no data
   }

@@ -1,15 +1,17 @@
 // rewrites.cpp: means, variances and losses over sharded dims.
 //
 // Each program uses global numbers of elements, so a mean over a sharded dim is
-// sum / count and never a mean of means.
+// sum / count and never a mean of means. In half precision it computes in
+// float32 and rounds its results once, as torch's own kernels do: a sum of
+// float16, or a square, may overflow where the mean or the norm does not.
 
 #include "dispatch/rewrites.h"
 
 #include <cmath>
 #include <map>
-#include <tuple>
 
 #include <ATen/Functions.h>
+#include <ATen/OpMathType.h>
 
 #include "dispatch/picks.h"
 #include "tensor/global_tensor.h"
@@ -19,7 +21,15 @@ namespace {
 
 using at::Tensor;
 
+constexpr int64_t kNone = 0;
 constexpr int64_t kSum = 2;
+
+// In the type that a program computes in; itself where that is its own.
+Tensor wide(const Tensor& t) { return t.to(at::toOpMathType(t.scalar_type())); }
+
+bool is_half(const Tensor& t) {
+  return at::toOpMathType(t.scalar_type()) != t.scalar_type();
+}
 
 struct Args {
   Args(const Op& op, Stack& stack)
@@ -91,16 +101,32 @@ void mean(const Op& op, Stack& stack) {
       "floating point or complex dtype. Got: ",
       result,
       "\nHint: mean(dtype=torch.float32).");
-  const Tensor sum = at::sum(self, dims, keepdim_of(args), dtype);
-  args.give({at::div(sum, count_of(self, dims))});
+  const Tensor sum =
+      at::sum(self, dims, keepdim_of(args), at::toOpMathType(result));
+  args.give({at::div(sum, count_of(self, dims)).to(result)});
 }
 
+struct Moments {
+  Tensor var;
+  Tensor mean;
+  Tensor like;  // has the dtype of the results
+
+  Tensor rounded_var() const {
+    return var.to(c10::toRealValueType(like.scalar_type()));
+  }
+  Tensor rounded_deviation() const {
+    return at::sqrt(var).to(c10::toRealValueType(like.scalar_type()));
+  }
+  Tensor rounded_mean() const { return mean.to(like.scalar_type()); }
+};
+
 // var(dim) = sum((x - mean(dim))^2) / (count(dim) - correction)
-std::tuple<Tensor, Tensor> var_and_mean(const Args& args) {
-  const Tensor self = args.tensor("self");
+Moments moments(const Args& args) {
+  const Tensor like = args.tensor("self");
   TORCH_CHECK(
-      self.is_floating_point() || self.is_complex(),
+      like.is_floating_point() || like.is_complex(),
       "std and var only support floating point and complex dtypes");
+  const Tensor self = wide(like);
   const auto dims = dims_of(args, self);
   double correction = 1;
   if (args.has("correction")) {
@@ -119,29 +145,29 @@ std::tuple<Tensor, Tensor> var_and_mean(const Args& args) {
   if (!keepdim_of(args)) {
     mean = at::reshape(mean, var.sizes());
   }
-  return {self.is_complex() ? at::real(var).contiguous() : var, mean};
+  return {self.is_complex() ? at::real(var).contiguous() : var, mean, like};
 }
 
 void var(const Op& op, Stack& stack) {
   const Args args(op, stack);
-  args.give({std::get<0>(var_and_mean(args))});
+  args.give({moments(args).rounded_var()});
 }
 
 void standard_deviation(const Op& op, Stack& stack) {
   const Args args(op, stack);
-  args.give({at::sqrt(std::get<0>(var_and_mean(args)))});
+  args.give({moments(args).rounded_deviation()});
 }
 
 void var_mean(const Op& op, Stack& stack) {
   const Args args(op, stack);
-  const auto [var, mean] = var_and_mean(args);
-  args.give({var, mean});
+  const Moments m = moments(args);
+  args.give({m.rounded_var(), m.rounded_mean()});
 }
 
 void std_mean(const Op& op, Stack& stack) {
   const Args args(op, stack);
-  const auto [var, mean] = var_and_mean(args);
-  args.give({at::sqrt(var), mean});
+  const Moments m = moments(args);
+  args.give({m.rounded_deviation(), m.rounded_mean()});
 }
 
 // all(dim): nowhere false; any(dim): somewhere true. Counts are summed.
@@ -196,26 +222,34 @@ void vector_norm(const Op& op, Stack& stack) {
   const double ord = args["ord"].toScalar().toDouble();
   const auto dims = dims_of(args, self);
   const bool keepdim = keepdim_of(args);
-  const Tensor size = at::abs(self);
+  const Tensor size = at::abs(wide(self));
+  Tensor norm;
   if (ord == 2) {
-    args.give({at::sqrt(at::sum(at::mul(size, size), dims, keepdim))});
+    norm = at::sqrt(at::sum(at::mul(size, size), dims, keepdim));
   } else if (ord == 1) {
-    args.give({at::sum(size, dims, keepdim)});
+    norm = at::sum(size, dims, keepdim);
   } else if (ord == 0) {
-    args.give({at::sum(at::ne(size, 0), dims, keepdim, size.scalar_type())});
+    norm = at::sum(at::ne(size, 0), dims, keepdim, size.scalar_type());
   } else if (std::isinf(ord)) {
-    args.give(
-        {ord > 0 ? at::amax(size, dims, keepdim)
-                 : at::amin(size, dims, keepdim)});
+    norm =
+        ord > 0 ? at::amax(size, dims, keepdim) : at::amin(size, dims, keepdim);
   } else {
-    args.give({at::pow(at::sum(at::pow(size, ord), dims, keepdim), 1 / ord)});
+    norm = at::pow(at::sum(at::pow(size, ord), dims, keepdim), 1 / ord);
   }
+  args.give({norm.to(c10::toRealValueType(self.scalar_type()))});
 }
 
-// loss(mean) = loss(sum) / number of elements
+// loss(mean) = loss(sum) / number of elements. A sum of float16 overflows where
+// the mean does not, so there it is the mean of the elements' losses.
 void mean_loss(const Op& op, Stack& stack) {
   const Args args(op, stack);
   const int64_t count = args.tensor("self").numel();
+  if (is_half(args.tensor("self"))) {
+    args["reduction"] = kNone;
+    op.handle.callBoxed(stack);
+    stack.back() = at::mean(stack.back().toTensor());
+    return;
+  }
   args["reduction"] = kSum;
   op.handle.callBoxed(stack);
   const Tensor sum = stack.back().toTensor();
@@ -257,10 +291,33 @@ std::vector<int64_t> all_but_channels(const Tensor& input) {
   return dims;
 }
 
+// The dtype of saved statistics and of the gradients of weights: a half input
+// may go with float32 parameters.
+c10::ScalarType dtype_of_statistics(
+    const Tensor& input,
+    std::initializer_list<std::optional<Tensor>> parameters) {
+  for (const std::optional<Tensor>& parameter : parameters) {
+    if (parameter) {
+      return parameter->scalar_type();
+    }
+  }
+  return input.scalar_type();
+}
+
+// running = (1 - momentum) * running + momentum * now, rounded once.
+void move_running(const Tensor& running, const Tensor& now, double momentum) {
+  if (is_half(running)) {
+    running.copy_(at::add(at::mul(wide(running), 1 - momentum), now, momentum));
+  } else {
+    running.mul_(1 - momentum).add_(now, momentum);
+  }
+}
+
 // Batch norm with the statistics of the whole batch (what others call sync BN).
 void batch_norm(const Op& op, Stack& stack) {
   const Args args(op, stack);
-  const Tensor input = args.tensor("input");
+  const c10::ScalarType dtype = args.tensor("input").scalar_type();
+  const Tensor input = wide(args.tensor("input"));
   const auto weight = args.optional_tensor("weight");
   const auto bias = args.optional_tensor("bias");
   const auto running_mean = args.has("running_mean")
@@ -274,10 +331,17 @@ void batch_norm(const Op& op, Stack& stack) {
   const auto dims = all_but_channels(input);
   const double count = static_cast<double>(count_of(input, dims));
   const Tensor mean = at::div(at::sum(input, dims), count);
-  const Tensor centred = at::sub(input, per_channel(mean, input));
+  Tensor centred = at::sub(input, per_channel(mean, input));
   const Tensor var = at::div(at::sum(at::mul(centred, centred), dims), count);
-  const Tensor invstd = at::rsqrt(at::add(var, eps));
-  Tensor output = at::mul(centred, per_channel(invstd, input));
+  // Torch's kernel reads the statistics back as it saves them.
+  const c10::ScalarType saved = dtype_of_statistics(
+      args.tensor("input"), {weight, bias, running_mean, running_var});
+  const Tensor saved_mean = mean.to(saved);
+  const Tensor saved_invstd = at::rsqrt(at::add(var, eps)).to(saved);
+  if (is_half(saved_mean)) {
+    centred = at::sub(input, per_channel(wide(saved_mean), input));
+  }
+  Tensor output = at::mul(centred, per_channel(wide(saved_invstd), input));
   if (weight) {
     output = at::mul(output, per_channel(*weight, input));
   }
@@ -285,24 +349,28 @@ void batch_norm(const Op& op, Stack& stack) {
     output = at::add(output, per_channel(*bias, input));
   }
   if (running_mean) {
-    running_mean->mul_(1 - momentum).add_(mean, momentum);
+    // Torch's kernel reads the mean of bfloat16, but not of float16, so here.
+    const bool is_read_back = saved == at::kBFloat16;
+    move_running(
+        *running_mean, is_read_back ? wide(saved_mean) : mean, momentum);
   }
   if (running_var) {
-    running_var->mul_(1 - momentum)
-        .add_(var, momentum * count / std::max(count - 1, 1.0));
+    const Tensor unbiased = at::mul(var, count / std::max(count - 1, 1.0));
+    move_running(*running_var, unbiased, momentum);
   }
-  args.give({output, mean, invstd});
+  args.give({output.to(dtype), saved_mean, saved_invstd});
 }
 
 // d input = w * invstd * (g - mean(g) - xhat * mean(g * xhat)); Ioffe and
 // Szegedy 2015, section 3, with sums over the whole batch.
 void batch_norm_backward(const Op& op, Stack& stack) {
   const Args args(op, stack);
-  const Tensor grad = args.tensor("grad_out");
-  const Tensor input = args.tensor("input");
+  const c10::ScalarType dtype = args.tensor("input").scalar_type();
+  const Tensor grad = wide(args.tensor("grad_out"));
+  const Tensor input = wide(args.tensor("input"));
   const auto weight = args.optional_tensor("weight");
-  const Tensor mean = args.tensor("save_mean");
-  const Tensor invstd = args.tensor("save_invstd");
+  const Tensor mean = wide(args.tensor("save_mean"));
+  const Tensor invstd = wide(args.tensor("save_invstd"));
   const auto mask = args["output_mask"].toBoolList();
   const auto dims = all_but_channels(input);
   const double count = static_cast<double>(count_of(input, dims));
@@ -319,12 +387,13 @@ void batch_norm_backward(const Op& op, Stack& stack) {
     if (weight) {
       scale = at::mul(scale, *weight);
     }
-    grad_input = at::mul(grad_input, per_channel(scale, input));
+    grad_input = at::mul(grad_input, per_channel(scale, input)).to(dtype);
   }
+  const c10::ScalarType saved = args.tensor("save_mean").scalar_type();
   args.give(
       {grad_input,
-       mask[1] ? grad_weight : Tensor(),
-       mask[2] ? grad_bias : Tensor()});
+       mask[1] ? grad_weight.to(saved) : Tensor(),
+       mask[2] ? grad_bias.to(saved) : Tensor()});
 }
 
 const std::map<std::string, Rewrite>& table() {

@@ -2,6 +2,7 @@
 
 #include "dispatch/stand_ins.h"
 
+#include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
@@ -11,14 +12,19 @@ namespace torch_mesh {
 namespace {
 
 // The arguments with uninitialised tensors of the same metadata in place of
-// tensors.
+// tensors. `as_wide`: float32 in place of halves.
 Stack with_stand_ins(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
-    c10::DeviceType device) {
+    c10::DeviceType device,
+    bool as_wide = false) {
   auto stand_in = [&](const at::Tensor& tensor, size_t, size_t) {
+    const c10::ScalarType dtype = tensor.scalar_type();
     const at::Tensor made = at::empty_strided(
-        tensor.sizes(), tensor.strides(), tensor.options().device(device));
+        tensor.sizes(),
+        tensor.strides(),
+        tensor.options().device(device).dtype(
+            as_wide ? at::toOpMathType(dtype) : dtype));
     // A Python number counts less than a tensor when dtypes are chosen.
     if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) {
       made.unsafeGetTensorImpl()->set_wrapped_number(true);
@@ -56,7 +62,10 @@ std::optional<std::vector<at::Tensor>> results_on_meta(
   if (!op.handle.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta)) {
     return std::nullopt;
   }
-  Stack stack = with_stand_ins(op, args, at::kMeta);
+  // Meta kernels in Python compute pointwise ops of halves on copies in
+  // float32, and a copy of an expanded tensor is not expanded.
+  Stack stack =
+      with_stand_ins(op, args, at::kMeta, /*as_wide=*/op.schema.is_pointwise);
   // Meta kernels in Python take no wrapped numbers; sizes and strides do not
   // depend on that.
   for (const c10::IValue& value : stack) {

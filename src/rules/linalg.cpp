@@ -103,9 +103,10 @@ void add_linalg_rules(RuleTable& table) {
   table.add_all(
       {"aten::_cdist_forward", "aten::_euclidean_dist"},
       "b* m k, b* n k -> b* m n whole(k)");
+  // Without elements it gives zeros like its argument, not broadcast.
   table.add(
       "aten::_cdist_backward",
-      "b* m n, b* m k, b* n k, b* m n -> b* m k whole(n, k) checked "
+      "b* m n, b* m k, b* n k, b* m n -> b* m k whole(n, k) checked filled "
       "linear(0)");
 }
 

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,7 +50,10 @@ struct PreparedPlan {
   std::vector<Input> inputs;
   std::vector<Output> outputs;
   std::vector<Window> windows;  // of a view op, one for each returned tensor
-  bool lacks_rule = false;      // to be counted as computed on replicas
+  // Lanes compute in float32, their parts are summed so, and results rounded to
+  // this: a part of a sum of float16 may overflow where the sum does not.
+  std::optional<at::ScalarType> rounds_to;
+  bool lacks_rule = false;  // to be counted as computed on replicas
 };
 
 // Works out the lanes. `windows` stay empty.

@@ -33,6 +33,14 @@ class Call:
         ]
         self.tensors = [self._leaves[i] for i in self._at]
 
+    @property
+    def place(self):
+        """Where the mesh has the result: a call that names no device makes it
+        on torch's default device.
+        """
+        names = any(is_cpu(leaf) for leaf in self._leaves)
+        return "mesh" if self._at or names else "cpu"
+
     def plain_tensors(self):
         """Fresh copies, in the memory formats that `place` gives too."""
         return [like(t, t.detach().clone()) for t in self.tensors]
@@ -72,9 +80,15 @@ def like(t, copy):
     return copy.requires_grad_(t.requires_grad)
 
 
+def is_cpu(leaf):
+    return isinstance(leaf, torch.device) or (
+        isinstance(leaf, str) and leaf == "cpu"
+    )
+
+
 def on_the_mesh(leaf):
     """What names the CPU in a plain call names the mesh here."""
-    if isinstance(leaf, torch.device) or leaf == "cpu":
+    if is_cpu(leaf):
         return torch.device("mesh") if not isinstance(leaf, str) else "mesh"
     if isinstance(leaf, torch.Generator):
         return leaf.clone_state()

@@ -144,6 +144,7 @@ class Expected:
             )
         )
         self.values = values
+        self.place = call.place
         self.inputs = call.plain_tensors()
         self.gradients = None
         result = call(self.inputs)
@@ -324,7 +325,7 @@ def check_results(result, expected):
     for i, (r, e) in enumerate(zip(results, expected.results, strict=True)):
         what = f"result {i}"
         if isinstance(e, torch.Tensor) and isinstance(r, torch.Tensor):
-            if r.device.type != "mesh":
+            if r.device.type != expected.place:
                 raise Wrong(f"{what}: on {r.device}")
             if r.requires_grad != e.requires_grad:
                 raise Wrong(f"{what}: requires_grad {r.requires_grad}")

@@ -449,3 +449,22 @@ def test_a_tensor_says_where_to_split(places, on_mesh):
         assert_equal(part, expected)
     parts[0].sum().backward()
     assert tm.full(x.grad).sum() == parts[0].numel()
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("placement", ["S0", "S1", "S2", "S3"])
+def test_attention_runs_the_kernel_of_plain_torch(placement, is_causal):
+    mesh = mesh_of("3")  # the last of three devices has none of four heads
+    values = [torch.randn(4, 4, n, 8) for n in (3, 6, 6)]
+    found = []
+    for place_one in (
+        torch.clone,
+        lambda t: tm.distribute(t, mesh, (placement,)),
+    ):
+        tensors = [place_one(v).requires_grad_() for v in values]
+        out = F.scaled_dot_product_attention(*tensors, is_causal=is_causal)
+        gradients = torch.autograd.grad(out.square().sum(), tensors)
+        found.append((out, *gradients))
+    for plain, placed in zip(*found, strict=True):
+        assert placed.stride() == plain.stride()
+        assert_close(placed, plain)
