@@ -173,7 +173,8 @@ void squeeze(const Op& op, Stack& stack) {
   const Tensor self = args.tensor("self");
   std::vector<int64_t> dims = dims_of(args, self);
   std::erase_if(dims, [&](int64_t d) { return self.size(d) != 1; });
-  args.give({at::squeeze(self, dims)});
+  args.give(
+      {op.is_view ? at::squeeze(self, dims) : at::squeeze_copy(self, dims)});
 }
 
 // |x|_p = (sum |x|^p)^(1/p); for p = inf the largest, for 0 the number of
@@ -350,6 +351,9 @@ const std::map<std::string, Rewrite>& table() {
       {"aten::squeeze", squeeze},
       {"aten::squeeze.dim", squeeze},
       {"aten::squeeze.dims", squeeze},
+      {"aten::squeeze_copy", squeeze},
+      {"aten::squeeze_copy.dim", squeeze},
+      {"aten::squeeze_copy.dims", squeeze},
       {"aten::smooth_l1_loss", mean_loss},
       {"aten::smooth_l1_loss_backward", mean_loss_backward},
       {"aten::soft_margin_loss", mean_loss},
