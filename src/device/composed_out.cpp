@@ -67,8 +67,8 @@ bool is_composed_out(const c10::OperatorHandle& op) {
     takes_tensor |= !argument.is_out() &&
                     argument.type()->str().find("Tensor") != std::string::npos;
   }
-  // A factory (randn) resizes with resize_ itself, on the CPU too.
-  return takes_out && takes_tensor;
+  // A factory (randn) and diff resize with resize_ itself, on the CPU too.
+  return takes_out && takes_tensor && op.schema().name() != "aten::diff";
 }
 
 void add(const c10::OperatorName& name, c10::KernelFunction kernel) {

@@ -192,17 +192,15 @@ void any(const Op& op, Stack& stack) {
   args.give({as_truth(args, at::ne(number_of(args, true), 0))});
 }
 
-// squeeze() = squeeze(dims of global size 1): a shard of size 1 is no such dim.
+// squeeze(dim) = squeeze(those of global size 1): a shard of size 1 is no such
+// dim.
 void squeeze(const Op& op, Stack& stack) {
   const Args args(op, stack);
   const Tensor self = args.tensor("self");
-  std::vector<int64_t> dims;
-  for (int64_t d = 0; d < self.dim(); ++d) {
-    if (self.size(d) == 1) {
-      dims.push_back(d);
-    }
-  }
-  args.give({at::squeeze(self, dims)});
+  std::vector<int64_t> dims = dims_of(args, self);
+  std::erase_if(dims, [&](int64_t d) { return self.size(d) != 1; });
+  args.give(
+      {op.is_view ? at::squeeze(self, dims) : at::squeeze_copy(self, dims)});
 }
 
 // |x|_p = (sum |x|^p)^(1/p); for p = inf the largest, for 0 the number of
@@ -420,6 +418,11 @@ const std::map<std::string, Rewrite>& table() {
       {"aten::nll_loss2d_forward", nll_loss_forward},
       {"aten::nll_loss_forward", nll_loss_forward},
       {"aten::squeeze", squeeze},
+      {"aten::squeeze.dim", squeeze},
+      {"aten::squeeze.dims", squeeze},
+      {"aten::squeeze_copy", squeeze},
+      {"aten::squeeze_copy.dim", squeeze},
+      {"aten::squeeze_copy.dims", squeeze},
       {"aten::smooth_l1_loss", mean_loss},
       {"aten::smooth_l1_loss_backward", mean_loss_backward},
       {"aten::soft_margin_loss", mean_loss},

@@ -255,9 +255,10 @@ void run_out(const Op& op, Stack& stack) {
   for (const auto& [result, out] : gifts) {
     check_can_hold(out, result);
   }
-  // Transforms copy their result into a destination; of all other kernels the
-  // one with out= orders dims as the one without.
-  const bool keeps_order = op.base_name.rfind("aten::_fft_", 0) != 0;
+  // Transforms and cholesky copy their result into a destination; of all other
+  // kernels the one with out= orders dims as the one without.
+  const bool keeps_order = op.base_name.rfind("aten::_fft_", 0) != 0 &&
+                           op.base_name != "aten::cholesky";
   for (const auto& [result, out] : gifts) {
     give_result(result, out, keeps_order);
   }

@@ -171,8 +171,7 @@ bool unsqueeze_dim(Binding& binding, const Args& args) {
 }
 
 // A dim that is longer than 1 must not become 1 on a device: the local op would
-// drop it. Where the dims are named it stays whole; where they are not, the op
-// is rewritten with the dims named.
+// drop it. So the op is rewritten to name only dims of one element.
 bool squeeze_dims(Binding& binding, const Args& args) {
   const auto values = binding.ints(args[0]);
   std::vector<bool> named(binding.left().size(), !values);
@@ -189,8 +188,7 @@ bool squeeze_dims(Binding& binding, const Args& args) {
       continue;
     }
     const bool is_one = binding.size_of(binding.left()[d]) == 1;
-    binding.make(
-        binding.left()[d], is_one || values ? kWhole : Factor::Kind::kRewrite);
+    binding.make(binding.left()[d], is_one ? kWhole : Factor::Kind::kRewrite);
     if (!is_one) {
       result.push_back(binding.right()[d]);
     }

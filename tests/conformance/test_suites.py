@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conformance import compare, exclusions, layouts, record
+from tests.conformance import compare, exclusions, layouts, record, writes
+from tests.conformance.call import Call
 from tests.conformance.exactness import Draws, OtherRoundings, watched
 
 import torch_mesh as tm
@@ -91,6 +92,20 @@ def test_other_roundings_are_those_of_a_step():
     with OtherRoundings(None):
         pinv = torch.linalg.pinv(z)
     assert torch.equal(pinv, torch.linalg.pinv(z))
+
+
+def test_destinations_may_differ_by_what_plain_torch_leaves_free():
+    def draws_of(dtype, out_dtype):
+        inputs = [torch.randn(3, 3, dtype=dtype) for _ in "ab"]
+        call = Call(torch.matmul, inputs, {})
+        result = call(inputs)
+        out = result.to(out_dtype)
+        return writes.Out(call, inputs, [out], result).draws_of(0)
+
+    spread = compare.spread_of(draws_of(torch.float64, torch.float64)())
+    assert 1e-16 < spread < 1e-14
+    assert draws_of(torch.float32, torch.float64) is None
+    assert draws_of(torch.bfloat16, torch.bfloat16) is None
 
 
 def test_what_reorders_no_sum_must_agree_bit_for_bit():

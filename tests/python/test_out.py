@@ -29,6 +29,11 @@ OUTS = {
     "composed": lambda x, out: torch.inner(x, x, out=out),
     "composed of composed": lambda x, out: torch.linalg.norm(x, out=out),
     "one kernel": lambda x, out: torch.exp(x, out=out),
+    "composed, with resize_": lambda x, out: torch.diff(x, n=0, out=out),
+    "composed, without": lambda x, out: torch.diff(x, out=out),
+    "copied from another order": lambda x, out: torch.cholesky(
+        x.T @ x + torch.eye(5, device=x.device), out=out
+    ),
     "many copies": lambda x, out: torch.split_with_sizes_copy(
         x, [7], out=[out]
     ),
