@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -141,6 +142,7 @@ def silence():
     import warnings
 
     warnings.simplefilter("ignore")
+    faulthandler.enable()
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
