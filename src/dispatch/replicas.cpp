@@ -127,6 +127,7 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
     if (entry.is_written) {
       if ((*replicas[i])[0].sizes() != entry.tensor->sizes()) [[unlikely]] {
         take_size(*entry.tensor, *replicas[i], layout.mesh());
+        replicas[i] = nullptr;  // the tensor has others now
       } else {
         end_write(*entry.tensor);
       }
