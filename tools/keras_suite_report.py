@@ -62,6 +62,9 @@ def passed(result):
 def differing(stock, result):
     """The tests of a file which pass in `stock` and not in `result`.
 
+    One that Keras marks as one that may fail (xfail) does both on plain Keras
+    too: those train without a seed and ask for the same numbers twice.
+
     Args:
         stock: Results of the file; of a recorded baseline, which knows the
             number of passed tests, and the names of all others.
@@ -78,7 +81,8 @@ def differing(stock, result):
     return [
         name
         for name, test in result["tests"].items()
-        if test["outcome"] != "passed" and stock_passed.get(name, recorded)
+        if test["outcome"] not in ("passed", "xfailed")
+        and stock_passed.get(name, recorded)
     ]
 
 
