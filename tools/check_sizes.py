@@ -23,7 +23,6 @@ ALLOWANCES: dict[str, tuple[int, str]] = {
     "python/torch_mesh/keras/install.py": (640, "one table of all patches"),
     "src/layout_map/pattern_text.cpp": (615, "one grammar, one parser"),
     "tests/conformance/ecosystem.py": (800, "one program an entry"),
-    "tests/python/test_laws.py": (1560, "all laws, one section each"),
 }
 
 

@@ -14,6 +14,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include "device/operators.h"
+
 namespace torch_mesh {
 namespace {
 
@@ -124,24 +126,20 @@ class CastingKernel final : public c10::OperatorKernel {
 }  // namespace
 
 void register_autocast() {
-  // Registrations live as long as the process.
-  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findOp(name);
     if (name.name.rfind("aten::", 0) == 0 && op && op->hasSchema() &&
         op->hasKernelForDispatchKey(c10::DispatchKey::AutocastCPU)) {
       const Policy policy = policy_of(name.name.substr(sizeof("aten::") - 1));
-      handles->push_back(dispatcher.registerImpl(
+      add_kernel(
           name,
           kKey,
           c10::KernelFunction::makeFromBoxedFunctor<CastingKernel>(
-              std::make_unique<CastingKernel>(policy)),
-          std::nullopt,
-          nullptr,
-          "torch_mesh"));
+              std::make_unique<CastingKernel>(policy)));
     }
   }
+  // Registrations live as long as the process.
   static auto* others =
       new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);
   others->fallback(torch::CppFunction::makeFallthrough());

@@ -8,10 +8,9 @@
 
 #include "device/composed_out.h"
 
-#include <string>
-#include <vector>
+#include <ATen/core/stack.h>
 
-#include <torch/library.h>
+#include "device/operators.h"
 
 namespace torch_mesh {
 namespace {
@@ -60,41 +59,26 @@ bool is_composed_out(const c10::OperatorHandle& op) {
       op.hasKernelForDispatchKey(Key::AutogradPrivateUse1)) {
     return false;
   }
-  bool takes_tensor = false;
-  bool takes_out = false;
-  for (const c10::Argument& argument : op.schema().arguments()) {
-    takes_out |= argument.is_out();
-    takes_tensor |= !argument.is_out() &&
-                    argument.type()->str().find("Tensor") != std::string::npos;
-  }
   // A factory (randn) and diff resize with resize_ itself, on the CPU too.
-  return takes_out && takes_tensor && op.schema().name() != "aten::diff";
-}
-
-void add(const c10::OperatorName& name, c10::KernelFunction kernel) {
-  // Registrations live as long as the process.
-  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
-  handles->push_back(
-      c10::Dispatcher::singleton().registerImpl(
-          name,
-          Key::AutogradPrivateUse1,
-          std::move(kernel),
-          std::nullopt,
-          nullptr,
-          "torch_mesh"));
+  return takes_out(op.schema()) && takes_tensor(op.schema()) &&
+         op.schema().name() != "aten::diff";
 }
 
 }  // namespace
 
 void register_if_composed_out(const c10::OperatorHandle& op) {
   if (is_composed_out(op)) {
-    add(op.operator_name(),
+    add_kernel(
+        op.operator_name(),
+        Key::AutogradPrivateUse1,
         c10::KernelFunction::makeFromBoxedFunction<&run_composed>());
   }
 }
 
 void register_resize() {
-  add({"aten::resize_", ""},
+  add_kernel(
+      {"aten::resize_", ""},
+      Key::AutogradPrivateUse1,
       c10::KernelFunction::makeFromBoxedFunction<&resize>());
 }
 

@@ -4,7 +4,6 @@
 // of others: a backend fallback alone would lose to the
 // CompositeExplicitAutogradNonFunctional kernels of structured ops.
 
-#include <algorithm>
 #include <mutex>
 
 #include <ATen/EmptyTensor.h>
@@ -21,7 +20,9 @@
 #include "device/autocast.h"
 #include "device/composed_out.h"
 #include "device/hooks.h"
+#include "device/operators.h"
 #include "dispatch/attention.h"
+#include "dispatch/foreach.h"
 #include "dispatch/op.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/random_ops.h"
@@ -168,22 +169,6 @@ bool compatible_shallow_copy(const at::Tensor&, const at::Tensor&) {
   return true;
 }
 
-bool takes_out(const c10::FunctionSchema& schema) {
-  return std::any_of(
-      schema.arguments().begin(),
-      schema.arguments().end(),
-      [](const c10::Argument& argument) { return argument.is_out(); });
-}
-
-bool takes_tensor(const c10::FunctionSchema& schema) {
-  for (const c10::Argument& argument : schema.arguments()) {
-    if (argument.type()->str().find("Tensor") != std::string::npos) {
-      return true;
-    }
-  }
-  return false;
-}
-
 // An operator that torch composes of others keeps that composition, unless the
 // mesh has a rule or a kernel for it.
 bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
@@ -197,7 +182,7 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
       op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) &&
       !(op.hasKernelForDispatchKey(Key::CPU) && find_rule(full));
   if (is_composed || op.hasKernelForDispatchKey(kKey) ||
-      !takes_tensor(op.schema())) {
+      !(takes_tensor(op.schema()) || takes_out(op.schema()))) {
     return false;
   }
   if (!op.hasKernelForDispatchKey(Key::CompositeExplicitAutograd)) {
@@ -208,7 +193,7 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   if (takes_out(op.schema()) && name.name != "aten::mode") {
     return false;
   }
-  return special_kernel(full) != nullptr || find_rule(full) != nullptr ||
+  return special_kernel(full) || is_foreach_op(full) || find_rule(full) ||
          op.hasTag(at::Tag::pointwise) || op.hasTag(at::Tag::inplace_view) ||
          op.hasTag(at::Tag::nondeterministic_seeded);
 }
@@ -238,7 +223,6 @@ void register_kernels() {
     library->impl("tensor_split.tensor_indices_or_sections", tensor_split);
   }
   // All others, except those that have a kernel now.
-  static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
     if (name.name.rfind("aten::", 0) != 0) {
@@ -250,14 +234,11 @@ void register_kernels() {
     }
     register_if_composed_out(*op);
     if (is_ours(name, *op)) {
-      handles->push_back(dispatcher.registerImpl(
+      add_kernel(
           name,
           kKey,
           c10::KernelFunction::makeFromBoxedFunctor<BoxedKernel>(
-              std::make_unique<BoxedKernel>()),
-          std::nullopt,
-          nullptr,
-          "torch_mesh"));
+              std::make_unique<BoxedKernel>()));
     }
   }
   static auto* any =

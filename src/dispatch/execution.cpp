@@ -2,6 +2,7 @@
 
 #include "dispatch/execution.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include <ATen/OpMathType.h>
@@ -530,28 +531,20 @@ class Execution {
 
   // Whether a result lies in memory of an argument.
   bool is_of_an_argument(const at::Tensor& result) const {
-    for (const Input& input : inputs_) {
-      for (const at::Tensor& shard : *input.shards) {
-        if (shard.storage().is_alias_of(result.storage())) {
-          return true;
-        }
-      }
-    }
-    return false;
+    return std::any_of(inputs_.begin(), inputs_.end(), [&](const Input& input) {
+      return lies_in(result, *input.shards);
+    });
   }
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
     check_is_strided(op_.schema.name, shards[0]);
-    for (at::Tensor& shard : shards) {
-      const bool is_dense = shard.is_non_overlapping_and_dense();
-      if (!is_dense && layout.is_replicated() && has_gaps(shard) &&
-          !is_of_an_argument(shard)) {
-        return make_with_gaps(layout, std::move(shards));
-      }
-      if (!is_dense || (shard.storage_offset() != 0 && !is_joined_)) {
-        shard = shard.clone();
-      }
+    if (layout.is_replicated() &&
+        leaves_gaps(shards, [this](const at::Tensor& shard) {
+          return is_of_an_argument(shard);
+        })) {
+      return make_with_gaps(layout, std::move(shards));
     }
+    make_dense(shards, /*side_by_side=*/is_joined_);
     const at::Tensor first = shards[0];
     if (plan_.kind != Plan::Kind::kLocal || layout.sharded_axes() == 0 ||
         first.sizes() == c10::IntArrayRef(plan_.outputs[o].sizes)) {

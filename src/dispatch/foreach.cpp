@@ -12,6 +12,7 @@
 #include "comm/communicator_steps.h"
 #include "dispatch/buckets.h"
 #include "dispatch/call_key.h"
+#include "rules/families.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 
@@ -360,6 +361,12 @@ bool run_norms(const Op& op, Stack& stack) {
 }
 
 }  // namespace
+
+bool is_foreach_op(const std::string& name) {
+  const bool is_norm = name.rfind("aten::_foreach_norm.", 0) == 0 &&
+                       name.find("out") == std::string::npos;
+  return is_norm || rules::is_elementwise_group(name);
+}
 
 bool run_foreach(const Op& op, Stack& stack) {
   if (op.base_name == "aten::_foreach_norm") {

@@ -10,6 +10,12 @@ namespace torch_mesh {
 // together and follows the layout of its first tensor. Elements are run in
 // groups that are cut along the same axes, one local op a group and lane; all
 // pending sums among the arguments are reduced first, in buckets.
+//
+// The arguments are the last ones of the stack; results replace them. Returns
+// false, with the stack as it was, if the lists do not fit together.
 bool run_foreach(const Op& op, Stack& stack);
+
+// Whether that is how an op runs; by its name with its overload.
+bool is_foreach_op(const std::string& name);
 
 }  // namespace torch_mesh

@@ -90,9 +90,7 @@ std::shared_ptr<const PreparedPlan> make_plan(
   PreparedPlan prepared = prepare(std::move(plan));
   prepared.lacks_rule = any_cut && prepared.plan.kind == Plan::Kind::kReplicate;
   prepared.rounds_to = narrow_sums(op, args, tensors, prepared);
-  if (op.is_view || op.base_name == "aten::_unsafe_view") {
-    prepared.in_parallel = false;  // moves no data
-  }
+  prepared.in_parallel &= !op.moves_no_data;
   if (op.is_view) {
     prepared.windows = windows_of(op, args);
   } else if (prepared.plan.kind == Plan::Kind::kLocal) {
@@ -192,14 +190,13 @@ void run(const Op& op, Stack& stack) {
   if (tensors.any_written && op.checks_overlap) {
     check_overlap(tensors);
   }
-  const bool is_list_op = op.special == run_foreach;
-  if (op.special && !is_list_op && op.special(op, stack)) {
+  if (op.special && op.special(op, stack)) {
     return;
   }
   if (op.runs_on_replicas && run_on_replicas(op, tensors, stack)) {
     return;
   }
-  if (is_list_op && run_foreach(op, stack)) {
+  if (op.is_foreach && run_foreach(op, stack)) {
     return;
   }
   if (op.is_out) {

@@ -9,6 +9,7 @@
 #include <torch_mesh/error.h>
 
 #include "dispatch/explain.h"
+#include "dispatch/foreach.h"
 #include "dispatch/random_ops.h"
 #include "dispatch/replicas.h"
 
@@ -99,6 +100,7 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
     is_view |= param.alias >= 0 && !param.is_written;
   }
   schema.is_pointwise = handle.hasTag(at::Tag::pointwise);
+  moves_no_data = is_view || base_name == "aten::_unsafe_view";
   is_inplace_view = handle.hasTag(at::Tag::inplace_view);
   is_random = handle.hasTag(at::Tag::nondeterministic_seeded);
   is_python = base_name.rfind("aten::", 0) != 0 &&
@@ -115,6 +117,7 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
   overwrites = base_name == "aten::copy_" || base_name == "aten::fill_" ||
                base_name == "aten::zero_" || draws_in_place(schema.name);
   special = special_kernel(schema.name);
+  is_foreach = is_foreach_op(schema.name);
   runs_on_replicas = may_run_on_replicas(*this);
 }
 

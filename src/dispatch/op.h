@@ -43,9 +43,11 @@ struct Op {
   std::vector<ParamKind> params;
   std::string base_name;         // "aten::add_"
   bool is_view = false;          // a result aliases an argument
+  bool moves_no_data = false;    // a view, or made as one
   bool is_inplace_view = false;  // t_, squeeze_, ...: changes the metadata
   bool is_out = false;           // out= variant
   bool is_random = false;
+  bool is_foreach = false;  // on lists, element by element
   // Whether local kernels may count on inputs as dense as the global ones.
   bool needs_dense = false;
   // A destination that overlaps itself or an argument is an error.

@@ -28,7 +28,25 @@ std::vector<int64_t> strides_of_whole(
                    sizes, {first.strides().data(), first.strides().size()});
 }
 
-bool has_gaps(const at::Tensor& result) {
+void make_dense(Shards& results, bool side_by_side) {
+  for (at::Tensor& result : results) {
+    if (!result.is_non_overlapping_and_dense() ||
+        (result.storage_offset() != 0 && !side_by_side)) {
+      result = result.clone();
+    }
+  }
+}
+
+bool lies_in(const at::Tensor& result, const Shards& shards) {
+  for (const at::Tensor& shard : shards) {
+    if (shard.storage().is_alias_of(result.storage())) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool repeats_nothing(const at::Tensor& result) {
   if (result.numel() == 0) {
     return false;
   }
@@ -40,13 +58,13 @@ bool has_gaps(const at::Tensor& result) {
   return true;
 }
 
-at::Tensor make_with_gaps(const Layout& layout, Shards shards) {
-  const at::Tensor first = shards[0];
+at::Tensor make_with_gaps(const Layout& layout, Shards results) {
+  const at::Tensor first = results[0];
   const int64_t size =
       static_cast<int64_t>(first.storage().nbytes() / first.itemsize());
   Shards flat;
-  for (const at::Tensor& shard : shards) {
-    flat.push_back(shard.as_strided({size}, {1}, 0));
+  for (const at::Tensor& result : results) {
+    flat.push_back(result.as_strided({size}, {1}, 0));
   }
   const at::Tensor base =
       make_global(layout, {size}, {1}, first.scalar_type(), std::move(flat));
@@ -57,7 +75,7 @@ at::Tensor make_with_gaps(const Layout& layout, Shards shards) {
       first.strides(),
       first.storage_offset(),
       first.scalar_type(),
-      std::move(shards),
+      std::move(results),
       /*is_write_back=*/false);
 }
 

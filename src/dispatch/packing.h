@@ -17,13 +17,23 @@ std::vector<int64_t> strides_of_whole(
     const Sizes& known,
     const at::Tensor& first);
 
-// Whether a result that is not dense has gaps in its memory, as LAPACK leaves
-// them.
-bool has_gaps(const at::Tensor& result);
+// Makes the results of the lanes what a new tensor holds: dense, and at the
+// begin of their memory unless they may lie `side_by_side`; by copies where
+// they are not.
+void make_dense(Shards& results, bool side_by_side);
+
+// Whether a replicated result, which lies in memory of its own, has gaps there,
+// as LAPACK leaves them.
+// `is_of_an_argument` says whether a result lies in memory of an argument.
+template <typename IsOfAnArgument>
+bool leaves_gaps(const Shards& results, IsOfAnArgument&& is_of_an_argument);
 
 // A replicated result with gaps: as in plain torch, a window on all of its
 // memory.
-at::Tensor make_with_gaps(const Layout& layout, Shards shards);
+at::Tensor make_with_gaps(const Layout& layout, Shards results);
+
+// Whether a result lies in memory of one of these.
+bool lies_in(const at::Tensor& result, const Shards& shards);
 
 // Gives a destination the size to which the local op has resized its replicas,
 // as addbmm_ does.
@@ -31,5 +41,21 @@ void take_size(
     const at::Tensor& destination,
     const Shards& written,
     const Mesh& mesh);
+
+// Details only below this line.
+
+// Of a result that is not dense: it repeats no element.
+bool repeats_nothing(const at::Tensor& result);
+
+template <typename IsOfAnArgument>
+bool leaves_gaps(const Shards& results, IsOfAnArgument&& is_of_an_argument) {
+  for (const at::Tensor& result : results) {
+    if (!result.is_non_overlapping_and_dense() && repeats_nothing(result) &&
+        !is_of_an_argument(result)) {
+      return true;
+    }
+  }
+  return false;
+}
 
 }  // namespace torch_mesh

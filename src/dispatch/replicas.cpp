@@ -2,9 +2,10 @@
 
 #include "dispatch/replicas.h"
 
+#include <algorithm>
+
 #include "dispatch/arguments.h"
 #include "dispatch/explain.h"
-#include "dispatch/foreach.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/packing.h"
 #include "dispatch/rewrites.h"
@@ -53,15 +54,6 @@ const Layout* find_replicas(
   return layout;
 }
 
-bool lies_in_one_of(const at::Tensor& result, const Replicas& replicas) {
-  for (const Shards* shards : replicas) {
-    if (shards && (*shards)[0].storage().is_alias_of(result.storage())) {
-      return true;
-    }
-  }
-  return false;
-}
-
 at::Tensor pack(
     const Op& op,
     const Layout& layout,
@@ -71,29 +63,32 @@ at::Tensor pack(
     return result;
   }
   check_is_strided(op.schema.name, result);
-  const bool is_dense = result.is_non_overlapping_and_dense();
-  if (!is_dense && has_gaps(result) && !lies_in_one_of(result, replicas)) {
-    return make_with_gaps(layout, {std::move(result)});
+  Shards results{std::move(result)};
+  auto is_of_an_argument = [&](const at::Tensor& local) {
+    return std::any_of(
+        replicas.begin(), replicas.end(), [&](const Shards* shards) {
+          return shards && lies_in(local, *shards);
+        });
+  };
+  if (leaves_gaps(results, is_of_an_argument)) {
+    return make_with_gaps(layout, std::move(results));
   }
-  if (!is_dense || result.storage_offset() != 0) {
-    result = result.clone();
-  }
+  make_dense(results, /*side_by_side=*/false);
+  const at::Tensor first = results[0];
   return make_global(
       layout,
-      result.sizes(),
-      result.strides(),
-      result.scalar_type(),
-      Shards{result});
+      first.sizes(),
+      first.strides(),
+      first.scalar_type(),
+      std::move(results));
 }
 
 }  // namespace
 
 bool may_run_on_replicas(const Op& op) {
-  const bool plain = !op.is_view && !op.is_inplace_view && !op.is_out &&
-                     !op.is_random && !op.is_python &&
-                     op.base_name != "aten::_unsafe_view";
-  const bool ours =
-      op.special && op.special != run_foreach && op.base_name != "aten::copy_";
+  const bool plain = !op.moves_no_data && !op.is_inplace_view && !op.is_out &&
+                     !op.is_random && !op.is_python;
+  const bool ours = op.special && op.base_name != "aten::copy_";
   return plain && !ours && !rewrite_of(op);
 }
 

@@ -13,13 +13,11 @@
 #include <torch_mesh/error.h>
 
 #include "dispatch/batch_norm.h"
-#include "dispatch/foreach.h"
 #include "dispatch/log_sigmoid.h"
 #include "dispatch/op.h"
 #include "dispatch/random_ops.h"
 #include "dispatch/recurrent.h"
 #include "dispatch/select_slice.h"
-#include "rules/families.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
 #include "tensor/window.h"
@@ -340,12 +338,7 @@ SpecialKernel special_kernel(const std::string& name) {
   if (SpecialKernel log_sigmoid = log_sigmoid_kernel(name)) {
     return log_sigmoid;
   }
-  if (SpecialKernel recurrent = recurrent_kernel(name)) {
-    return recurrent;
-  }
-  const bool reduces = name.rfind("aten::_foreach_norm.", 0) == 0 &&
-                       name.find("out") == std::string::npos;
-  return reduces || rules::is_elementwise_group(name) ? run_foreach : nullptr;
+  return recurrent_kernel(name);
 }
 
 }  // namespace torch_mesh

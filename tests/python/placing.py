@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 
 import torch_mesh as tm
@@ -13,6 +14,9 @@ MESHES = {
     "4": {"data": 4},
     "2x2": {"data": 2, "model": 2},
 }
+
+
+SMALL = ("2", "3", "2x2")
 
 
 def mesh_of(name):
@@ -53,6 +57,15 @@ def name_of(value):
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value) if isinstance(value, str) else None
+
+
+def every_layout(num_dims, meshes=tuple(MESHES), partial=True):
+    """Runs a test with each `mesh_name` and `placements` of `cases`."""
+    return pytest.mark.parametrize(
+        "mesh_name, placements",
+        cases(num_dims, meshes, partial),
+        ids=name_of,
+    )
 
 
 def place(value, mesh, placements):

@@ -3,27 +3,16 @@
 import pytest
 import torch
 from placing import (
+    SMALL,
     assert_close,
     assert_equal,
-    cases,
+    every_layout,
     mesh_of,
-    name_of,
     place,
     placements_for,
 )
 
 import torch_mesh as tm
-
-SMALL = ("2", "3", "2x2")
-
-
-def every_layout(num_dims, meshes, partial=True):
-    return pytest.mark.parametrize(
-        "mesh_name, placements",
-        cases(num_dims, meshes, partial),
-        ids=name_of,
-    )
-
 
 OUTS = {
     "composed": lambda x, out: torch.inner(x, x, out=out),

@@ -1,0 +1,87 @@
+"""Law 15: errors."""
+
+import pytest
+import torch
+from placing import assert_equal, every_layout, mesh_of, place
+from torch import nn
+
+import torch_mesh as tm
+
+WRONG_CALLS = {
+    "mm": lambda t: torch.mm(t, torch.randn(3, 3)),
+    "add": lambda t: t + torch.randn(3, 3),
+    "view": lambda t: t.view(7, 7),
+    "index": lambda t: t[99],
+    "select": lambda t: t.select(5, 0),
+    "index_select": lambda t: t.index_select(0, torch.tensor([77])),
+    "cat": lambda t: torch.cat([t, torch.randn(3, 3, 3)]),
+    "embedding": lambda t: nn.functional.embedding(torch.tensor([77]), t),
+    "cholesky": lambda t: torch.linalg.cholesky(-torch.eye(4) + 0 * t[:4, :4]),
+    "dtype": lambda t: torch.mm(t, torch.randn(4, 4).double()),
+    "argmax_empty": lambda t: t[:0].argmax(),
+    "softmax_dim": lambda t: t.softmax(7),
+    "reshape": lambda t: t.reshape(3, -1, 7),
+    "permute": lambda t: t.permute(0, 0),
+    "gather": lambda t: t.gather(0, torch.tensor([[99]])),
+    "bool": lambda t: bool(t),
+    "item": lambda t: t.item(),
+    "grad": lambda t: t.backward(),
+    "in_place": lambda t: t.add_(torch.randn(3, 3)),
+    "in_place_dtype": lambda t: t.long().add_(0.5),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CALLS)
+@every_layout(2, ("1", "3", "2x2"))
+def test_law_15_errors_are_of_the_plain_type_and_change_nothing(
+    mesh_name, placements, name
+):
+    value = torch.randn(5, 4)
+    x = place(value, mesh_of(mesh_name), placements)
+    with pytest.raises(Exception) as expected:
+        WRONG_CALLS[name](value.clone())
+    with pytest.raises(expected.type):
+        WRONG_CALLS[name](x)
+    assert_equal(x, value)
+    assert_equal(x * 2, value * 2)
+
+
+def test_law_15_an_error_names_op_layouts_and_mesh(mesh):
+    x = tm.distribute(torch.randn(4, 4), mesh, ("S0", "R"))
+    with pytest.raises(RuntimeError) as error:
+        x.gather(1, tm.distribute(torch.full((4, 1), 99), mesh, ("S0", "R")))
+    text = str(error.value)
+    assert "aten::gather" in text
+    assert "(S0, R)" in text or "(R, R)" in text
+    assert "data=2 model=2" in text
+
+
+def test_law_15_a_half_written_destination_raises_until_it_is_overwritten():
+    mesh = tm.Mesh({"data": 2})
+    x = tm.distribute(torch.zeros(4, 3), mesh, ("S0",))
+    # Rows of device 0 are in range, those of device 1 are not.
+    index = tm.distribute(torch.tensor([[0], [1], [9], [9]]), mesh, ("S0",))
+    with pytest.raises((RuntimeError, IndexError)) as first:
+        x.scatter_(1, index, 5.0)
+    assert "out of bounds" in str(first.value)
+    try:
+        value = tm.full(x)
+    except RuntimeError as error:
+        assert "out of bounds" in str(error)
+        with pytest.raises(RuntimeError):
+            x + 1
+        with pytest.raises(RuntimeError):
+            tm.full(x[1:])
+    else:
+        assert_equal(value, torch.zeros(4, 3))
+    x.copy_(torch.ones(4, 3))
+    assert_equal(x, torch.ones(4, 3))
+    assert_equal(x + 1, torch.full((4, 3), 2.0))
+
+
+def test_law_15_the_engine_goes_on_after_an_error(mesh):
+    x = tm.distribute(torch.eye(4), mesh, ("S0", "R"))
+    for _ in range(5):
+        with pytest.raises(RuntimeError):
+            torch.linalg.cholesky(-x)
+        assert_equal(x + x, torch.eye(4) * 2)
