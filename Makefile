@@ -165,7 +165,8 @@ conformance: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance
 
 conformance-full: build $(TEST_SETUP)
-	$(RUN) -m tests.conformance --full --markdown docs/conformance.md
+	$(RUN) -m tests.conformance --full \
+	  --store build/conformance-full.jsonl --markdown docs/conformance.md
 
 conformance-plants: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance --plant all --mesh 2 --quick --samples 12 \

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.conformance import SUITES, planted, table
 from tests.conformance.pool import Job, run_jobs, units_of
 from tests.conformance.record import Options
+from tests.conformance.store import Store
 
 
 def arguments():
@@ -29,6 +30,12 @@ def arguments():
     )
     parser.add_argument("--markdown", type=Path, help="write the table there")
     parser.add_argument("--json", type=Path, help="write every failure there")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        help="keep units there as they end; those that were all right in an "
+        "earlier run with the same options are not run again",
+    )
     parser.add_argument("--show", type=int, default=3, help="failures a unit")
     return parser.parse_args()
 
@@ -71,9 +78,18 @@ def run(args, suites, plant=None):
     )
     result = table.Table()
     jobs = jobs_of(suites, options, args.only, args.part)
+    store = Store(args.store, options) if args.store else None
+    if store:
+        found, jobs = store.split(jobs)
+        for done in found:
+            result.add(done)
     for done in run_jobs(jobs, options, workers=args.jobs):
         result.add(done)
         report(done, 0 if plant else args.show)
+        if store:
+            store.keep(done)
+    if store:
+        result.commits = store.commits
     return result
 
 

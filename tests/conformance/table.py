@@ -13,6 +13,7 @@ class Table:
         self.right = collections.Counter()
         self.others = collections.Counter()
         self.outcomes = []
+        self.commits = []  # that the units ran on, if it was noted
         self.units = collections.Counter()
         self.seconds = collections.Counter()
         self._by_unit = {}
@@ -112,6 +113,8 @@ def as_markdown(table, command):
         "|---|---|" + "---:|" * (len(HEAD) - 2),
     ]
     lines += [f"| {' | '.join(map(str, row))} |" for row in table.rows()]
+    if table.commits:
+        lines += ["", f"Commits that units ran on: {', '.join(table.commits)}."]
     lines += ["", "Open:", ""]
     lines += [f"- {unit} ({n})" for unit, n in table.open_units()]
     lines += ["", "Skipped, where plain torch cannot do the call either:", ""]
