@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
+import gc
 import json
 import os
 import sys
@@ -428,7 +429,22 @@ def _leave() -> None:
     if dist.is_initialized():
         with contextlib.suppress(Exception):  # a peer may be gone before
             dist.destroy_process_group()
+        _take_groups_from_device_meshes()
     _job = None
+
+
+def _take_groups_from_device_meshes() -> None:
+    """Lets go of groups, whose threads end with the last who holds them.
+
+    A DTensor in a global holds its DeviceMesh, and that its groups: torch has
+    no call that ends them for both.
+    """
+    module = sys.modules.get("torch.distributed.device_mesh")
+    if module is None:
+        return
+    for thing in gc.get_objects():
+        if type(thing) is module.DeviceMesh:
+            getattr(thing, "_pg_registry", {}).clear()
 
 
 def _open_store(address: tuple[str, int], mine: int, wait: float) -> Any:
