@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.utils.dlpack
 
-from torch_mesh import _C, archive, devices, tensor_file
+from torch_mesh import _C, archive, devices, tensor_file, tensors
 
 _registered = False
 
@@ -45,6 +45,7 @@ def register() -> None:
     _pickles_hold_plain_storages()
     _no_capsule_holds_an_address()
     _autocast_of_the_cpu_reaches_the_mesh()
+    _losses_in_chunks_are_those_of_the_devices()
     _registered = True
 
 
@@ -230,3 +231,26 @@ def _repr_shows_layout() -> None:
         return text
 
     tensor_str._str = with_layout
+
+
+def _losses_in_chunks_are_those_of_the_devices() -> None:
+    """`linear_cross_entropy(options=)` chooses by the kind of device.
+
+    Chunks and the dtype of sums come from a table of torch that knows no mesh:
+    for half precision it would take the coarser ones. The mesh in force says
+    what its devices are; without one they are CPUs.
+    """
+    options = getattr(torch.nn, "LinearCrossEntropyOptions", None)
+    adjust = getattr(options, "_adjust", None)
+    if options is None or adjust is None:
+        return
+
+    @functools.wraps(adjust)
+    def adjusted(self: Any, *args: Any, device: Any = None, **more: Any) -> Any:
+        if device is not None and torch.device(device).type == "mesh":
+            mesh = tensors.current_mesh()
+            on_gpus = mesh is not None and mesh.devices[0].startswith("gpu")
+            device = torch.device("cuda" if on_gpus else "cpu")
+        return adjust(self, *args, device=device, **more)
+
+    options._adjust = adjusted

@@ -22,6 +22,7 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t kNone = 0;
+constexpr int64_t kMean = 1;
 constexpr int64_t kSum = 2;
 
 // In the type that a program computes in; itself where that is its own.
@@ -254,6 +255,17 @@ void mean_loss(const Op& op, Stack& stack) {
   stack.back() = at::div(sum, count);
 }
 
+// torch too reduces the losses of the elements here, which round and overflow
+// in their own dtype.
+void soft_margin_loss(const Op& op, Stack& stack) {
+  const Args args(op, stack);
+  const bool is_mean = args["reduction"].toInt() == kMean;
+  args["reduction"] = kNone;
+  op.handle.callBoxed(stack);
+  const Tensor losses = stack.back().toTensor();
+  stack.back() = is_mean ? at::mean(losses) : at::sum(losses);
+}
+
 // The gradient of loss(mean) is that of loss(sum), of grad_output / count.
 void mean_loss_backward(const Op& op, Stack& stack) {
   const Args args(op, stack);
@@ -425,7 +437,7 @@ const std::map<std::string, Rewrite>& table() {
       {"aten::squeeze_copy.dims", squeeze},
       {"aten::smooth_l1_loss", mean_loss},
       {"aten::smooth_l1_loss_backward", mean_loss_backward},
-      {"aten::soft_margin_loss", mean_loss},
+      {"aten::soft_margin_loss", soft_margin_loss},
       {"aten::soft_margin_loss_backward", mean_loss_backward},
       {"aten::std.correction", standard_deviation},
       {"aten::std_mean.correction", std_mean},

@@ -9,15 +9,18 @@ namespace torch_mesh::rules {
 namespace {
 
 // Losses of an input and a target, element by element. `more` stands for
-// further tensors.
+// further tensors. With `sums_losses` a sum is one of rounded losses, and so is
+// rewritten too.
 void add_elementwise_loss(
     RuleTable& table,
     const std::string& name,
-    const std::string& more = "") {
+    const std::string& more = "",
+    bool sums_losses = false) {
   const std::string in = "x*, x*" + more;
+  const std::string sum = sums_losses ? " -> . rewritten(x*) same" : " -> .";
   table.add(
       "aten::" + name,
-      in + " -> x* when(reduction=0) | " + in + " -> . when(reduction=2) | " +
+      in + " -> x* when(reduction=0) | " + in + sum + " when(reduction=2) | " +
           in + " -> . rewritten(x*) same when(reduction=1)");
   // The incoming gradient is one number, or has the sizes of the loss.
   const std::string back = "_backward";
@@ -79,10 +82,10 @@ void add_margin_losses(RuleTable& table) {
 }  // namespace
 
 void add_loss_rules(RuleTable& table) {
-  for (const char* name :
-       {"mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss"}) {
+  for (const char* name : {"mse_loss", "smooth_l1_loss", "huber_loss"}) {
     add_elementwise_loss(table, name);
   }
+  add_elementwise_loss(table, "soft_margin_loss", "", /*sums_losses=*/true);
   add_elementwise_loss(table, "binary_cross_entropy", ", x*");
   add_margin_losses(table);
   add_nll_loss(table, "nll_loss", "n");

@@ -320,6 +320,31 @@ def test_gradients_accumulate_over_backward_passes(mesh):
     assert_close(results[1], results[0])
 
 
+@pytest.mark.skipif(
+    not hasattr(nn, "LinearCrossEntropyOptions"), reason="torch has no chunks"
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_cross_entropy_in_chunks_takes_the_dtypes_of_plain_torch(
+    mesh, reduction, dtype
+):
+    x, weight = torch.randn(9, 6, dtype=dtype), torch.randn(11, 6, dtype=dtype)
+    target = torch.randint(0, 11, (9,))
+    results = []
+    for place in (torch.Tensor.clone, lambda t: tm.distribute(t, mesh)):
+        tensors = [place(t).requires_grad_() for t in (x, weight)]
+        loss = nn.functional.linear_cross_entropy(
+            *tensors,
+            place(target),
+            reduction=reduction,
+            options=nn.LinearCrossEntropyOptions(),
+        )
+        loss.float().sum().backward()
+        results.append([loss, *(t.grad for t in tensors)])
+    for mine, plain in zip(results[1], results[0], strict=True):
+        assert torch.equal(tm.full(mine), plain)
+
+
 def test_hooks_see_global_gradients(mesh):
     x = tm.distribute(torch.ones(4, 4), mesh, ("S0", "R")).requires_grad_()
     seen = []
