@@ -20,11 +20,13 @@ Stack with_stand_ins(
     bool as_wide = false) {
   auto stand_in = [&](const at::Tensor& tensor, size_t, size_t) {
     const c10::ScalarType dtype = tensor.scalar_type();
+    const bool has_wider =
+        as_wide && (c10::isFloatingType(dtype) || c10::isComplexType(dtype));
     const at::Tensor made = at::empty_strided(
         tensor.sizes(),
         tensor.strides(),
         tensor.options().device(device).dtype(
-            as_wide ? at::toOpMathType(dtype) : dtype));
+            has_wider ? at::toOpMathType(dtype) : dtype));
     // A Python number counts less than a tensor when dtypes are chosen.
     if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) {
       made.unsafeGetTensorImpl()->set_wrapped_number(true);

@@ -6,6 +6,7 @@ torch runs for it.
 """
 
 import contextlib
+import math
 
 import torch
 from torch.utils import _pytree as pytree
@@ -61,6 +62,14 @@ def is_exact(op):
     )
 
 
+def is_exact_call(op, args):
+    """Whether a call re-orders no sum: a norm may be a largest element."""
+    if op._schema.name == "aten::linalg_vector_norm":
+        order = args[1] if len(args) > 1 else 2
+        return isinstance(order, int | float) and math.isinf(order)
+    return is_exact(op)
+
+
 INDEX_PUT = ("aten::index_put", "aten::_index_put")
 
 
@@ -80,7 +89,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if self.exact and not is_exact(func):
+        if self.exact and not is_exact_call(func, args):
             self.exact = False
         if func._schema.name.startswith(
             ("aten::index_put", "aten::_index_put")
@@ -158,7 +167,7 @@ class OtherRoundings(TorchDispatchMode):
     def _run(self, func, args, kwargs):
         if self._draw is None:
             return func(*args, **kwargs)
-        if not is_exact(func):
+        if not is_exact_call(func, args):
             result = func(*self._moved(func, args), **kwargs)
             if func._schema.is_mutable:
                 return result

@@ -468,3 +468,13 @@ def test_attention_runs_the_kernel_of_plain_torch(placement, is_causal):
     for plain, placed in zip(*found, strict=True):
         assert placed.stride() == plain.stride()
         assert_close(placed, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32], ids=str)
+@pytest.mark.parametrize("mesh_name, placements", LAYOUTS, ids=name_of)
+def test_pointwise_ops_take_unsigned_numbers(mesh_name, placements, dtype):
+    value = torch.arange(20).reshape(5, 4).to(dtype)
+    placements = ["R" if p == "P+" else p for p in placements]
+    x = tm.distribute(value, mesh_of(mesh_name), placements)
+    for op in (torch.special.bessel_j0, torch.sin):
+        assert_equal(op(x), op(value))
