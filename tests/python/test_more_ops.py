@@ -10,7 +10,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from placing import assert_close, assert_equal, mesh_of, name_of, place
+from placing import (
+    SMALL,
+    assert_close,
+    assert_equal,
+    every_layout,
+    mesh_of,
+    name_of,
+    place,
+)
 from torch.nn import functional as F
 
 import torch_mesh as tm
@@ -471,10 +479,9 @@ def test_attention_runs_the_kernel_of_plain_torch(placement, is_causal):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32], ids=str)
-@pytest.mark.parametrize("mesh_name, placements", LAYOUTS, ids=name_of)
+@every_layout(2, SMALL, partial=False)
 def test_pointwise_ops_take_unsigned_numbers(mesh_name, placements, dtype):
     value = torch.arange(20).reshape(5, 4).to(dtype)
-    placements = ["R" if p == "P+" else p for p in placements]
     x = tm.distribute(value, mesh_of(mesh_name), placements)
     for op in (torch.special.bessel_j0, torch.sin):
         assert_equal(op(x), op(value))
