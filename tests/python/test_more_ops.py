@@ -6,6 +6,7 @@ tensors must not meet one.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -479,9 +480,12 @@ def test_attention_runs_the_kernel_of_plain_torch(placement, is_causal):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32], ids=str)
-@every_layout(2, SMALL, partial=False)
-def test_pointwise_ops_take_unsigned_numbers(mesh_name, placements, dtype):
-    value = torch.arange(20).reshape(5, 4).to(dtype)
+@pytest.mark.parametrize("sizes", [(5, 4, 3), (1, 0, 3)], ids=str)
+@every_layout(3, SMALL, partial=False)
+def test_pointwise_ops_take_unsigned_numbers(
+    mesh_name, placements, sizes, dtype
+):
+    value = torch.arange(math.prod(sizes)).reshape(sizes).to(dtype)
     x = tm.distribute(value, mesh_of(mesh_name), placements)
     for op in (torch.special.bessel_j0, torch.sin):
         assert_equal(op(x), op(value))
