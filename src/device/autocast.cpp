@@ -12,7 +12,7 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/library.h>
+#include <ATen/core/stack.h>
 
 #include "device/operators.h"
 
@@ -139,10 +139,7 @@ void register_autocast() {
               std::make_unique<CastingKernel>(policy)));
     }
   }
-  // Registrations live as long as the process.
-  static auto* others =
-      new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);
-  others->fallback(torch::CppFunction::makeFallthrough());
+  add_fallback(kKey, c10::KernelFunction::makeFallthrough());
 }
 
 }  // namespace torch_mesh

@@ -18,4 +18,7 @@ void add_kernel(
     c10::DispatchKey key,
     c10::KernelFunction kernel);
 
+// Gives all operators that have no kernel of their own at `key` this one.
+void add_fallback(c10::DispatchKey key, c10::KernelFunction kernel);
+
 }  // namespace torch_mesh

@@ -159,10 +159,8 @@ void refuse_op(const c10::OperatorHandle& op, Stack*) {
 template <OtherKind kind>
 void refuse_ops(c10::DispatchKey key) {
   // Registrations live as long as the process.
-  auto* library =
-      new torch::Library(torch::Library::IMPL, "_", key, __FILE__, __LINE__);
-  library->fallback(
-      torch::CppFunction::makeFromBoxedFunction<&refuse_op<kind>>());
+  add_fallback(
+      key, c10::KernelFunction::makeFromBoxedFunction<&refuse_op<kind>>());
 }
 
 bool compatible_shallow_copy(const at::Tensor&, const at::Tensor&) {
@@ -241,9 +239,7 @@ void register_kernels() {
               std::make_unique<BoxedKernel>()));
     }
   }
-  static auto* any =
-      new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);
-  any->fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  add_fallback(kKey, c10::KernelFunction::makeFromBoxedFunction<&fallback>());
   refuse_ops<OtherKind::kSparse>(c10::DispatchKey::SparsePrivateUse1);
   refuse_ops<OtherKind::kSparse>(c10::DispatchKey::SparseCsrPrivateUse1);
   refuse_ops<OtherKind::kNested>(c10::DispatchKey::NestedTensorPrivateUse1);
