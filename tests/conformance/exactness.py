@@ -159,6 +159,7 @@ class OtherRoundings(TorchDispatchMode):
         super().__init__()
         self._draw = draw
         self._generator = torch.Generator().manual_seed(31 + (draw or 0))
+        self._inwards = False  # no step away from zero
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         with lazy_bits_seen():
@@ -168,7 +169,7 @@ class OtherRoundings(TorchDispatchMode):
         if self._draw is None:
             return func(*args, **kwargs)
         if not is_exact_call(func, args):
-            result = func(*self._moved(func, args), **kwargs)
+            result = self._run_moved(func, args, kwargs)
             if func._schema.is_mutable:
                 return result
             return pytree.tree_map(self._step, result)
@@ -189,6 +190,16 @@ class OtherRoundings(TorchDispatchMode):
         if name is None:
             return result
         return in_memory(name, func, args, kwargs, result)
+
+    def _run_moved(self, func, args, kwargs):
+        try:
+            return func(*self._moved(func, args), **kwargs)
+        except RuntimeError:  # a probability, say, is more than 1 now
+            self._inwards = True
+            try:
+                return func(*self._moved(func, args), **kwargs)
+            finally:
+                self._inwards = False
 
     def _moved(self, func, args):
         """Arguments that are off by a step, but for what the op writes to."""
@@ -219,7 +230,8 @@ class OtherRoundings(TorchDispatchMode):
 
     def _signs(self, leaf):
         signs = torch.randint(0, 2, leaf.shape, generator=self._generator)
-        return signs.double() * 2 - 1
+        signs = signs.double() * 2 - 1
+        return signs.clamp(max=0) if self._inwards else signs
 
 
 @contextlib.contextmanager
