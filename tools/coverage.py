@@ -6,9 +6,9 @@
 
 An op of torch's `op_db` is batch-like if plain torch shows it: for some of its
 tensor arguments, cut to their first rows, the result is the first rows of the
-whole result. (Not empty_like and its kin, whose result is what memory happens to
-hold.) Such a call is run on a mesh of 2 with those arguments in each
-layout of LAYOUTS, forward and backward, and one of three things is said of it:
+whole result. (empty_like and its kin do not count: nobody wrote their values.)
+Such a call is run on a mesh of 2 with those arguments in each layout of
+LAYOUTS, forward and backward, and one of three things is said of it:
 
     sharded   every result (forward), every gradient (backward) stays cut or a
               sum, nothing that was cut was gathered or cut along another dim,
