@@ -118,6 +118,7 @@ tidy: build
 
 bench: build
 	$(RUN) benchmarks/dispatch.py
+	$(RUN) benchmarks/local_kernels.py
 	$(RUN) benchmarks/fit.py
 
 sanitize: $(TEST_SETUP)

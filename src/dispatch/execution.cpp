@@ -15,6 +15,7 @@
 #include "comm/slice.h"
 #include "dispatch/arguments.h"
 #include "dispatch/buckets.h"
+#include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/packing.h"
 #include "dispatch/stand_ins.h"
@@ -288,7 +289,7 @@ class Execution {
             Stack& local = results_[lane];
             local.reserve(args_.size());
             build_stack(local, lane);
-            op_.handle.callBoxed(local);
+            run_local(op_, local);
             ++num_done;
           });
     } catch (c10::Error& error) {

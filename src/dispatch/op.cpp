@@ -10,6 +10,7 @@
 
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
+#include "dispatch/local_kernel.h"
 #include "dispatch/random_ops.h"
 #include "dispatch/replicas.h"
 
@@ -117,6 +118,7 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
   overwrites = base_name == "aten::copy_" || base_name == "aten::fill_" ||
                base_name == "aten::zero_" || draws_in_place(schema.name);
   special = special_kernel(schema.name);
+  local_kernel = torch_mesh::local_kernel(schema.name);
   is_foreach = is_foreach_op(schema.name);
   runs_on_replicas = may_run_on_replicas(*this);
 }

@@ -23,6 +23,9 @@ using Stack = torch::jit::Stack;
 // call is an ordinary one after all.
 using SpecialKernel = bool (*)(const Op& op, Stack& stack);
 
+// Runs an op on the tensors of one lane (dispatch/local_kernel.h).
+using LocalKernel = void (*)(const Op& op, Stack& stack);
+
 struct Op {
   explicit Op(const c10::OperatorHandle& handle);
 
@@ -59,6 +62,7 @@ struct Op {
   bool runs_on_replicas = false;
   int memory_format_param = -1;
   SpecialKernel special = nullptr;
+  LocalKernel local_kernel = nullptr;  // nullptr: torch's as it is
 
   // Index of the parameter that is written and returned as `alias`.
   size_t written_param(int alias) const;

@@ -6,6 +6,7 @@
 
 #include "dispatch/arguments.h"
 #include "dispatch/explain.h"
+#include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/packing.h"
 #include "dispatch/rewrites.h"
@@ -112,7 +113,7 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
         return replicas[n] ? (*replicas[n])[0] : tensor;
       });
   try {
-    op.handle.callBoxed(local);
+    run_local(op, local);
   } catch (c10::Error& error) {
     error.add_context(context_of(op, tensors, layout.mesh()));
     throw;

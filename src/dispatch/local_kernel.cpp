@@ -1,0 +1,93 @@
+// local_kernel.cpp: the gradient of a pool lies as the pool's input, that of a
+// convolution as oneDNN likes it, and where the two meet torch's loops are
+// scalar. Measured: benchmarks/README.md.
+
+#include "dispatch/local_kernel.h"
+
+#include <map>
+
+#include "tensor/shard.h"
+
+namespace torch_mesh {
+namespace {
+
+// Below this many elements two copies cost more than they save.
+constexpr int64_t kMinElements = 32768;
+
+// A pixel with fewer bytes of channels does not fill a vector.
+constexpr int64_t kMinPixelBytes = 32;
+
+c10::IValue& argument(const Op& op, Stack& stack, size_t index) {
+  return stack[stack.size() - op.params.size() + index];
+}
+
+bool is_large(const at::Tensor& tensor) {
+  return tensor.numel() >= kMinElements && tensor.is_cpu();
+}
+
+// The gradient of an activation, of `like` and `other`, of which `like` gives
+// the result its order of dims. Loops over two orders are scalar, and these
+// branch or take exponentials: 2 to 12 times the time of the vectorized loop,
+// which a copy costs once.
+template <size_t like, size_t other>
+void run_in_one_order(const Op& op, Stack& stack) {
+  const at::Tensor& reference = argument(op, stack, like).toTensor();
+  c10::IValue& value = argument(op, stack, other);
+  const at::Tensor& tensor = value.toTensor();
+  if (is_large(reference) && reference.sizes() == tensor.sizes() &&
+      reference.strides() != tensor.strides() &&
+      reference.is_non_overlapping_and_dense()) {
+    value = in_order(tensor, reference.strides());
+  }
+  op.handle.callBoxed(stack);
+}
+
+// Pools of images that lie channel by channel: over one that lies pixel by
+// pixel torch vectorizes across the channels, 2 to 5 times faster with the
+// copies there and back.
+void run_pool(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  if (self.dim() != 4 || !is_large(self) || !self.is_floating_point() ||
+      self.suggest_memory_format() != at::MemoryFormat::Contiguous ||
+      self.size(1) * self.itemsize() < kMinPixelBytes) {
+    op.handle.callBoxed(stack);
+    return;
+  }
+  const size_t num_results = op.schema.returns.size();
+  argument(op, stack, 0) = self.contiguous(at::MemoryFormat::ChannelsLast);
+  op.handle.callBoxed(stack);
+  for (size_t r = stack.size() - num_results; r < stack.size(); ++r) {
+    stack[r] = stack[r].toTensor().contiguous();
+  }
+}
+
+// The gradient of a pool takes the output's in the order of the input; torch
+// gets it there by a loop that takes ten times a copy.
+void run_pool_backward(const Op& op, Stack& stack) {
+  c10::IValue& gradient = argument(op, stack, 0);
+  const at::Tensor& self = argument(op, stack, 1).toTensor();
+  if (is_large(self)) {
+    gradient = gradient.toTensor().contiguous(self.suggest_memory_format());
+  }
+  op.handle.callBoxed(stack);
+}
+
+}  // namespace
+
+LocalKernel local_kernel(const std::string& name) {
+  static const std::map<std::string, LocalKernel> kernels{
+      {"aten::avg_pool2d", run_pool},
+      {"aten::elu_backward", run_in_one_order<0, 5>},
+      {"aten::leaky_relu_backward", run_in_one_order<1, 0>},
+      {"aten::max_pool2d_with_indices", run_pool},
+      {"aten::max_pool2d_with_indices_backward", run_pool_backward},
+      {"aten::mish_backward", run_in_one_order<0, 1>},
+      {"aten::silu_backward", run_in_one_order<0, 1>},
+      {"aten::softplus_backward", run_in_one_order<0, 1>},
+      {"aten::threshold_backward", run_in_one_order<1, 0>},
+  };
+  const auto found = kernels.find(name);
+  return found == kernels.end() ? nullptr : found->second;
+}
+
+}  // namespace torch_mesh
