@@ -41,5 +41,7 @@ function(torch_mesh_compile target)
   # Boxed kernels and rule families share a signature, so not every parameter is
   # read; and Step{.kind = k} leaves the other members at their defaults.
   target_compile_options(${target} PRIVATE
-    -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers)
+    -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
+    # Messages name files from the project's root, wherever it was built.
+    "-ffile-prefix-map=${PROJECT_SOURCE_DIR}/=")
 endfunction()

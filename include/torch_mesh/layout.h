@@ -66,6 +66,7 @@ class Layout {
 void check_layout(const Layout& layout, std::span<const int64_t> sizes);
 
 // Sizes of the shard of a tensor of `sizes` on `device` (a number, row-major).
+// Requires: a layout that check_layout lets pass, a device of its mesh.
 std::vector<int64_t> shard_sizes(
     const Layout& layout,
     std::span<const int64_t> sizes,

@@ -63,6 +63,8 @@ class Mesh {
   explicit Mesh(std::vector<Axis> axes, std::vector<Device> devices = {});
 
   int num_axes() const;
+  // Numbers of axes and devices are the caller's: those below take them as they
+  // are. Requires: 0 <= axis < num_axes(), 0 <= device < size().
   const Axis& axis(int index) const;
   // Throws [unknown-axis], naming the closest axis.
   int axis_index(std::string_view name) const;

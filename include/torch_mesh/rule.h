@@ -95,7 +95,8 @@ class Rule {
 // Threads: safe; register_rule may run at any time.
 std::shared_ptr<const Rule> find_rule(const std::string& op_name);
 
-// Adds or replaces a rule. Throws [rule-text].
+// Adds or replaces a rule; calls from then on are planned by it. Throws
+// [rule-text].
 void register_rule(const std::string& op_name, std::string_view text);
 
 // All names that have a rule, sorted.

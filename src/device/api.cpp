@@ -11,6 +11,7 @@
 
 #include "comm/communicator_steps.h"
 #include "dispatch/buckets.h"
+#include "dispatch/other_kinds.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 
@@ -83,6 +84,7 @@ void check_fits(const Layout& layout, const at::Tensor& tensor) {
       tensor.layout(),
       ", and only dense ones have shards.\nHint: x.to_dense(), or keep it a "
       "plain tensor.");
+  check_is_strided(CurrentOp::name(), tensor);
   check_layout(layout, as_span(tensor.sizes()));
   check_summable(layout, tensor);
 }
@@ -320,6 +322,7 @@ at::Tensor from_shards(
           "shard-sizes",
           "from_shards: a shard is a global tensor itself.\n"
           "Hint: give plain tensors; torch_mesh.shards(x) has those of x.");
+      check_is_strided(CurrentOp::name(), shard);
     }
     check_summable(layout, shards[0]);
     for (int device = 1; device < mesh.size(); ++device) {

@@ -9,6 +9,7 @@
 #include <c10/core/StorageImpl.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
+#include "dispatch/autograd_thread.h"
 #include "tensor/storage.h"
 
 namespace torch_mesh {
@@ -30,7 +31,9 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream exchangeStream(c10::Stream stream) const override {
     return stream;
   }
-  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  c10::DeviceIndex deviceCount() const noexcept override {
+    return autograd_is_prepared() ? 1 : 0;
+  }
 };
 
 // Random numbers come from torch's CPU generator, so that they are those of the
@@ -47,6 +50,13 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   }
   at::Allocator* getPinnedMemoryAllocator() const override {
     return at::detail::getCUDAHooks().getPinnedMemoryAllocator();
+  }
+  void resizePrivateUse1Bytes(const c10::Storage&, size_t) const override {
+    TORCH_CHECK(
+        false,
+        "resize_: storages on the mesh cannot be resized by themselves.\n"
+        "Hint: resize_ the tensor, or drop it to free its memory. "
+        "[storage-resize]");
   }
   bool isPinnedPtr(const void* data) const override {
     return at::globalContext().hasCUDA() &&

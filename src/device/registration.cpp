@@ -10,6 +10,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/Resize.h>
+#include <ATen/ops/kaiser_window.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -22,12 +23,14 @@
 #include "device/hooks.h"
 #include "device/operators.h"
 #include "dispatch/attention.h"
+#include "dispatch/explain.h"
 #include "dispatch/foreach.h"
 #include "dispatch/op.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/random_ops.h"
 #include "dispatch/tensor_split.h"
 #include "dispatch/variants.h"
+#include "rules/families.h"
 #include "tensor/global_tensor.h"
 #include "tensor/window.h"
 
@@ -74,6 +77,9 @@ at::Tensor empty_strided(
       static_cast<int>(device->index()),
       ".\nHint: device=\"mesh\"; the devices inside of it are those of a "
       "torch_mesh.Mesh. [device-index]");
+  // Throws if that many bytes cannot be counted.
+  at::detail::computeStorageNbytes(
+      sizes, strides, c10::elementSize(c10::dtype_or_default(dtype)));
   const at::Tensor made = make_unwritten(
       Layout::replicated(current_mesh()),
       sizes,
@@ -123,6 +129,42 @@ at::Tensor efficient_zeros(
   const LocalOps local;
   return at::zeros(
       sizes, at::TensorOptions(c10::dtype_or_default(dtype)).device(kDevice));
+}
+
+// torch computes it on the device itself, by a loop that a CPU has.
+at::Tensor kaiser_window(
+    int64_t length,
+    bool periodic,
+    double beta,
+    std::optional<c10::ScalarType> dtype,
+    std::optional<c10::Layout> layout,
+    std::optional<c10::Device>,
+    std::optional<bool>) {
+  const at::Tensor plain = at::kaiser_window(
+      length, periodic, beta, dtype, layout, at::kCPU, std::nullopt);
+  return plain.to(kDevice);
+}
+
+at::Tensor kaiser_window_periodic(
+    int64_t length,
+    bool periodic,
+    std::optional<c10::ScalarType> dtype,
+    std::optional<c10::Layout> layout,
+    std::optional<c10::Device> device,
+    std::optional<bool> pin_memory) {
+  constexpr double kBeta = 12;
+  return kaiser_window(
+      length, periodic, kBeta, dtype, layout, device, pin_memory);
+}
+
+at::Tensor kaiser_window_default(
+    int64_t length,
+    std::optional<c10::ScalarType> dtype,
+    std::optional<c10::Layout> layout,
+    std::optional<c10::Device> device,
+    std::optional<bool> pin_memory) {
+  return kaiser_window_periodic(
+      length, /*periodic=*/true, dtype, layout, device, pin_memory);
 }
 
 at::Tensor& set_source_storage_offset(
@@ -204,6 +246,9 @@ void register_kernels() {
   aten->impl("empty.memory_format", empty);
   aten->impl("empty_strided", empty_strided);
   aten->impl("_efficientzerotensor", efficient_zeros);
+  aten->impl("kaiser_window", kaiser_window_default);
+  aten->impl("kaiser_window.periodic", kaiser_window_periodic);
+  aten->impl("kaiser_window.beta", kaiser_window);
   aten->impl("set_.source_Storage", set_source_storage);
   aten->impl("set_.source_Storage_storage_offset", set_source_storage_offset);
   aten->impl("_has_compatible_shallow_copy_type", compatible_shallow_copy);
@@ -264,6 +309,7 @@ void register_device() {
     register_hooks();
     register_kernels();
     register_autocast();
+    rules::on_new_rule(&clear_plans);
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include "dispatch/autograd_thread.h"
 
+#include <atomic>
 #include <mutex>
 #include <thread>
 
@@ -21,6 +22,8 @@ struct Queues : Engine {
   }
 };
 
+std::atomic<bool> is_prepared{false};
+
 // The queue that autograd did not make.
 void ensure_queue() {
   static std::once_flag once;
@@ -39,10 +42,13 @@ void ensure_queue() {
           /*should_increment=*/true)
           .detach();
     }
+    is_prepared = true;
   });
 }
 
 }  // namespace
+
+bool autograd_is_prepared() { return is_prepared; }
 
 void prepare_autograd() {
   thread_local bool prepared = false;

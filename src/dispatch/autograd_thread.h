@@ -4,6 +4,12 @@
 
 namespace torch_mesh {
 
+// Whether autograd's engine has looked how many devices there are. It makes a
+// thread for each, and after that a forked child can do no backward: with the
+// mesh it would be so for programs that never use it. So the mesh says that it
+// has no device until this is true.
+bool autograd_is_prepared();
+
 // Called by the ops on the mesh that autograd records; cheap after a thread's
 // first one. Threads: safe.
 //

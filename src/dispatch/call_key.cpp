@@ -23,6 +23,7 @@ void add_tensor(
   tensors.any_fake |=
       !global && tensor.unsafeGetTensorImpl()->key_set().has_backend(
                      c10::BackendComponent::PrivateUse1Bit);
+  tensors.any_plain_grad |= !global && tensor.requires_grad();
   tensors.entries.push_back({&tensor, arg, global, is_written});
   tensors.any_written |= is_written;
 }

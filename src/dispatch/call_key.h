@@ -22,6 +22,8 @@ struct CallTensors {
   bool any_written = false;
   // A tensor that claims the mesh device and is not ours: a FakeTensor.
   bool any_fake = false;
+  // A plain tensor whose gradient is asked for.
+  bool any_plain_grad = false;
 };
 
 using CallKey = c10::SmallVector<uint64_t, 64>;

@@ -15,6 +15,7 @@
 #include "comm/slice.h"
 #include "dispatch/arguments.h"
 #include "dispatch/buckets.h"
+#include "dispatch/destinations.h"
 #include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/packing.h"
@@ -51,6 +52,7 @@ class Execution {
       localise(i);
     }
     is_joined_ = join_inputs();
+    add_destinations();
     run_all_lanes();
     finish_writes();
     pack();
@@ -61,8 +63,9 @@ class Execution {
   struct Input {
     const Shards* shards = nullptr;  // the tensor's own, or `moved`
     Shards moved;
-    uint32_t generation = 0;  // of the storage, before reading
-    at::Tensor whole;         // of the shards, if the lanes are joined
+    uint32_t generation = 0;        // of the storage, before reading
+    at::Tensor whole;               // of the shards, if the lanes are joined
+    std::vector<at::Tensor> added;  // [lanes] dispatch/destinations.h
   };
 
   // Pending sums that are read as sums are reduced first, for all who hold
@@ -204,14 +207,22 @@ class Execution {
     return true;
   }
 
+  // Before the lanes run: they may do so at once.
+  void add_destinations() {
+    for (size_t i = 0; i < tensors_.size() && !is_joined_; ++i) {
+      if (tensors_[i].is_written && !prepared_.inputs[i].reads_zero.empty()) {
+        inputs_[i].added = added_destinations(
+            prepared_.inputs[i], *inputs_[i].shards, lanes_.num);
+      }
+    }
+  }
+
   at::Tensor local_tensor(size_t i, int lane) const {
     if (is_joined_) {
       return inputs_[i].whole;
     }
-    const PreparedPlan::Input& input = prepared_.inputs[i];
     const Shards& shards = *inputs_[i].shards;
-    const int shard =
-        input.shard_of_lane.empty() ? lane : input.shard_of_lane[lane];
+    const int shard = shard_of_lane(prepared_.inputs[i], lane);
     TORCH_MESH_ASSERT(
         shard < static_cast<int>(shards.size()),
         "argument ",
@@ -222,8 +233,10 @@ class Execution {
         shards.size(),
         " shards, its plan more");
     const at::Tensor& tensor = shards[shard];
-    if (!input.reads_zero.empty() && input.reads_zero[lane]) {
-      return at::full({}, -0.0, tensor.options()).expand_as(tensor);
+    if (reads_zero(prepared_.inputs[i], lane)) {
+      return inputs_[i].added.empty()
+                 ? at::full({}, -0.0, tensor.options()).expand_as(tensor)
+                 : inputs_[i].added[lane];
     }
     return tensor;
   }
@@ -317,11 +330,11 @@ class Execution {
 
   // Whether the op failed before it wrote anything, as for a wrong dtype.
   bool failed_early(const std::string& error) const {
-    bool any_written = false;
-    for (size_t i = 0; i < tensors_.size(); ++i) {
-      any_written |= is_written_by_lanes(i);
+    size_t i = 0;
+    while (i < tensors_.size() && !is_written_by_lanes(i)) {
+      ++i;
     }
-    if (!any_written) {
+    if (i == tensors_.size()) {
       return true;
     }
     Stack local;
@@ -344,6 +357,8 @@ class Execution {
         continue;
       }
       const at::Tensor& tensor = *tensors_[i].tensor;
+      sum_destinations(
+          prepared_.inputs[i], inputs_[i].added, *inputs_[i].shards);
       if (plan_.kind != Plan::Kind::kLocal &&
           (*inputs_[i].shards)[0].sizes() != tensor.sizes()) [[unlikely]] {
         take_size(tensor, *inputs_[i].shards, plan_.mesh);
@@ -439,10 +454,10 @@ class Execution {
         " has ",
         prepared_.outputs.size(),
         " outputs, the op more");
-    const PreparedPlan::Output& output = prepared_.outputs[o];
     if (is_joined_) {
       return slices_of_output(o, result(0));
     }
+    const PreparedPlan::Output& output = prepared_.outputs[o];
     for (int lane = 0; lane < lanes_.num; ++lane) {
       const at::Tensor local = result(lane);
       if (local.sizes() != c10::IntArrayRef(output.local_sizes[lane])) {
@@ -487,10 +502,6 @@ class Execution {
       size_t o,
       const at::Tensor& local,
       c10::IntArrayRef planned) const {
-    std::ostringstream text;
-    text << planned;
-    std::ostringstream got;
-    got << local.sizes();
     detail::raise(
         ErrorKind::kBug,
         "bug",
@@ -499,9 +510,9 @@ class Execution {
         " of ",
         context(),
         " has sizes ",
-        got.str(),
+        c10::str(local.sizes()),
         " on a lane, its plan says ",
-        text.str(),
+        c10::str(planned),
         ".\n  plan  ",
         plan_.str());
   }
@@ -523,7 +534,8 @@ class Execution {
         first.scalar_type(),
         std::move(shards),
         /*is_write_back=*/!stands_as_planned(input) ||
-            meta_of(source).is_write_back);
+            meta_of(source).is_write_back,
+        source.is_inference());
     // Its shards are those of before this op: a reader on another thread may
     // have reduced the storage since, and then the view is taken again.
     meta_of(view).memory_generation.store(inputs_[input].generation);
@@ -532,9 +544,8 @@ class Execution {
 
   // Whether a result lies in memory of an argument.
   bool is_of_an_argument(const at::Tensor& result) const {
-    return std::any_of(inputs_.begin(), inputs_.end(), [&](const Input& input) {
-      return lies_in(result, *input.shards);
-    });
+    auto holds = [&](const Input& in) { return lies_in(result, *in.shards); };
+    return std::any_of(inputs_.begin(), inputs_.end(), holds);
   }
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
@@ -547,21 +558,18 @@ class Execution {
     }
     make_dense(shards, /*side_by_side=*/is_joined_);
     const at::Tensor first = shards[0];
+    const c10::ScalarType dtype = first.scalar_type();
     if (plan_.kind != Plan::Kind::kLocal || layout.sharded_axes() == 0 ||
         first.sizes() == c10::IntArrayRef(plan_.outputs[o].sizes)) {
       return make_global(
-          layout,
-          first.sizes(),
-          first.strides(),
-          first.scalar_type(),
-          std::move(shards));
+          layout, first.sizes(), first.strides(), dtype, std::move(shards));
     }
     return make_global(
         layout,
         plan_.outputs[o].sizes,
         strides_of_whole(
             plan_.outputs[o].sizes, prepared_.outputs[o].strides, first),
-        first.scalar_type(),
+        dtype,
         std::move(shards));
   }
 

@@ -1,42 +1,35 @@
-// explain.cpp: the list of lines.
+// explain.cpp: the lists of lines.
 
 #include "dispatch/explain.h"
 
-#include <atomic>
-#include <mutex>
+#include <cstddef>
+#include <utility>
 
-#include "dispatch/op.h"
+#include <torch_mesh/error.h>
 
 namespace torch_mesh {
 namespace {
 
-std::atomic<bool> explaining{false};
-std::mutex mutex;  // guards `lines`; a leaf of the lock order
-
-std::vector<std::string>& lines() {
-  static auto* lines = new std::vector<std::string>;
-  return *lines;
-}
+thread_local std::vector<std::string> lines;
+thread_local std::vector<size_t> starts;  // of the listeners, the inner last
 
 }  // namespace
 
-void start_explaining() {
-  std::lock_guard lock(mutex);
-  lines().clear();
-  explaining = true;
-}
+void start_explaining() { starts.push_back(lines.size()); }
 
 std::vector<std::string> stop_explaining() {
-  std::lock_guard lock(mutex);
-  explaining = false;
-  return std::move(lines());
+  TORCH_MESH_ASSERT(!starts.empty(), "nobody listens");
+  const auto start = static_cast<ptrdiff_t>(starts.back());
+  starts.pop_back();
+  std::vector<std::string> heard(lines.begin() + start, lines.end());
+  if (starts.empty()) {
+    lines.clear();
+  }
+  return heard;
 }
 
-bool is_explaining() { return explaining.load(std::memory_order_relaxed); }
+bool is_explaining() { return !starts.empty(); }
 
-void explain_line(std::string line) {
-  std::lock_guard lock(mutex);
-  lines().push_back(std::move(line));
-}
+void explain_line(std::string line) { lines.push_back(std::move(line)); }
 
 }  // namespace torch_mesh

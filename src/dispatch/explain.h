@@ -7,10 +7,10 @@
 
 namespace torch_mesh {
 
-// From now on every op that runs leaves a line: op, layouts, plan.
-// Threads: any; lines of all threads go to one list.
+// From now on every op that this thread runs leaves a line: op, layouts, plan.
+// May be nested: what an inner listener hears the outer ones hear too.
 void start_explaining();
-// Stops, and gives the lines.
+// Ends the innermost one, and gives its lines.
 std::vector<std::string> stop_explaining();
 
 bool is_explaining();

@@ -14,6 +14,7 @@
 #include "dispatch/call_key.h"
 #include "rules/families.h"
 #include "tensor/global_tensor.h"
+#include "tensor/shard.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -160,16 +161,23 @@ class ForeachCall {
       shards =
           list.is_written && from == to ? begin_write(tensor) : read(tensor);
     }
-    if (from == to) {
-      return shards;
+    if (from != to) {
+      shards = run_redistribution(
+          plan_redistribution(
+              from,
+              to,
+              {tensor.sizes().data(), tensor.sizes().size()},
+              tensor.itemsize()),
+          shards);
     }
-    return run_redistribution(
-        plan_redistribution(
-            from,
-            to,
-            {tensor.sizes().data(), tensor.sizes().size()},
-            tensor.itemsize()),
-        shards);
+    // Fused kernels read memory as it lies, which slices do not lie in.
+    const bool is_own = list.is_written && from == to;
+    if (is_fused_ && !is_own) {
+      for (at::Tensor& shard : shards) {
+        shard = in_order(shard, tensor.strides());
+      }
+    }
+    return shards;
   }
 
   // The shard that a lane reads: its own, or its memory's replica.
@@ -338,6 +346,7 @@ class ForeachCall {
   const Op& op_;
   Stack& stack_;
   const size_t base_;
+  const bool is_fused_ = op_.base_name.rfind("aten::_fused_", 0) == 0;
   std::vector<ListArg> lists_;
   Mesh mesh_;
   std::vector<Layout> layouts_;  // of each element

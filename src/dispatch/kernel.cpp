@@ -4,6 +4,7 @@
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_strided.h>
 
 #include <torch_mesh/error.h>
 #include <torch_mesh/rule.h>
@@ -14,6 +15,7 @@
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
 #include "dispatch/op.h"
+#include "dispatch/plain_gradients.h"
 #include "dispatch/replicas.h"
 #include "dispatch/rewrites.h"
 #include "dispatch/stand_ins.h"
@@ -177,6 +179,22 @@ void run_rewrite(const Op& op, Stack& stack) {
   }
 }
 
+// A tensor like a global one that is asked for on another device: torch's op
+// sees a plain tensor of that geometry. False if the mesh is where it shall be.
+bool make_elsewhere(const Op& op, Stack& stack) {
+  const size_t base = stack.size() - op.params.size();
+  const auto device =
+      stack[base + op.schema.param("device")].toOptional<c10::Device>();
+  if (!device || device->is_privateuseone()) {
+    return false;
+  }
+  const at::Tensor self = stack[base].toTensor();
+  stack[base] = at::empty_strided(
+      self.sizes(), self.strides(), self.options().device(*device));
+  op.handle.callBoxed(stack);
+  return true;
+}
+
 void run(const Op& op, Stack& stack) {
   const size_t num_args = op.params.size();
   const c10::ArrayRef<c10::IValue> args(
@@ -187,8 +205,14 @@ void run(const Op& op, Stack& stack) {
         c10::DispatchKeySet(c10::DispatchKey::Meta), &stack);
     return;
   }
+  if (tensors.any_plain_grad && at::GradMode::is_enabled()) [[unlikely]] {
+    bring_gradients_home(tensors);
+  }
   if (tensors.any_written && op.checks_overlap) {
     check_overlap(tensors);
+  }
+  if (op.makes_like && make_elsewhere(op, stack)) {
+    return;
   }
   if (op.special && op.special(op, stack)) {
     return;

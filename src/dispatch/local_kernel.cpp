@@ -1,6 +1,7 @@
-// local_kernel.cpp: the gradient of a pool lies as the pool's input, that of a
-// convolution as oneDNN likes it, and where the two meet torch's loops are
-// scalar. Measured: benchmarks/README.md.
+// local_kernel.cpp: arguments that lie better, for speed but for the last. The
+// gradient of a pool lies as the pool's input, that of a convolution as oneDNN
+// likes it, and where the two meet torch's loops are scalar. Measured:
+// benchmarks/README.md.
 
 #include "dispatch/local_kernel.h"
 
@@ -72,11 +73,24 @@ void run_pool_backward(const Op& op, Stack& stack) {
   op.handle.callBoxed(stack);
 }
 
+// torch's gradient of a kernel with one output channel fails for one image if
+// the kernel lies pixel by pixel, as Keras's do. A device may get one image of
+// a batch for which torch's works.
+void run_convolution_backward(const Op& op, Stack& stack) {
+  c10::IValue& weight = argument(op, stack, 2);
+  if (argument(op, stack, 1).toTensor().size(0) == 1 &&
+      weight.toTensor().size(0) == 1) {
+    weight = weight.toTensor().contiguous();
+  }
+  op.handle.callBoxed(stack);
+}
+
 }  // namespace
 
 LocalKernel local_kernel(const std::string& name) {
   static const std::map<std::string, LocalKernel> kernels{
       {"aten::avg_pool2d", run_pool},
+      {"aten::convolution_backward", run_convolution_backward},
       {"aten::elu_backward", run_in_one_order<0, 5>},
       {"aten::leaky_relu_backward", run_in_one_order<1, 0>},
       {"aten::max_pool2d_with_indices", run_pool},

@@ -2,8 +2,10 @@
 
 #include "dispatch/op.h"
 
+#include <atomic>
 #include <map>
 #include <mutex>
+#include <set>
 #include <shared_mutex>
 
 #include <torch_mesh/error.h>
@@ -67,13 +69,73 @@ OpSchema::Param param_of(
   return param;
 }
 
+// Whether torch's kernels refuse to write to a tensor of which two elements are
+// one. Shards may hide that.
+bool refuses_overlap(const std::string& base_name, bool is_pointwise) {
+  static const std::set<std::string> others = {
+      "aten::bernoulli_",   "aten::cauchy_",
+      "aten::copy_",        "aten::copysign_",
+      "aten::cumprod_",     "aten::cumsum_",
+      "aten::eq_",          "aten::exponential_",
+      "aten::ge_",          "aten::geometric_",
+      "aten::gt_",          "aten::index_add_",
+      "aten::index_copy_",  "aten::index_reduce_",
+      "aten::le_",          "aten::log_normal_",
+      "aten::lt_",          "aten::masked_scatter_",
+      "aten::ne_",          "aten::normal_",
+      "aten::put_",         "aten::random_",
+      "aten::renorm_",      "aten::scatter_",
+      "aten::scatter_add_", "aten::scatter_reduce_",
+      "aten::uniform_",
+  };
+  return others.count(base_name) != 0 ||
+         (is_pointwise && base_name != "aten::fill_" &&
+          base_name != "aten::zero_" &&
+          base_name.rfind("aten::_foreach", 0) != 0);
+}
+
 struct Registry {
-  std::shared_mutex mutex;  // guards `ops`
+  std::shared_mutex mutex;  // guards `ops` and `gone`
   std::map<std::string, std::unique_ptr<Op>> ops;
+  std::vector<std::unique_ptr<Op>> gone;  // a call may still run them
+  std::atomic<uint64_t> num_gone{0};
+};
+
+std::string key_of(const c10::OperatorHandle& handle) {
+  const c10::OperatorName& name = handle.operator_name();
+  return name.name + "." + name.overload_name;
+}
+
+// Forgets operators that torch takes out of its dispatcher.
+class Forgetter final : public c10::OpRegistrationListener {
+ public:
+  explicit Forgetter(Registry& registry) : registry_(registry) {}
+
+  void onOperatorRegistered(const c10::OperatorHandle&) override {}
+
+  void onOperatorDeregistered(const c10::OperatorHandle& handle) override {
+    std::unique_lock lock(registry_.mutex);
+    auto found = registry_.ops.find(key_of(handle));
+    if (found != registry_.ops.end()) {
+      registry_.gone.push_back(std::move(found->second));
+      registry_.ops.erase(found);
+    }
+    ++registry_.num_gone;
+  }
+
+ private:
+  Registry& registry_;
 };
 
 Registry& registry() {
-  static Registry* registry = new Registry;
+  static Registry* registry = [] {
+    auto* made = new Registry;
+    // Stays for good: torch has no end at which it would have to go.
+    new c10::RegistrationHandleRAII(
+        c10::Dispatcher::singleton().addRegistrationListener(
+            std::make_unique<Forgetter>(*made)));
+    return made;
+  }();
   return *registry;
 }
 
@@ -112,9 +174,9 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
        {"aten::mm", "aten::bmm", "aten::addmm", "aten::sum", "aten::cat"}) {
     needs_dense &= base_name != name;
   }
-  checks_overlap = (schema.is_pointwise || base_name == "aten::copy_") &&
-                   base_name != "aten::fill_" && base_name != "aten::zero_" &&
-                   base_name.rfind("aten::_foreach", 0) != 0;
+  checks_overlap = refuses_overlap(base_name, schema.is_pointwise);
+  makes_like = schema.param("device") >= 0 && !params.empty() &&
+               params[0] == ParamKind::kTensor && base_name != "aten::_to_copy";
   overwrites = base_name == "aten::copy_" || base_name == "aten::fill_" ||
                base_name == "aten::zero_" || draws_in_place(schema.name);
   special = special_kernel(schema.name);
@@ -133,8 +195,7 @@ size_t Op::written_param(int alias) const {
 }
 
 const Op& op_of(const c10::OperatorHandle& handle) {
-  const c10::OperatorName& name = handle.operator_name();
-  const std::string key = name.name + "." + name.overload_name;
+  const std::string key = key_of(handle);
   {
     std::shared_lock lock(registry().mutex);
     auto found = registry().ops.find(key);
@@ -145,6 +206,10 @@ const Op& op_of(const c10::OperatorHandle& handle) {
   auto op = std::make_unique<Op>(handle);
   std::unique_lock lock(registry().mutex);
   return *registry().ops.emplace(key, std::move(op)).first->second;
+}
+
+uint64_t num_ops_gone() {
+  return registry().num_gone.load(std::memory_order_acquire);
 }
 
 void clear_plans() {

@@ -58,6 +58,8 @@ struct Op {
   // A write over all of its first argument: copy_, fill_, normal_, ...
   bool overwrites = false;
   bool is_python = false;  // may have kernels in Python: runs on the caller
+  // Takes its sizes from a tensor, and a device: zeros_like, new_full, ...
+  bool makes_like = false;
   // With replicas alone it is the local op (dispatch/replicas.h).
   bool runs_on_replicas = false;
   int memory_format_param = -1;
@@ -70,9 +72,14 @@ struct Op {
   mutable PlanCache<PreparedPlan> cache;
 };
 
-// The Op of an operator; made at the first call. Valid for ever.
+// The Op of an operator; made at the first call. Valid for ever; if the
+// operator's library goes (a cell of a notebook that is run again) and another
+// of that name comes, the new one has an Op of its own.
 // Threads: safe.
 const Op& op_of(const c10::OperatorHandle& handle);
+
+// How many operators have gone: what was found by name before may be stale.
+uint64_t num_ops_gone();
 
 // The Op of "aten::add", "Tensor".
 const Op& op_named(const char* name, const char* overload);

@@ -76,7 +76,8 @@ at::Tensor make_with_gaps(const Layout& layout, Shards results) {
       first.storage_offset(),
       first.scalar_type(),
       std::move(results),
-      /*is_write_back=*/false);
+      /*is_write_back=*/false,
+      base.is_inference());
 }
 
 void take_size(

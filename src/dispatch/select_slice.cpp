@@ -35,7 +35,8 @@ void give_window(
       self.storage_offset() + offset,
       self.scalar_type(),
       std::move(window_of_self.shards),
-      meta_of(self).is_write_back);
+      meta_of(self).is_write_back,
+      self.is_inference());
   // A reader on another thread may have reduced the storage since.
   meta_of(window).memory_generation.store(window_of_self.memory_generation);
   stack.resize(stack.size() - op.params.size());

@@ -239,7 +239,8 @@ bool as_strided(const Op& op, Stack& stack) {
       sizes,
       strides,
       offset.value_or(self.storage_offset()),
-      self.scalar_type());
+      self.scalar_type(),
+      self.is_inference());
   LazyBits::of(self).put_on(window);
   give(op, stack, std::move(window));
   return true;

@@ -108,7 +108,9 @@ bool hides_strides(
 
 // Ops that keep channels_last, which torch's meta kernels forget.
 bool keeps_memory_format(const Op& op) {
-  return op.base_name == "aten::roll" || op.base_name == "aten::max_unpool2d";
+  return op.base_name == "aten::convolution" ||
+         op.base_name == "aten::floor_divide" || op.base_name == "aten::roll" ||
+         op.base_name == "aten::max_unpool2d";
 }
 
 // The result of such an op.

@@ -50,8 +50,9 @@ const Op* op_with_params(
 }
 
 struct FunctionalOps {
-  std::mutex mutex;  // guards `found`
+  std::mutex mutex;  // guards the rest
   std::map<const Op*, const Op*> found;
+  uint64_t num_gone = 0;  // operators, when `found` was begun
 };
 
 // The functional op of a variant; nullptr if there is none.
@@ -62,6 +63,10 @@ const Op* functional_of(
   static FunctionalOps* ops = new FunctionalOps;
   {
     std::lock_guard lock(ops->mutex);
+    if (ops->num_gone != num_ops_gone()) {
+      ops->found.clear();
+      ops->num_gone = num_ops_gone();
+    }
     auto found = ops->found.find(&op);
     if (found != ops->found.end()) {
       return found->second;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <set>
 
 #include <torch_mesh/error.h>
 
@@ -215,16 +216,23 @@ class Planner {
 
   // Whether some device would get nothing of the factor.
   bool leaves_empty(int axis, int factor) const {
-    // The last device along each axis has the smallest part.
-    int64_t size = resolved_.factors[factor].size;
+    // Not only of the smallest part: 7 over 2 are 4 and 3, and over 3 the 4 are
+    // 2, 2 and 0, the 3 are 1, 1 and 1.
+    std::set<int64_t> lengths = {resolved_.factors[factor].size};
     auto cut = [&](int a) {
       const int64_t n = mesh_.axis(a).size;
-      size = chunk(size, n, n - 1).length;
+      std::set<int64_t> parts;
+      for (const int64_t length : lengths) {
+        for (int64_t i = 0; i < n; ++i) {
+          parts.insert(chunk(length, n, i).length);
+        }
+      }
+      lengths = std::move(parts);
     };
     std::for_each(
         sharding_.axes[factor].begin(), sharding_.axes[factor].end(), cut);
     cut(axis);
-    return size == 0;
+    return *lengths.begin() == 0;
   }
 
   // Whether every factor of a merged dim is cut evenly by what is decided.

@@ -42,6 +42,9 @@ void add_softmax_rules(RuleTable& table);
 void add_view_rules(RuleTable& table);
 void add_all_rules(RuleTable& table);
 
+// Calls `listener` after each register_rule.
+void on_new_rule(void (*listener)());
+
 // The rule of ops that torch tags as pointwise and that have no line here.
 std::shared_ptr<const Rule> pointwise_rule();
 

@@ -57,9 +57,10 @@ void add_nll_loss(
 // Margins between the classes c of each place n. A mean divides by the number
 // of places, which must be the global one.
 void add_margin_losses(RuleTable& table) {
-  const std::string tails[] = {" whole(c) when(reduction=0)",
-                               " whole(c) when(reduction=2)",
-                               " whole(c, n) when(reduction=1)"};
+  // torch leaves the sum over no rows unwritten.
+  const std::string tails[] = {" whole(c) filled when(reduction=0)",
+                               " whole(c) filled when(reduction=2)",
+                               " whole(c, n) filled when(reduction=1)"};
   std::string multi;
   std::string multilabel;
   std::string multi_back;

@@ -17,14 +17,16 @@ void add_matmul_rules(RuleTable& table) {
   table.add("aten::mv", "m k, k -> m linear(0, 1)");
   table.add("aten::mm", "m k, k n -> m n linear(0, 1)");
   table.add("aten::bmm", "b m k, b k n -> b m n linear(0, 1)");
-  table.add("aten::addmv", "~m, m k, k -> m linear(0 1, 0 2) adds(0)");
+  // Without elements these take other ways, which refuse what the rest takes.
+  table.add("aten::addmv", "~m, m k, k -> m linear(0 1, 0 2) adds(0) filled");
   table.add("aten::addmm", "~m n, m k, k n -> m n linear(0 1, 0 2) adds(0)");
   table.add("aten::addr", "~m n, m, n -> m n linear(0 1, 0 2)");
   table.add(
       "aten::baddbmm",
-      "~b m n, b m k, b k n -> b m n linear(0 1, 0 2) adds(0)");
+      "~b m n, b m k, b k n -> b m n linear(0 1, 0 2) adds(0) filled");
   table.add(
-      "aten::addbmm", "~m n, b m k, b k n -> m n linear(0 1, 0 2) adds(0)");
+      "aten::addbmm",
+      "~m n, b m k, b k n -> m n linear(0 1, 0 2) adds(0) filled");
   table.add("aten::linear", "b* k, n k, ~n -> b* n linear(0 2, 1 2) adds(2)");
   // An activation follows the sum, so the sum must be complete.
   table.add("aten::_addmm_activation", "~m n, m k, k n -> m n whole(k)");

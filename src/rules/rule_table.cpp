@@ -14,8 +14,9 @@ namespace {
 struct Registry {
   Registry() { rules::add_all_rules(table); }
 
-  std::shared_mutex mutex;  // guards `table`
+  std::shared_mutex mutex;  // guards the rest
   rules::RuleTable table;
+  std::vector<void (*)()> listeners;
 };
 
 Registry& registry() {
@@ -72,9 +73,26 @@ std::shared_ptr<const Rule> find_rule(const std::string& op_name) {
 void register_rule(const std::string& op_name, std::string_view text) {
   std::shared_ptr<const Rule> rule = Rule::parse(text);
   Registry& all = registry();
-  std::unique_lock lock(all.mutex);
-  all.table.rules[op_name] = std::move(rule);
+  std::vector<void (*)()> listeners;
+  {
+    std::unique_lock lock(all.mutex);
+    all.table.rules[op_name] = std::move(rule);
+    listeners = all.listeners;
+  }
+  for (const auto listener : listeners) {
+    listener();
+  }
 }
+
+namespace rules {
+
+void on_new_rule(void (*listener)()) {
+  Registry& all = registry();
+  std::unique_lock lock(all.mutex);
+  all.listeners.push_back(listener);
+}
+
+}  // namespace rules
 
 std::vector<std::string> rule_names() {
   Registry& all = registry();

@@ -103,6 +103,12 @@ bool convolve(Binding& binding, const Args& args) {
   if (!binding.is_bound(args[0]) || !binding.is_bound(args[1])) {
     return false;
   }
+  // Without input channels torch's result has another size.
+  for (const TensorInfo& weight : binding.call().args[1].tensors) {
+    if (std::count(weight.sizes.begin(), weight.sizes.end(), 0) != 0) {
+      return false;
+    }
+  }
   make_whole(binding, args[0]);
   make_whole(binding, args[1]);
   const DimFactors& in = *binding.dims(args[0]);

@@ -179,13 +179,14 @@ void check_block(
       tensor.device(),
       ", not on the mesh.\nHint: use distribute. [not-global]");
   TORCH_CHECK_VALUE(
-      start >= 0 && count >= 0 && start + count <= tensor.numel(),
+      start >= 0 && count >= 0 && count <= tensor.numel() &&
+          start <= tensor.numel() - count,
       name,
       ": elements ",
       start,
-      " to ",
-      start + count,
-      " of a tensor that has ",
+      " and ",
+      count,
+      " from there on, of a tensor that has ",
       tensor.numel(),
       ".\n  sizes  ",
       tensor.sizes(),

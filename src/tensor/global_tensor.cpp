@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
+#include <c10/core/InferenceMode.h>
 
 #include <torch_mesh/error.h>
 #include <torch_mesh/redistribute.h>
@@ -22,19 +23,27 @@ namespace {
 // No tensor ever reaches it: a window that must be taken before its first use.
 constexpr uint32_t kNeverTaken = 0xffffffff;
 
-std::atomic<const Mesh*> mesh_of_new_tensors{nullptr};
-
+// Views take after their base, not after the mode in which they are made:
+// `is_inference` says which.
 at::Tensor new_tensor(
     c10::Storage storage,
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
     c10::ScalarType dtype,
-    c10::intrusive_ptr<GlobalMeta> meta) {
+    c10::intrusive_ptr<GlobalMeta> meta,
+    bool is_inference = c10::InferenceMode::is_enabled()) {
+  constexpr auto kBackend = c10::BackendComponent::PrivateUse1Bit;
+  c10::DispatchKeySet keys =
+      c10::DispatchKeySet(c10::DispatchKey::PrivateUse1) |
+      c10::getAutocastRelatedKeySetFromBackend(kBackend);
+  if (!is_inference) {
+    keys = keys | c10::getAutogradRelatedKeySetFromBackend(kBackend);
+  }
   at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW,
       std::move(storage),
-      c10::DispatchKeySet{c10::DispatchKey::PrivateUse1,
-                          c10::DispatchKey::AutogradPrivateUse1},
+      keys,
       c10::scalarTypeToTypeMeta(dtype));
   c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   impl->set_sizes_and_strides(sizes, strides, offset);
@@ -246,20 +255,21 @@ void refresh_layout(const at::Tensor& tensor) {
 // Gives a storage memory of its own; windows retake theirs later.
 void own_memory(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
-  {
-    std::lock_guard lock(storage.mutex);
-    if (!storage.is_borrowed) {
-      return;
-    }
-    for (at::Tensor& shard : storage.shards) {
-      at::Tensor own =
-          at::empty_strided(shard.sizes(), shard.strides(), shard.options());
-      own.copy_(shard);
-      shard = own;
-    }
-    storage.is_borrowed = false;
-    ++storage.memory_generation;
+  // Freed behind the lock: memory of NumPy needs Python's lock for that.
+  Shards borrowed;
+  std::lock_guard lock(storage.mutex);
+  if (!storage.is_borrowed) {
+    return;
   }
+  borrowed = storage.shards;
+  for (at::Tensor& shard : storage.shards) {
+    at::Tensor own =
+        at::empty_strided(shard.sizes(), shard.strides(), shard.options());
+    own.copy_(shard);
+    shard = own;
+  }
+  storage.is_borrowed = false;
+  ++storage.memory_generation;
 }
 
 // Whether a tensor is its storage as that was made, not a window on it.
@@ -281,6 +291,14 @@ bool is_global(const at::Tensor& tensor) {
 }
 
 const Layout& layout_of(const at::Tensor& tensor) {
+  if (!tensor.unsafeGetTensorImpl()->get_backend_meta()) [[unlikely]] {
+    detail::raise(
+        ErrorKind::kValue,
+        "not-global",
+        "layout: the tensor is ",
+        tensor.defined() ? "on " + tensor.device().str() : "undefined",
+        ", not on the mesh.\nHint: use distribute.");
+  }
   GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (storage.is_unwritten()) {
@@ -345,7 +363,8 @@ at::Tensor make_view(
     int64_t offset,
     c10::ScalarType dtype,
     Shards shards,
-    bool is_write_back) {
+    bool is_write_back,
+    bool is_inference) {
   const auto& state =
       *static_cast<MeshStorage*>(storage.unsafeGetStorageImpl());
   const LazyBits bits = take_bits_off(shards);
@@ -358,8 +377,8 @@ at::Tensor make_view(
   for (const at::Tensor& shard : state.shards) {
     meta->origins.push_back(shard.storage_offset());
   }
-  at::Tensor view =
-      new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+  at::Tensor view = new_tensor(
+      storage, sizes, strides, offset, dtype, std::move(meta), is_inference);
   bits.put_on(view);
   return view;
 }
@@ -369,11 +388,13 @@ at::Tensor make_write_back(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
-    c10::ScalarType dtype) {
+    c10::ScalarType dtype,
+    bool is_inference) {
   auto meta = c10::make_intrusive<GlobalMeta>();
   meta->is_write_back = true;
   meta->memory_generation = kNeverTaken;
-  return new_tensor(storage, sizes, strides, offset, dtype, std::move(meta));
+  return new_tensor(
+      storage, sizes, strides, offset, dtype, std::move(meta), is_inference);
 }
 
 at::Tensor make_alias(const at::Tensor& tensor) {
@@ -568,17 +589,11 @@ at::Tensor full_value(const at::Tensor& tensor) {
   if (layout.has_partial()) {
     reduce_storage(tensor, layout.partial_axes());
   }
-  return value;
-}
-
-Mesh current_mesh() {
-  const Mesh* mesh = mesh_of_new_tensors.load(std::memory_order_acquire);
-  return mesh ? *mesh : Mesh();
-}
-
-void set_current_mesh(const Mesh& mesh) {
-  // Meshes are handles to interned data: a few bytes that stay for good.
-  mesh_of_new_tensors.store(new Mesh(mesh), std::memory_order_release);
+  // Shards of one element along a dim do not show where the dim lies.
+  return tensor.is_non_overlapping_and_dense() &&
+                 !is_in_order(value, tensor.strides())
+             ? in_order(value, tensor.strides())
+             : value;
 }
 
 }  // namespace torch_mesh

@@ -63,6 +63,7 @@ at::Tensor make_unwritten(
 
 // A window on `base`'s storage. `shards` are views of its shards (alias), or a
 // copy of the value (write-back). Their lazy bits become the window's.
+// `is_inference`: what the base is; a view is no other, whatever the mode.
 at::Tensor make_view(
     const c10::Storage& storage,
     const Layout& layout,
@@ -71,7 +72,8 @@ at::Tensor make_view(
     int64_t offset,
     c10::ScalarType dtype,
     Shards shards,
-    bool is_write_back);
+    bool is_write_back,
+    bool is_inference = c10::InferenceMode::is_enabled());
 
 // A write-back window at this place of the storage; taken when it is read.
 at::Tensor make_write_back(
@@ -79,7 +81,8 @@ at::Tensor make_write_back(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
-    c10::ScalarType dtype);
+    c10::ScalarType dtype,
+    bool is_inference = c10::InferenceMode::is_enabled());
 
 // Another tensor object for the same window, as detach() gives.
 at::Tensor make_alias(const at::Tensor& tensor);

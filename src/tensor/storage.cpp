@@ -2,6 +2,8 @@
 
 #include "tensor/storage.h"
 
+#include <algorithm>
+
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/accumulate.h>
 
@@ -35,7 +37,11 @@ size_t bytes_of(
 
 void* unique_address(size_t num_bytes) {
   constexpr size_t kAlignment = 64;
-  const size_t advance = (num_bytes + kAlignment) / kAlignment * kAlignment;
+  // No machine has as much; what is larger will never be written, and must not
+  // use the addresses up.
+  constexpr size_t kMostBytes = size_t{1} << 47;
+  const size_t advance =
+      (std::min(num_bytes, kMostBytes) + kAlignment) / kAlignment * kAlignment;
   return reinterpret_cast<void*>(
       next_address.fetch_add(advance, std::memory_order_relaxed));
 }

@@ -153,7 +153,8 @@ at::Tensor window_of_storage(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
-    c10::ScalarType dtype) {
+    c10::ScalarType dtype,
+    bool is_inference) {
   TORCH_CHECK(
       storage.device_type() == c10::DeviceType::PrivateUse1,
       "set_: the storage is on another device than the mesh.\n"
@@ -206,7 +207,8 @@ at::Tensor window_of_storage(
         offset,
         dtype,
         std::move(shards),
-        /*is_write_back=*/false);
+        /*is_write_back=*/false,
+        is_inference);
     if (state.broken) {
       // Of a generation before: its first read looks at the storage.
       --meta_of(view).memory_generation;
@@ -233,7 +235,7 @@ at::Tensor window_of_storage(
       return alias(*layout, std::move(shards));
     }
   }
-  return make_write_back(storage, sizes, strides, offset, dtype);
+  return make_write_back(storage, sizes, strides, offset, dtype, is_inference);
 }
 
 bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
@@ -308,18 +310,21 @@ void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
   if ((!is_unwritten(tensor) || MeshStorage::of(tensor)->is_blank) &&
       tensor.numel() > 0) {
     check_can_grow(tensor);
-    at::Tensor value = full_value(tensor).clone();
-    value.resize_(sizes);
+    const Layout layout = Layout::replicated(layout_of(tensor).mesh());
+    const at::Tensor value = full_value(tensor);
+    Shards shards;
+    for (int device : layout.lanes().first_device) {
+      shards.push_back(value.to(
+          torch_device(layout.mesh().devices()[device]),
+          value.scalar_type(),
+          /*non_blocking=*/false,
+          /*copy=*/true));
+      shards.back().resize_(sizes);
+    }
     become(
         tensor,
         make_global(
-            Layout::replicated(layout_of(tensor).mesh()),
-            value.sizes(),
-            value.strides(),
-            value.scalar_type(),
-            Shards(
-                Layout::replicated(layout_of(tensor).mesh()).lanes().num,
-                value)));
+            layout, sizes, strides, value.scalar_type(), std::move(shards)));
     return;
   }
   become(

@@ -17,7 +17,8 @@ at::Tensor window_of_storage(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
-    c10::ScalarType dtype);
+    c10::ScalarType dtype,
+    bool is_inference = c10::InferenceMode::is_enabled());
 
 // If both tensors are all the bytes of their storages and that of `to` is raw,
 // gives it what that of `from` holds, layout and all, and returns true. This is

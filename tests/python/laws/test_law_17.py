@@ -85,6 +85,34 @@ if child == 0:
     os._exit(0 if ok else 1)
 assert os.waitpid(child, 0)[1] == 0
 """,
+    "backward_in_a_child_of_plain_programs": """
+import os
+def train():
+    x = torch.ones(4, 3, requires_grad=True)
+    (x * 2).sum().backward()
+    return float(x.grad.sum()) == 24
+assert train()
+child = os.fork()
+if child == 0:
+    os._exit(0 if train() else 1)
+assert os.waitpid(child, 0)[1] == 0
+""",
+    "backward_in_a_child": """
+import os
+mesh = tm.Mesh({"data": 2})
+def train(x):
+    x.requires_grad_()
+    (x * 2).sum().backward()
+    return float(x.grad.sum()) == 24
+def train_both():
+    x = torch.ones(4, 3)
+    return train(x) and train(tm.distribute(x.detach(), mesh, ("S0",)))
+assert train_both()
+child = os.fork()
+if child == 0:
+    os._exit(0 if train_both() else 1)
+assert os.waitpid(child, 0)[1] == 0
+""",
     "workers_that_use_the_mesh": """
 from torch.utils.data import DataLoader, Dataset
 mesh = tm.Mesh({"data": 2})

@@ -1,0 +1,44 @@
+// destinations.cpp: a buffer for each lane that does not hold the sum.
+
+#include "dispatch/destinations.h"
+
+#include <ATen/ops/empty_strided.h>
+
+namespace torch_mesh {
+
+int shard_of_lane(const PreparedPlan::Input& input, int lane) {
+  return input.shard_of_lane.empty() ? lane : input.shard_of_lane[lane];
+}
+
+bool reads_zero(const PreparedPlan::Input& input, int lane) {
+  return !input.reads_zero.empty() && input.reads_zero[lane];
+}
+
+std::vector<at::Tensor> added_destinations(
+    const PreparedPlan::Input& input,
+    const Shards& shards,
+    int num_lanes) {
+  std::vector<at::Tensor> added(num_lanes);
+  for (int lane = 0; lane < num_lanes; ++lane) {
+    if (reads_zero(input, lane)) {
+      const at::Tensor& part = shards[shard_of_lane(input, lane)];
+      added[lane] =
+          at::empty_strided(part.sizes(), part.strides(), part.options())
+              .fill_(-0.0);
+    }
+  }
+  return added;
+}
+
+void sum_destinations(
+    const PreparedPlan::Input& input,
+    const std::vector<at::Tensor>& added,
+    const Shards& shards) {
+  for (size_t lane = 0; lane < added.size(); ++lane) {
+    if (added[lane].defined()) {
+      shards[shard_of_lane(input, static_cast<int>(lane))].add_(added[lane]);
+    }
+  }
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,33 @@
+// destinations.h: what lanes write into a destination that is a sum.
+//
+// Devices in one memory hold a partial sum in one buffer, which the first of
+// them reads; the others read -0.0. A write in place (index_put_, addmm_) needs
+// a buffer for each of the others, and what they wrote is added at the end.
+
+#pragma once
+
+#include <vector>
+
+#include "run/prepared_plan.h"
+
+namespace torch_mesh {
+
+// The shard that a lane of the execution reads.
+int shard_of_lane(const PreparedPlan::Input& input, int lane);
+
+// Whether it reads -0.0 in its place.
+bool reads_zero(const PreparedPlan::Input& input, int lane);
+
+// added[lane]: a buffer of -0.0 for a lane that reads zero, else undefined.
+std::vector<at::Tensor> added_destinations(
+    const PreparedPlan::Input& input,
+    const Shards& shards,
+    int num_lanes);
+
+// Adds what is in these buffers to the shards.
+void sum_destinations(
+    const PreparedPlan::Input& input,
+    const std::vector<at::Tensor>& added,
+    const Shards& shards);
+
+}  // namespace torch_mesh

@@ -1,0 +1,15 @@
+// plain_gradients.h: gradients of plain tensors that took part on the mesh.
+
+#pragma once
+
+#include "dispatch/call_key.h"
+
+namespace torch_mesh {
+
+// For each plain tensor of the call that requires grad: its gradient, which
+// arrives on the mesh, is brought to the tensor's device before anybody sees
+// it. Plain torch would end backward there: "expected device cpu but got mesh".
+// Called below autograd, while it records. Threads: safe.
+void bring_gradients_home(const CallTensors& tensors);
+
+}  // namespace torch_mesh
