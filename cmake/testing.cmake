@@ -21,7 +21,7 @@ endfunction()
 
 torch_mesh_add_test(
   test_torch_free
-  FOLDERS core rules plan runtime stress fuzz
+  FOLDERS core rules plan stress fuzz
   LINKS torch_mesh_core)
 # The counters are torch-free too, and hammered by tests/stress.
 torch_mesh_sources(trace_sources src/trace)

@@ -1,5 +1,5 @@
-# Reads the version from pyproject.toml, the one place that states it, and finds
-# out whether scikit-build-core drives this build.
+# Reads the version from pyproject.toml (a test holds torch_mesh.__version__ to
+# it), and finds out whether scikit-build-core drives this build.
 
 file(STRINGS "${CMAKE_CURRENT_SOURCE_DIR}/pyproject.toml" version_line
      REGEX "^version = \"[0-9.]+\"$")

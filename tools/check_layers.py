@@ -17,7 +17,7 @@ from pathlib import Path
 _CORE = {"core"}
 _RULES = _CORE | {"rules"}
 _PLAN = _RULES | {"plan"}
-_COMM = _PLAN | {"runtime", "trace", "comm"}
+_COMM = _PLAN | {"trace", "comm"}
 _TENSOR = _COMM | {"tensor"}
 _RUN = _TENSOR | {"random", "run"}
 _DISPATCH = _RUN | {"dispatch"}
@@ -27,7 +27,6 @@ MAY_INCLUDE = {
     "core": _CORE,
     "rules": _RULES,
     "plan": _PLAN,
-    "runtime": _PLAN | {"runtime", "trace"},
     "trace": _PLAN | {"trace"},
     "comm": _COMM,
     "tensor": _TENSOR,
@@ -38,7 +37,7 @@ MAY_INCLUDE = {
     "layout_map": {"core", "tensor", "layout_map"},
     "python": _DEVICE | {"layout_map", "python"},
 }
-TORCH_FREE = {"core", "rules", "plan", "runtime"}
+TORCH_FREE = {"core", "rules", "plan"}
 # Public headers whose source has another name.
 HEADERS = {
     "communicator": "comm",

@@ -35,8 +35,8 @@ void set_current_mesh(const Mesh& mesh);
 
 bool is_global(const at::Tensor& tensor);
 
-// The layout in which a global tensor stands. Throws [not-global] if `tensor` is
-// undefined or plain.
+// The layout in which a global tensor stands. Throws [not-global] if `tensor`
+// is undefined or plain.
 const Layout& layout_of(const at::Tensor& tensor);
 
 // The value of `tensor` (plain, anywhere, or global) as a new global tensor.

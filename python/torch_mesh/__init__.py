@@ -16,7 +16,7 @@ nothing until a distribution is asked for.
 
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "Counting": "counters",
@@ -48,16 +48,76 @@ _HOME = {
     "visualize": "picture",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "Counting",
+    "Layout",
+    "Mesh",
+    "Picture",
+    "borrow",
+    "counting",
+    "current_mesh",
+    "device_count",
+    "distribute",
+    "explain",
+    "from_dtensor",
+    "from_shards",
+    "full",
+    "is_global",
+    "layout",
+    "list_devices",
+    "map_shards",
+    "memory",
+    "redistribute",
+    "reduce_partials",
+    "register_rule",
+    "set_cpu_devices",
+    "shards",
+    "to_dtensor",
+    "trace",
+    "use",
+    "visualize",
+]
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from torch_mesh.counters import Counting as Counting
+    from torch_mesh.counters import counting as counting
+    from torch_mesh.devices import device_count as device_count
+    from torch_mesh.devices import list_devices as list_devices
+    from torch_mesh.devices import set_cpu_devices as set_cpu_devices
+    from torch_mesh.dtensor import from_dtensor as from_dtensor
+    from torch_mesh.dtensor import to_dtensor as to_dtensor
+    from torch_mesh.layouts import Layout as Layout
+    from torch_mesh.layouts import Mesh as Mesh
+    from torch_mesh.memory import memory as memory
+    from torch_mesh.picture import Picture as Picture
+    from torch_mesh.picture import visualize as visualize
+    from torch_mesh.tensors import borrow as borrow
+    from torch_mesh.tensors import current_mesh as current_mesh
+    from torch_mesh.tensors import distribute as distribute
+    from torch_mesh.tensors import from_shards as from_shards
+    from torch_mesh.tensors import full as full
+    from torch_mesh.tensors import is_global as is_global
+    from torch_mesh.tensors import layout as layout
+    from torch_mesh.tensors import map_shards as map_shards
+    from torch_mesh.tensors import redistribute as redistribute
+    from torch_mesh.tensors import reduce_partials as reduce_partials
+    from torch_mesh.tensors import register_rule as register_rule
+    from torch_mesh.tensors import shards as shards
+    from torch_mesh.tensors import use as use
+    from torch_mesh.tracing import explain as explain
+    from torch_mesh.tracing import trace as trace
+else:
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'torch_mesh' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"torch_mesh.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(
+                f"module 'torch_mesh' has no attribute {name!r}"
+            )
+        module = importlib.import_module(f"torch_mesh.{_HOME[name]}")
+        value = getattr(module, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
@@ -69,6 +129,26 @@ def _for_keras_hooks() -> bool:
     return autoload is not None and autoload.is_calling_hooks()
 
 
+def _check_library() -> None:
+    """Says what to do where the C++ library does not load.
+
+    Raises:
+        ImportError: with what the system says.
+    """
+    try:
+        importlib.import_module("torch_mesh._C")
+    except ImportError as error:
+        torch = sys.modules.get("torch")
+        raise ImportError(
+            "torch_mesh: its library does not load beside torch"
+            f" {getattr(torch, '__version__', '(not imported)')}.\n"
+            f"  system  {error}\n"
+            "Hint: compile it for this torch, with pip install"
+            " --no-build-isolation --force-reinstall --no-deps; a missing"
+            " libre2 comes with libre2-dev. [library-load]"
+        ) from error
+
+
 _made_for_hooks = _for_keras_hooks()
 
 
@@ -78,6 +158,9 @@ def is_for_hooks() -> bool:
 
 
 if not _made_for_hooks:
+    import torch as _torch  # noqa: F401  brings the libraries that _C needs
+
+    _check_library()
     from torch_mesh import device
 
     device.register()

@@ -4,12 +4,17 @@ import functools
 import threading
 import types
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 import torch.utils.dlpack
+from torch.multiprocessing.reductions import reduce_tensor
 
 from torch_mesh import _C, archive, devices, tensor_file, tensors
+
+# Of the packages that torch.load asks in turn, torch's first has 10.
+_BEFORE_TORCHS_OWN = 9
 
 _registered = False
 
@@ -43,6 +48,10 @@ def register() -> None:
     archive.install()
     tensor_file.install()
     _pickles_hold_plain_storages()
+    _queues_hold_plain_tensors()
+    torch.serialization.register_package(
+        _BEFORE_TORCHS_OWN, lambda storage: None, _load_onto_mesh
+    )
     _no_capsule_holds_an_address()
     _autocast_of_the_cpu_reaches_the_mesh()
     _losses_in_chunks_are_those_of_the_devices()
@@ -111,6 +120,45 @@ def _storage_on_mesh(storage: torch.TypedStorage, typed: bool) -> Any:
     register()
     found = storage._untyped_storage.to(device="mesh")
     return _typed(found, storage.dtype) if typed else found
+
+
+def _load_onto_mesh(storage: Any, location: str) -> Any:
+    """`torch.load(map_location="mesh")`; None for all other locations."""
+    if torch.device(location.partition(":")[0] or "cpu").type != "mesh":
+        return None
+    return storage.to(device="mesh")
+
+
+def _tensor_on_mesh(
+    plain: torch.Tensor, kind: type[torch.Tensor], requires_grad: bool
+) -> torch.Tensor:
+    """What the pickle of a queue between processes calls."""
+    register()
+    x = plain.to("mesh")
+    if kind is torch.nn.Parameter:
+        return torch.nn.Parameter(x, requires_grad)
+    return x.requires_grad_(requires_grad)
+
+
+def _queues_hold_plain_tensors() -> None:
+    """Queues of `torch.multiprocessing`, and so the workers of a DataLoader.
+
+    They share the memory of a storage, of which a global tensor has none.
+    """
+
+    def reduce(x: torch.Tensor) -> Any:
+        if x.device.type != "mesh":
+            return reduce_tensor(x)
+        if x.requires_grad and not x.is_leaf:
+            raise RuntimeError(
+                "a queue takes no tensor on the mesh that is a result and"
+                " requires grad.\nHint: x.detach(). [queue-grad]"
+            )
+        plain = x.detach().cpu()
+        return _tensor_on_mesh, (plain, type(x), x.requires_grad)
+
+    for kind in (torch.Tensor, torch.nn.Parameter):
+        ForkingPickler.register(kind, reduce)
 
 
 def _typed(storage: torch.UntypedStorage, dtype: torch.dtype) -> Any:

@@ -114,6 +114,13 @@ class Layout:
             raise TypeError(
                 f"Layout: a Mesh is due, and this is a {type(mesh).__name__}:"
                 f" {mesh!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes one."
+                " [argument-type]"
+            )
+        if not isinstance(placements, str | Mapping | Iterable):
+            raise TypeError(
+                "Layout: a placement for each axis is due, and this is a"
+                f" {type(placements).__name__}.\n"
+                'Hint: write ("S0", "R"). [argument-type]'
             )
         if isinstance(placements, Mapping):
             placements = (
@@ -219,7 +226,7 @@ def as_layout(
         raise TypeError(
             "a Mesh or a Layout is due, and this is a"
             f" {type(mesh_or_layout).__name__}: {mesh_or_layout!r}.\n"
-            'Hint: torch_mesh.Mesh({"data": 2}) makes one.'
+            'Hint: torch_mesh.Mesh({"data": 2}) makes one. [argument-type]'
         )
     if placements is None:
         return Layout._of(_C.Layout.replicated(mesh_or_layout._native))
@@ -238,6 +245,7 @@ def _pairs_of(axes: Mapping[str, int]) -> list[tuple[str, int]]:
         raise TypeError(
             "Mesh: axes are due as a dict of name to integer size, and this is"
             f" {axes!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes a mesh."
+            " [argument-type]"
         ) from None
     return pairs
 

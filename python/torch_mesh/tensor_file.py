@@ -38,20 +38,30 @@ def install() -> None:
 
 
 class _Finder:
-    """Patches the module right after it was executed, and goes away."""
+    """Patches the module right after it was executed, and goes away.
+
+    Not before: a program may ask only whether there is such a module.
+    """
+
+    is_asking = False  # the other finders, in our place
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != _MODULE:
+        if name != _MODULE or self.is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.is_asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.is_asking = False
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
             execute = loader.exec_module
 
             def exec_module(module: Any) -> None:
                 execute(module)
-                _patch(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    _patch(module)
 
             loader.exec_module = exec_module
         return spec

@@ -37,7 +37,7 @@ def _tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name}: a tensor is due, and this is a {type(value).__name__}.\n"
-            "Hint: torch.as_tensor makes one."
+            "Hint: torch.as_tensor makes one. [argument-type]"
         )
     return value
 
@@ -55,9 +55,14 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
     Raises:
         ValueError: if `x` is not on the mesh, or the layout does not fit.
     """
+    if not is_global(_tensor("redistribute", x)):
+        raise ValueError(
+            f"redistribute: the tensor is on {x.device}, not on the mesh.\n"
+            "Hint: use distribute. [not-global]"
+        )
     if not isinstance(placements, Layout):
         placements = Layout(layout(x).mesh, placements)
-    return _C.redistribute(_tensor("redistribute", x), placements._native)
+    return _C.redistribute(x, placements._native)
 
 
 def layout(x: Tensor) -> Layout:
@@ -110,7 +115,8 @@ def shards(x: Tensor) -> list[Tensor]:
 
     Returns:
         List of plain tensors, one for each device of the mesh, of the shapes
-        that `layout(x).shard_shape(x.shape, device)` gives.
+        that `layout(x).shard_shape(x.shape, device)` gives. Not
+        differentiable.
 
     Raises:
         ValueError: if `x` is not on the mesh.
@@ -132,17 +138,23 @@ def from_shards(
         placements: as for `distribute`.
 
     Returns:
-        A global tensor; copies.
+        A global tensor; copies. Not differentiable.
 
     Raises:
         ValueError: if the sizes are not those of one tensor so cut.
     """
+    if not isinstance(tensors, Iterable):
+        raise TypeError(
+            "from_shards: a tensor for each device is due, and this is a"
+            f" {type(tensors).__name__}.\n"
+            "Hint: give a list, row-major. [argument-type]"
+        )
     parts = [_tensor("from_shards", tensor) for tensor in tensors]
     return _C.from_shards(parts, as_layout(mesh, placements)._native)
 
 
 def map_shards(
-    f: Callable[..., Tensor], x: Tensor, *xs: Tensor, out: Placements
+    f: Callable[..., Tensor], x: Tensor, *xs: Tensor, out: Placements | Layout
 ) -> Tensor:
     """Runs a function of your own on the shards of each device.
 
@@ -150,7 +162,7 @@ def map_shards(
         f: takes one plain tensor for each of `x, *xs`, gives one.
         x: global tensor.
         xs: more of them, on the mesh of `x`.
-        out: placements of the result.
+        out: placements of the result, or a `Layout` on that mesh.
 
     Returns:
         The global tensor of which device i holds what `f` gave for the shards
@@ -174,6 +186,8 @@ def map_shards(
     results = [f(*local) for local in zip(*parts, strict=True)]
     for result in results:
         _tensor("map_shards: of the function", result)
+    if isinstance(out, Layout):
+        return from_shards(results, out)
     return from_shards(results, mesh, out)
 
 
@@ -191,7 +205,8 @@ def borrow(
         placements: as for `distribute`.
 
     Returns:
-        Tensor on `torch.device("mesh")`, of the shape and dtype of `t`.
+        Tensor on `torch.device("mesh")`, of the shape and dtype of `t`. Not
+        differentiable.
 
     Raises:
         ValueError: if the placements do not fit the mesh or the tensor.
@@ -219,7 +234,8 @@ def register_rule(name: str, text: str) -> None:
         text: the rule, e.g. "b x, x y -> b y" (docs/notation.md).
 
     Raises:
-        ValueError: with the place of the error in the text.
+        ValueError: with the place of the error in the text, or if the name has
+            no library.
         TypeError: if one of them is no text.
     """
     for value in (name, text):
@@ -228,9 +244,15 @@ def register_rule(name: str, text: str) -> None:
                 "register_rule: a text is due, and this is a"
                 f" {type(value).__name__}: {value!r}.\n"
                 'Hint: register_rule("mylib::f", "b x, x y -> b y").'
+                " [argument-type]"
             )
+    if "::" not in name:
+        raise ValueError(
+            f'register_rule: "{name}" is no name of an op.\n'
+            f'Hint: put its library first, as in "mylib::{name}".'
+            " [op-name]"
+        )
     _C.register_rule(name, text)
-    _C.clear_plans()
 
 
 def current_mesh() -> Mesh | None:
@@ -258,6 +280,7 @@ class use:
             raise TypeError(
                 f"use: a Mesh is due, and this is a {type(mesh).__name__}:"
                 f" {mesh!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes one."
+                " [argument-type]"
             )
         self._before = _C.current_mesh()
         _C.set_current_mesh(_C.Mesh([], []) if mesh is None else mesh._native)

@@ -14,12 +14,13 @@ from torch_mesh import _C
 from torch_mesh.counters import Counting, counting
 
 
-def explain(f: Callable[..., Any], *args: Any) -> str:
-    """Runs `f(*args)` and says what each op did.
+def explain(f: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Runs `f(*args, **kwargs)` and says what each op did.
 
     Args:
         f: any function; what it returns is dropped.
         args: its arguments.
+        kwargs: those with names.
 
     Returns:
         Text, a line for each op: its tensors with their layouts, the steps of
@@ -27,7 +28,7 @@ def explain(f: Callable[..., Any], *args: Any) -> str:
     """
     _C.start_explaining()
     try:
-        f(*args)
+        f(*args, **kwargs)
     finally:
         lines = _C.stop_explaining()
     return "\n".join(lines)
@@ -48,7 +49,15 @@ def trace(path: str | os.PathLike[str]) -> Iterator[Counting]:
 
     Raises:
         OSError: if the file cannot be written.
+        RuntimeError: if torch's profiler runs already: there is one in a
+            process.
     """
+    if torch.autograd._profiler_enabled():
+        raise RuntimeError(
+            "trace: torch's profiler runs already, in a trace or a profile"
+            " around this one.\nHint: trace the whole, or use counting()"
+            " inside. [trace-nested]"
+        )
     with (
         counting() as counts,
         torch.profiler.profile(

@@ -10,12 +10,12 @@ namespace torch_mesh {
 namespace {
 
 // Below this many elements or multiplications a lane is run on the caller's
-// thread: waking a team costs more. Measured: benchmarks/README.md.
+// thread: waking a team costs more.
 constexpr int64_t kMinParallelWork = 32768;
 
 // Up to this many a lane is run together with the others, where shards lie side
 // by side. Above it two matrix products of one thread each beat one product of
-// two. Measured: benchmarks/README.md.
+// two.
 constexpr int64_t kMaxJoinedWork = int64_t{1} << 23;
 
 PreparedPlan::Input prepare_input(

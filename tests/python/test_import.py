@@ -6,8 +6,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from programs import run_program
+
+import torch_mesh as tm
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
@@ -90,3 +94,23 @@ def test_import_torch_finds_no_other_accelerator(states):
         del state["modules"], state["libraries"]
     assert with_it == without
     assert with_it["has_mesh"] is False
+
+
+def test_the_version_is_that_of_the_project():
+    project = pathlib.Path(__file__).resolve().parents[2] / "pyproject.toml"
+    version = tomllib.loads(project.read_text())["project"]["version"]
+    assert tm.__version__ == version
+
+
+def test_a_library_that_does_not_load_says_what_to_do():
+    run_program(
+        "import sys\n"
+        'sys.modules["torch_mesh._C"] = None\n'
+        "try:\n"
+        "    import torch_mesh\n"
+        "except ImportError as error:\n"
+        "    text = str(error)\n"
+        "import torch\n"
+        'assert "[library-load]" in text and torch.__version__ in text, text\n'
+        'assert "Hint:" in text\n'
+    )

@@ -89,9 +89,7 @@ def test_convolution_where_two_axes_leave_no_channels(placements):
 def test_convolution_without_input_channels():
     mesh = tm.Mesh({"data": 2})
     x, w = torch.randn(2, 0, 3), torch.randn(1, 0, 2)
-    result = F.conv1d(
-        tm.distribute(x, mesh, ("S0",)), tm.distribute(w, mesh)
-    )
+    result = F.conv1d(tm.distribute(x, mesh, ("S0",)), tm.distribute(w, mesh))
     assert_equal(result, F.conv1d(x, w))
 
 

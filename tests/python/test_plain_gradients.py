@@ -41,9 +41,7 @@ def test_hooks_see_a_plain_gradient(x):
 
 def test_gradients_of_gradients(x):
     p = torch.full((4, 3), 2.0, requires_grad=True)
-    (first,) = torch.autograd.grad(
-        (x * p * p * p).sum(), p, create_graph=True
-    )
+    (first,) = torch.autograd.grad((x * p * p * p).sum(), p, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), p)
     assert (first.device.type, second.device.type) == ("cpu", "cpu")
     assert_close(second, 12 * tm.full(x))
@@ -64,8 +62,6 @@ def test_a_plain_module_trains_on_global_inputs(x):
     twin = copy.deepcopy(module)
     module(x).square().sum().backward()
     twin(tm.full(x)).square().sum().backward()
-    for one, other in zip(
-        module.parameters(), twin.parameters(), strict=True
-    ):
+    for one, other in zip(module.parameters(), twin.parameters(), strict=True):
         assert one.grad.device.type == "cpu"
         assert_close(one.grad, other.grad)
