@@ -36,7 +36,7 @@ def test_keras_calls_this_module():
 @pytest.mark.parametrize("name", lib.__all__)
 def test_a_name_of_the_module_is_in_both_places(name):
     assert callable(getattr(keras.src.backend.torch.distribution_lib, name))
-    if not name.startswith("_") and name != "initialize_rng":  # Keras's own
+    if name != "initialize_rng":  # Keras's own
         assert getattr(torch_mesh.keras, name) is getattr(lib, name)
 
 
@@ -90,6 +90,51 @@ def test_a_layout_that_cannot_be_says_why(mesh):
         _ = TensorLayout(["model", "model"], mesh).backend_layout
     with pytest.raises(ValueError, match="layout-without-mesh"):
         _ = TensorLayout(["model"]).backend_layout
+
+
+def test_an_axis_name_that_is_given_twice_is_named(devices):
+    mesh = DeviceMesh((2, 2), ["a", "a"], devices)
+    with pytest.raises(ValueError, match="mesh-axes") as error:
+        _ = mesh.backend_mesh
+    assert 'two axes have the name "a"' in str(error.value)
+
+
+@pytest.mark.parametrize("layout", [("batch", None), "batch", ["batch"], 3])
+def test_what_is_no_layout_says_what_to_use(layout):
+    for call in (
+        lib.distribute_tensor,
+        lib.distribute_variable,
+        lib.distribute_data_input,
+        keras.distribution.distribute_tensor,
+    ):
+        for x in (torch.ones(4, 4), [torch.ones(4, 4)], np.ones((4, 4))):
+            with pytest.raises(TypeError, match="argument-type") as error:
+                call(x, layout)
+            assert "TensorLayout(axes, mesh)" in str(error.value)
+
+
+def test_a_variable_stands_for_its_value(split):
+    v = keras.Variable(np.arange(16.0, dtype="float32").reshape(4, 4))
+    for call in (
+        lib.distribute_tensor,
+        lib.distribute_variable,
+        lib.distribute_data_input,
+        keras.distribution.distribute_tensor,
+    ):
+        for placed in (call(v, split), call([v, 1], split)[0]):
+            assert isinstance(placed, torch.Tensor), call
+            assert tm.layout(placed).placements == ("S0", "S1")
+            assert torch.equal(tm.full(placed.detach()), v.value)
+    assert lib.distribute_tensor(v, None) is v.value
+    (lib.distribute_tensor(v, split) * 2).sum().backward()
+    assert torch.equal(v.value.grad, torch.full((4, 4), 2.0))
+
+
+def test_a_variable_that_is_written_leaves_its_batch_as_it_was(split):
+    v = keras.Variable(np.ones((4, 4)), trainable=False)
+    placed = lib.distribute_data_input(v, split)
+    v.assign(np.zeros((4, 4)))
+    assert torch.equal(tm.full(placed), torch.ones(4, 4))
 
 
 def test_a_dim_may_be_split_over_two_axes_in_the_mesh_order(mesh):
@@ -206,9 +251,9 @@ def test_collectives_on_global_tensors_keep_the_value(mesh):
         lib.scatter_tensor(x, axis_name="model")
 
 
-def test_scatter_without_a_mesh_says_so():
-    with pytest.raises(ValueError, match="no-mesh"):
-        lib.scatter_tensor(torch.ones(4))
+def test_scatter_without_a_mesh_leaves_a_plain_tensor():
+    x = torch.ones(4)
+    assert lib.scatter_tensor(x) is x
 
 
 def test_default_devices_make_a_mesh():

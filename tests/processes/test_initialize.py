@@ -34,6 +34,13 @@ def test_the_address_of_process_0_is_enough():
     )
 
 
+def test_addresses_may_be_a_list():
+    spawn.check(
+        SECOND_PROGRAM,
+        start='distribution_lib.initialize(addresses.split(","), 2, me)\n',
+    )
+
+
 @pytest.mark.parametrize("module", ["keras.distribution", "distribution_lib"])
 def test_the_environment_says_the_arguments(module):
     addresses = spawn.free_addresses(2)

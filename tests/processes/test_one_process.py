@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -55,6 +56,9 @@ def test_one_process_makes_no_process_group():
         (("127.0.0.1:65536", 2, 0), "job-addresses", "no address"),
         (("127.0.0.1", 2, 0), "job-addresses", "no address"),
         ((":1234", 2, 0), "job-addresses", "no address"),
+        (("tcp://127.0.0.1:4123", 2, 0), "job-addresses", '"host:port"'),
+        ((TWO.split(","), 3, 0), "job-addresses", "2 addresses, but 3"),
+        ((["127.0.0.1"], 2, 0), "job-addresses", '"127.0.0.1" is no address'),
         ((TWO, 2, 0, 0), "process-timeout", "timeout=0"),
         ((TWO, 2, 0, "soon"), "process-timeout", "timeout='soon'"),
         ((TWO, 2, 0, float("inf")), "process-timeout", "timeout=inf"),
@@ -65,6 +69,25 @@ def test_wrong_arguments_say_so_at_once(arguments, code, words):
         lib.initialize(*arguments)
     assert f"[{code}]" in str(error.value)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("addresses", [1234, b"a:1", [1234], {"a:1": 0}])
+def test_addresses_are_text_or_a_list_of_it(addresses):
+    with pytest.raises(TypeError, match="job_addresses is") as error:
+        lib.initialize(addresses, 2, 0)
+    assert "[argument-type]" in str(error.value)
+
+
+def test_a_job_that_the_environment_describes_in_part(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ValueError, match="missing  MASTER_ADDR") as error:
+        lib.initialize()
+    assert "[job-addresses]" in str(error.value)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    lib.initialize()
 
 
 def test_a_wrong_environment_says_so(monkeypatch):
@@ -85,10 +108,24 @@ def test_plain_tensors_stay_as_they_are():
         lib.broadcast(x, src=1)
     with pytest.raises(ValueError, match="unknown-op"):
         lib.all_reduce(x, op="xor")
-    with pytest.raises(ValueError, match="no-mesh"):
-        lib.scatter_tensor(x)
+    assert lib.scatter_tensor(x) is x
+    part = lib.scatter_tensor(np.ones((4, 2), "float32"), dim=-1)
+    assert torch.equal(part, torch.ones(4, 2))
+    assert part.device.type == "cpu"
+
+
+@pytest.mark.parametrize("collective", [lib.scatter_tensor, lib.gather_tensor])
+def test_a_dim_is_checked_as_with_several_processes(collective):
     with pytest.raises(ValueError, match="layout-dim"):
-        lib.scatter_tensor(torch.tensor(1.0))
+        collective(torch.tensor(1.0))
+    for dim in (2, -3):
+        with pytest.raises(ValueError, match=f"dim {dim} of a tensor with 2"):
+            collective(torch.ones(2, 3), dim=dim)
+    for dim in ("0", 1.0, None, True):
+        with pytest.raises(TypeError, match="must be an int") as error:
+            collective(torch.ones(2, 3), dim=dim)
+        assert "[argument-type]" in str(error.value)
+    assert collective(torch.ones(2, 3), dim=np.int64(1)).shape == (2, 3)
 
 
 WITHOUT = """

@@ -1,5 +1,6 @@
 """Two processes on one machine: the job, its collectives, replicate_model."""
 
+import pytest
 import spawn
 
 
@@ -177,6 +178,81 @@ model(keras.Input((6,)))
 assert model.get_config()["layers"]
 """
     )
+
+
+FROZEN = """
+lib = distribution_lib
+x = np.random.default_rng(me).normal(size=(8, 5)).astype("float32")
+y = x[:, :3] * (me + 1)
+model = keras.Sequential([
+    keras.Input((5,)), keras.layers.Dense(8), keras.layers.Dense(3),
+])
+base, head = model.layers
+
+def train(base_trains, head_trains):
+    model.trainable = True
+    base.trainable, head.trainable = base_trains, head_trains
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    before = model.get_weights()
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0)
+    for v, old in zip(model.variables, before):
+        both = lib.gather_tensor(v.value.detach()[None])
+        assert torch.equal(both[0], both[1]), v.path
+        changed = not np.array_equal(old, v.numpy())
+        assert changed == v.trainable, v.path
+"""
+
+
+@pytest.mark.parametrize("again", ["", "lib.replicate_model(model)"])
+def test_layers_may_be_frozen_and_thawed(again):
+    """The averages are always those of what is trained."""
+    spawn.check(
+        FROZEN
+        + f"""
+base.trainable = False
+lib.replicate_model(model)
+for trains in [(0, 1), (1, 1), (1, 0), (1, 1)]:
+    {again or "pass"}
+    train(*map(bool, trains))
+"""
+    )
+
+
+def test_a_model_may_be_frozen_as_a_whole():
+    spawn.check(
+        FROZEN
+        + """
+if me:
+    model.set_weights([w * 0 for w in model.get_weights()])
+model.trainable = False
+lib.replicate_model(model)
+for v in model.variables:
+    both = lib.gather_tensor(v.value.detach()[None])
+    assert torch.equal(both[0], both[1]), v.path
+model(x, training=True)
+train(True, True)
+"""
+    )
+
+
+def test_fit_ends_with_one_set_of_moving_statistics():
+    spawn.check("""
+    lib = distribution_lib
+    model = keras.Sequential([
+        keras.Input((4,)), keras.layers.BatchNormalization(),
+        keras.layers.Dense(2),
+    ])
+    model.compile("adam", "mse")
+    lib.replicate_model(model)
+    x = np.random.default_rng(me).normal(me, size=(16, 4))
+    history = model.fit(x, x[:, :2], batch_size=4, verbose=0)
+    assert history.history["loss"]
+    norm = model.layers[0]
+    for v in (norm.moving_mean, norm.moving_variance):
+        both = lib.gather_tensor(v.value.detach()[None])
+        assert torch.equal(both[0], both[1]), v.path
+        assert not torch.equal(both[0], torch.ones(4) * both[0][0])
+    """)
 
 
 def test_a_custom_loop_and_moving_statistics():

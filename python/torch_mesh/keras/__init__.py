@@ -63,4 +63,9 @@ __all__ = [
     "to_dtensor",
 ]
 
+# Under Keras's own names for them, as on its other backends.
+_to_backend_device = distribution_lib._to_backend_device
+_to_backend_layout = distribution_lib._to_backend_layout
+_to_backend_mesh = distribution_lib._to_backend_mesh
+
 install.install_now()

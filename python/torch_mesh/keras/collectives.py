@@ -12,6 +12,7 @@ the processes' losses.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -127,8 +128,8 @@ def scatter_tensor(
 
     With a global tensor, or with a mesh in force, over the devices along one
     mesh axis; else the plain tensor of process 0 over the processes, which
-    pass a tensor of the same shape. The parts have ceil(size / count) rows, the
-    last ones fewer or none.
+    pass a tensor of the same shape. One process has all of it. The parts have
+    ceil(size / count) rows, the last ones fewer or none.
 
     Args:
         tensor: Any tensor or NumPy array.
@@ -137,12 +138,13 @@ def scatter_tensor(
 
     Returns:
         A global tensor; among processes, the part of this one, a plain tensor
-        of its own memory. Differentiable.
+        of its own memory. With one process and no mesh, the tensor as it is.
+        Differentiable.
 
     Raises:
-        ValueError: if there is no mesh and no other process, the mesh lacks
-            the axis, the tensor lacks the dim, or the processes do not ask for
-            the same.
+        TypeError: if `dim` is no int.
+        ValueError: if the mesh lacks the axis, the tensor lacks the dim, or
+            the processes do not ask for the same.
         RuntimeError: if another process ends or does not answer in time.
     """
     import torch_mesh as tm
@@ -154,14 +156,10 @@ def scatter_tensor(
         layout = tm.layout(x)
         mesh, placements = layout.mesh, list(layout.placements)
     if mesh is None:
-        if processes.num_processes() > 1 and not _is_global(x):
-            _compare("scatter_tensor", x, dim)
-            return _Scatter.apply(x, dim)
-        raise ValueError(
-            "scatter_tensor: no mesh is in force, and there is one process.\n"
-            f"  tensor  {list(x.shape)}\n"
-            "Hint: call keras.distribution.set_distribution first. [no-mesh]"
-        )
+        if processes.num_processes() == 1 or _is_global(x):
+            return x
+        _compare("scatter_tensor", x, dim)
+        return _Scatter.apply(x, dim)
     placements = placements or ["R"] * len(mesh.axis_names)
     axis = mesh.axis_names[0] if axis_name is None else axis_name
     check_axis("scatter_tensor", axis, mesh)
@@ -186,6 +184,7 @@ def gather_tensor(
         tensor as it is. Differentiable.
 
     Raises:
+        TypeError: if `dim` is no int.
         ValueError: if the mesh lacks the axis, the tensor lacks the dim, or
             the processes do not ask for the same.
         RuntimeError: if another process ends or does not answer in time.
@@ -197,10 +196,10 @@ def gather_tensor(
             axis_name,
             lambda p: "R" if p.partition("/")[0] == split else p,
         )
-    if processes.num_processes() == 1:
-        return tensor
     x = as_tensor(tensor)
     dim = _check_dim("gather_tensor", x, dim)
+    if processes.num_processes() == 1:
+        return tensor
     sizes = _compare("gather_tensor", x, dim, free_dim=dim)
     return _Gather.apply(x, dim, sizes)
 
@@ -227,6 +226,27 @@ def gather_numbers(op: str, numbers: torch.Tensor) -> list[torch.Tensor]:
     return [part.cpu() for part in parts]
 
 
+def take_from(op: str, tensor: torch.Tensor, src: int) -> torch.Tensor:
+    """The tensor of one process, without a look at what the others ask for.
+
+    Args:
+        op: Whom an error is to name.
+        tensor: A plain tensor, of one shape and dtype in all processes.
+        src: The process that has the value.
+
+    Returns:
+        A tensor of its own memory.
+
+    Raises:
+        RuntimeError: if another process ends or does not answer in time.
+    """
+    import torch.distributed as dist
+
+    y = _own_copy(tensor)
+    _call(op, lambda: dist.broadcast(_as_bytes(y), src))
+    return y
+
+
 # Among processes
 
 
@@ -250,12 +270,8 @@ class _AllReduce(torch.autograd.Function):
 class _Broadcast(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: torch.Tensor, src: int) -> torch.Tensor:
-        import torch.distributed as dist
-
         context.src = src
-        y = _own_copy(x)
-        _call("broadcast", lambda: dist.broadcast(_as_bytes(y), src))
-        return y
+        return take_from("broadcast", x, src)
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> Any:
@@ -456,8 +472,15 @@ def _is_global(tensor: Any) -> bool:
     return isinstance(tensor, torch.Tensor) and tm.is_global(tensor)
 
 
-def _check_dim(op: str, x: Any, dim: int) -> int:
+def _check_dim(op: str, x: Any, dim: Any) -> int:
     """The dim, counted from 0."""
+    if isinstance(dim, bool) or not hasattr(dim, "__index__"):
+        raise TypeError(
+            f"{op}: dim is {dim!r}, and must be an int.\n"
+            f"  tensor  {list(x.shape)}\n"
+            "Hint: name one dim of the tensor by its number. [argument-type]"
+        )
+    dim = operator.index(dim)
     if -x.ndim <= dim < x.ndim:
         return int(dim % x.ndim)
     raise ValueError(

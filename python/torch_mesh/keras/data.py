@@ -11,6 +11,7 @@ from torch_mesh.keras.layouts import (
     backend_layout,
     describe_layout,
     dims_needed,
+    target_layout,
 )
 
 
@@ -20,8 +21,9 @@ def distribute_tensor(tensor: Any, layout: Any) -> Any:
     Differentiable, and free if the tensor has the layout already.
 
     Args:
-        tensor: A tensor on any device, a NumPy array, or a nested structure of
-            them. `KerasTensor`s, tensors without data (`meta`, fake) and
+        tensor: A tensor on any device, a Keras `Variable`, which stands for
+            its value, a NumPy array, or a nested structure of them.
+            `KerasTensor`s, tensors without data (`meta`, fake) and
             anything else in the structure pass unchanged; so do leaves of a
             structure with fewer dims than the layout speaks of.
         layout: A Keras `TensorLayout`, a `torch_mesh.Layout`, or None, which
@@ -31,16 +33,19 @@ def distribute_tensor(tensor: Any, layout: Any) -> Any:
         A global tensor, or a structure of them.
 
     Raises:
+        TypeError: if `layout` is no layout.
         ValueError: if `tensor` is a single tensor with fewer dims than the
             layout speaks of.
     """
+    if not isinstance(tensor, (torch.Tensor, np.ndarray)):
+        tensor = value_of(tensor)
     if layout is None:
         return tensor
+    target = target_layout("distribute_tensor", layout)
     if not isinstance(tensor, (torch.Tensor, np.ndarray)):
-        return _distribute_structure(tensor, layout)
+        return _distribute_structure(tensor, target)
     if not has_data(tensor):
         return tensor
-    target = backend_layout(layout)
     dims = dims_needed(target)
     if tensor.ndim < dims:
         raise ValueError(
@@ -58,7 +63,7 @@ def distribute_variable(value: Any, layout: Any) -> Any:
     """Places the value of a variable.
 
     Args:
-        value: A tensor on any device or a NumPy array.
+        value: A tensor on any device, a Keras `Variable`, or a NumPy array.
         layout: A Keras `TensorLayout` or a `torch_mesh.Layout`.
 
     Returns:
@@ -89,29 +94,38 @@ def distribute_data_input(
     smaller or empty if it does not divide.
 
     Args:
-        per_process_batch: Tensor or NumPy array, or a structure of them. None,
-            scalars and what is not numeric pass unchanged.
+        per_process_batch: Tensor, Keras `Variable` or NumPy array, or a
+            structure of them. None, scalars and what is not numeric pass
+            unchanged.
         layout: A Keras `TensorLayout` or a `torch_mesh.Layout`.
         batch_dim_name: The mesh axis of the batch. `layout` says it already;
             Keras passes it as JAX needs it.
 
     Returns:
         A global tensor, or a structure of them.
+
+    Raises:
+        TypeError: if `layout` is no layout.
     """
+    target = target_layout("distribute_data_input", layout)
     x = per_process_batch
     if not isinstance(x, (torch.Tensor, np.ndarray)):
-        return map_structure(
-            lambda leaf: (
-                distribute_data_input(leaf, layout, batch_dim_name)
-                if isinstance(leaf, (torch.Tensor, np.ndarray))
-                else leaf
-            ),
-            x,
-        )
+        value = value_of(x)
+        if isinstance(value, torch.Tensor):
+            # Not borrowed: a variable's memory is written again.
+            return (
+                value if value.ndim == 0 else distribute_tensor(value, target)
+            )
+
+        def one(leaf: Any) -> Any:
+            if not isinstance(value_of(leaf), (torch.Tensor, np.ndarray)):
+                return leaf
+            return distribute_data_input(leaf, target, batch_dim_name)
+
+        return map_structure(one, x)
     if not has_data(x) or x.ndim == 0:
         return x
     tensor = as_tensor(x)
-    target = backend_layout(layout)
     if tensor.is_cpu and not tensor.requires_grad:
         import torch_mesh as tm
 
@@ -195,13 +209,21 @@ def as_tensor(x: Any) -> torch.Tensor:
     """
     if isinstance(x, torch.Tensor):
         return x
+    x = value_of(x)
+    if isinstance(x, torch.Tensor):
+        return x
     from torch_mesh.keras import install
 
     core = install.core()
-    if isinstance(x, core.Variable):
-        return x.value
     with core.device_scope("cpu"):
         return core.convert_to_tensor(x)
+
+
+def value_of(x: Any) -> Any:
+    """The value of a Keras `Variable`; anything else as it is."""
+    from torch_mesh.keras import install
+
+    return x.value if isinstance(x, install.core().Variable) else x
 
 
 def place(tensor: torch.Tensor, layout: Any) -> torch.Tensor:
@@ -233,9 +255,10 @@ def _distribute_structure(structure: Any, layout: Any) -> Any:
     """`distribute_tensor` on the leaves of a structure that have the dims."""
     if not isinstance(structure, (list, tuple, dict)):
         return structure
-    dims = dims_needed(backend_layout(layout))
+    dims = dims_needed(layout)
 
     def one(leaf: Any) -> Any:
+        leaf = value_of(leaf)
         if not isinstance(leaf, (torch.Tensor, np.ndarray)) or leaf.ndim < dims:
             return leaf
         return distribute_tensor(leaf, layout)

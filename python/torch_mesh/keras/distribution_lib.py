@@ -30,6 +30,7 @@ from torch_mesh.keras.devices import (
 from torch_mesh.keras.devices import to_backend_device as _to_backend_device
 from torch_mesh.keras.layouts import to_backend_layout as _to_backend_layout
 from torch_mesh.keras.layouts import to_backend_mesh as _to_backend_mesh
+from torch_mesh.keras.path_adapter import TorchPathAdapter
 from torch_mesh.keras.processes import (
     initialize,
     initialize_rng,
@@ -40,6 +41,7 @@ from torch_mesh.keras.processes import (
 from torch_mesh.keras.replicate import replicate_model
 
 __all__ = [
+    "TorchPathAdapter",
     "_to_backend_device",
     "_to_backend_layout",
     "_to_backend_mesh",

@@ -23,14 +23,16 @@ def gather(model: Any) -> int:
     Returns:
         How many variables were on the mesh.
     """
-    from torch_mesh.keras import trainer
+    from torch_mesh.keras import moves
 
-    if isinstance(model, keras.Model):
-        trainer.forget(model)
     variables = list(getattr(model, "variables", []))
     variables += getattr(model, "metrics_variables", [])
-    optimizer = getattr(model, "optimizer", None)
-    variables += getattr(optimizer, "variables", [])
+    if isinstance(model, keras.Layer):
+        for part in model._flatten_layers():
+            if isinstance(part, keras.Model):
+                moves.forget(part)
+        for optimizer in moves.optimizers_of(model):
+            variables += optimizer.variables
     for variable in variables:
         variable._layout = None
     values = [v._value for v in variables if v._value is not None]

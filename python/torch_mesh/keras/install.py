@@ -94,6 +94,12 @@ _AT_IMPORT = (
         "Keras 3.15.1 adds row by row, and waits for the device at each",
     ),
     Patch(
+        CORE,
+        "associative_scan",
+        "install:_associative_scan",
+        "Keras 3.15.1 makes its zeros on torch's default device",
+    ),
+    Patch(
         TRAINER,
         "TorchTrainer._should_torch_compile",
         "install:_should_torch_compile",
@@ -151,38 +157,30 @@ _AT_IMPORT = (
 
 # Applied at the first distribution, when all of Keras is there.
 _AT_FIRST_DISTRIBUTION = (
-    Patch(
-        TRAINER,
-        "TorchTrainer.make_train_function",
-        "trainer:make_train_function",
-        "train batches are sharded before train_step",
-        also="Trainer.make_train_function",
+    *(
+        Patch(
+            TRAINER,
+            f"TorchTrainer.make_{kind}_function",
+            f"trainer:make_{kind}_function",
+            f"{kind} batches are sharded before {kind}_step",
+            also=f"Trainer.make_{kind}_function",
+        )
+        for kind in ("train", "test", "predict")
     ),
     Patch(
-        TRAINER,
-        "TorchTrainer.make_test_function",
-        "trainer:make_test_function",
-        "test batches are sharded before test_step",
-        also="Trainer.make_test_function",
+        "keras.src.models.model",
+        "Model.__call__",
+        "trainer:call",
+        "a model that was built elsewhere moves when it is called, too",
     ),
-    Patch(
-        TRAINER,
-        "TorchTrainer.make_predict_function",
-        "trainer:make_predict_function",
-        "predict batches are sharded before predict_step",
-        also="Trainer.make_predict_function",
-    ),
-    Patch(
-        "keras.src.saving.saving_lib",
-        "H5IOStore.__setitem__",
-        "saving:h5_setitem",
-        "a large weight goes to its file block by block",
-    ),
-    Patch(
-        "keras.src.saving.saving_lib",
-        "H5IOStore.__getitem__",
-        "saving:h5_getitem",
-        "a large weight comes from its file block by block",
+    *(
+        Patch(
+            "keras.src.saving.saving_lib",
+            f"H5IOStore.__{verb}item__",
+            f"saving:h5_{verb}item",
+            "a large weight goes to its file and comes from it block by block",
+        )
+        for verb in ("set", "get")
     ),
     Patch(
         "keras.src.saving.saving_lib",
@@ -202,23 +200,24 @@ _AT_FIRST_DISTRIBUTION = (
         "torch_module:track_module_parameters",
         "a torch module's parameters are found by PyTorch's names",
     ),
-    Patch(
-        "keras.src.optimizers.base_optimizer",
-        "BaseOptimizer.apply",
-        "optimizer:apply",
-        "all gradients of one call are reduced in one bucket",
+    *(
+        Patch(
+            f"keras.src.optimizers.{module}",
+            f"{name}.apply",
+            "optimizer:apply",
+            "gradients share a bucket before they are checked; slots follow",
+        )
+        for module, name in (
+            ("base_optimizer", "BaseOptimizer"),
+            ("loss_scale_optimizer", "LossScaleOptimizer"),
+            ("multi_optimizer", "MultiOptimizer"),
+        )
     ),
     Patch(
         "keras.src.optimizers.loss_scale_optimizer",
-        "LossScaleOptimizer.apply",
-        "optimizer:apply",
-        "gradients are reduced before they are checked for inf and nan",
-    ),
-    Patch(
-        "keras.src.optimizers.multi_optimizer",
-        "MultiOptimizer.apply",
-        "optimizer:apply",
-        "one bucket for all inner optimizers",
+        "LossScaleOptimizer.scale_loss",
+        "optimizer:scale_loss",
+        "the scale follows weights that have moved",
     ),
 )
 
@@ -495,41 +494,46 @@ def _initialize_layout(original: Any) -> Any:
 
 
 def _initialize(original: Any) -> Any:
+    return _placing("initialize", original)
+
+
+def _initialize_with_initializer(original: Any) -> Any:
+    return _placing("initialize_with_initializer", original)
+
+
+def _placing(name: str, original: Any) -> Any:
+    # Ours, in `variable`, where the variable gets a layout.
     @functools.wraps(original)
-    def _initialize(self: Any, value: Any) -> None:
+    def method(self: Any, value: Any) -> None:
         if self._layout is None and not _distribution_in_force():
             original(self, value)
         else:
             from torch_mesh.keras import variable
 
-            variable.initialize(self, value, original)
+            getattr(variable, name)(self, value, original)
 
-    return _initialize
-
-
-def _initialize_with_initializer(original: Any) -> Any:
-    @functools.wraps(original)
-    def _initialize_with_initializer(self: Any, initializer: Any) -> None:
-        if self._layout is None and not _distribution_in_force():
-            original(self, initializer)
-        else:
-            from torch_mesh.keras import variable
-
-            variable.initialize_with_initializer(self, initializer, original)
-
-    return _initialize_with_initializer
+    return method
 
 
 def _scatter(original: Any) -> Any:
+    return _indexing("scatter", original)
+
+
+def _associative_scan(original: Any) -> Any:
+    return _indexing("associative_scan", original)
+
+
+def _indexing(name: str, original: Any) -> Any:
+    # Ours, in `indexing`, while the mesh is Keras's device.
     @functools.wraps(original)
-    def scatter(indices: Any, values: Any, shape: Any) -> Any:
+    def function(*args: Any, **kwargs: Any) -> Any:
         if not _mesh_is_default():
-            return original(indices, values, shape)
+            return original(*args, **kwargs)
         from torch_mesh.keras import indexing
 
-        return indexing.scatter(indices, values, shape, original)
+        return getattr(indexing, name)(original, *args, **kwargs)
 
-    return scatter
+    return function
 
 
 def _should_torch_compile(original: Any) -> Any:

@@ -19,13 +19,23 @@ def to_backend_mesh(device_mesh: Any) -> Any:
         A `torch_mesh.Mesh` with the same axes and devices.
 
     Raises:
-        ValueError: if there is not one of the devices. In one process there
-            are as many virtual CPU devices as a mesh asks for.
+        ValueError: if two axes have one name, or there is not one of the
+            devices. In one process there are as many virtual CPU devices as a
+            mesh asks for.
         NotImplementedError: if one of them belongs to another process.
     """
     import torch_mesh as tm
     from torch_mesh.keras import devices, processes
 
+    axes = list(device_mesh.axis_names)
+    twice = [name for name in dict.fromkeys(axes) if axes.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"DeviceMesh: two axes have the name "
+            f"{', '.join(map(_quoted, twice))}.\n"
+            f"  axis_names  {_axes_text(axes)}\n"
+            "Hint: give each axis a name of its own. [mesh-axes]"
+        )
     names = [
         devices.to_backend_device(d) for d in device_mesh.devices.flatten()
     ]
@@ -96,6 +106,32 @@ def backend_layout(layout: Any) -> Any:
     return getattr(layout, "backend_layout", layout)
 
 
+def target_layout(op: str, layout: Any) -> Any:
+    """The `torch_mesh.Layout` that an argument stands for.
+
+    Args:
+        op: Whom the error is to name.
+        layout: A Keras `TensorLayout` or a `torch_mesh.Layout`.
+
+    Returns:
+        A `torch_mesh.Layout`.
+
+    Raises:
+        TypeError: if `layout` is neither, such as a tuple of axes.
+    """
+    import torch_mesh as tm
+
+    target = backend_layout(layout)
+    if isinstance(target, tm.Layout):
+        return target
+    raise TypeError(
+        f"{op}: {layout!r} is no layout.\n"
+        "  expected  keras.distribution.TensorLayout or torch_mesh.Layout\n"
+        "Hint: write keras.distribution.TensorLayout(axes, mesh), with the "
+        "axes that split each dim. [argument-type]"
+    )
+
+
 def dims_needed(layout: Any) -> int:
     """The number of dims that a `torch_mesh.Layout` speaks of, at least."""
     split = [
@@ -128,5 +164,9 @@ def describe_layout(layout: Any) -> str:
 
 
 def _axes_text(axes: Any) -> str:
-    names = ("None" if axis is None else f'"{axis}"' for axis in axes)
+    names = ("None" if axis is None else _quoted(axis) for axis in axes)
     return f"({', '.join(names)})"
+
+
+def _quoted(name: Any) -> str:
+    return f'"{name}"'

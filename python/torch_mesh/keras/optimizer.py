@@ -14,7 +14,26 @@ from typing import Any
 import torch
 
 import torch_mesh as tm
+from torch_mesh.keras import moves
 from torch_mesh.keras.device_name import MESH
+
+
+def scale_loss(original: Any) -> Any:
+    """Wraps `LossScaleOptimizer.scale_loss`.
+
+    Args:
+        original: `scale_loss(self, loss)`.
+
+    Returns:
+        The same method with a scale that is where the weights are.
+    """
+
+    @functools.wraps(original)
+    def scale_loss(self: Any, loss: Any) -> Any:
+        moves.follow(self)
+        return original(self, loss)
+
+    return scale_loss
 
 
 def apply(original: Any) -> Any:
@@ -24,11 +43,13 @@ def apply(original: Any) -> Any:
         original: `apply(self, grads, trainable_variables=None)`.
 
     Returns:
-        The same method with reduced gradients.
+        The same method with reduced gradients, and with slots that follow
+        weights which have moved.
     """
 
     @functools.wraps(original)
     def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        moves.follow(self)
         grads = list(grads)
         ours = [
             g

@@ -21,6 +21,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 # Seconds that a process waits for its peers to come, and for their part of a
@@ -55,7 +56,7 @@ _leaves_at_exit = False
 
 
 def initialize(
-    job_addresses: str | None = None,
+    job_addresses: str | Sequence[str] | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
     timeout: float | None = None,
@@ -71,8 +72,8 @@ def initialize(
     them, else those that `torchrun` sets.
 
     Args:
-        job_addresses: Comma separated "host:port" of all processes, or of
-            process 0 alone.
+        job_addresses: "host:port" of each process, as one text with commas
+            between or as a list, or that of process 0 alone.
         num_processes: Number of processes; default the number of addresses.
         process_id: Index of this process, in [0, num_processes).
         timeout: Seconds to wait for the other processes, now and in each
@@ -80,8 +81,10 @@ def initialize(
             1800 in a collective.
 
     Raises:
+        TypeError: if `job_addresses` is neither text nor a list of texts.
         ValueError: if the arguments do not agree with each other, or with
-            those of another process.
+            those of another process, or `torchrun`'s variables are not all
+            there.
         TimeoutError: if a process does not come in time.
         RuntimeError: if this process is part of a job already, or process 0
             cannot use its port.
@@ -222,15 +225,26 @@ def warn_of_own_mesh(device_mesh: Any) -> None:
 # Arguments
 
 
-def _parse_addresses(text: str | None) -> list[tuple[str, int]]:
-    """Hosts and ports of "host:port,[::1]:port,..."."""
+def _parse_addresses(given: Any) -> list[tuple[str, int]]:
+    """Hosts and ports of "host:port,[::1]:port,...", or of a list of such."""
+    texts = [given] if isinstance(given, str) else given or []
+    if not isinstance(texts, (list, tuple)) or not all(
+        isinstance(text, str) for text in texts
+    ):
+        raise TypeError(
+            f"initialize: job_addresses is {given!r}, and must be text.\n"
+            'Hint: write "host:port,host:port", or a list of such texts. '
+            "[argument-type]"
+        )
+    text = ",".join(texts)
     addresses = []
-    for part in (text or "").split(","):
+    for part in text.split(","):
         if not (part := part.strip()):
             continue
         host, _, port = part.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        is_host = host and "/" not in host  # a URL is not one
+        if not is_host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(
                 f'initialize: "{part}" is no address.\n'
                 f"  job_addresses  {text}\n"
@@ -358,11 +372,25 @@ def _adopt_group(asked: tuple[int, int] | None) -> None:
 
 
 def _meet_by_environment(answer: float) -> bool:
-    """Takes the job that `torchrun` describes in the environment."""
-    if any(name not in os.environ for name in _ENVIRONMENT):
+    """Takes the job that `torchrun` describes in the environment.
+
+    Raises:
+        ValueError: if it describes a job of several processes in part.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return False
-    if int(os.environ["WORLD_SIZE"]) == 1:
+    if os.environ["WORLD_SIZE"].strip() == "1":
         return False
+    missing = [name for name in _ENVIRONMENT if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"initialize: the environment says RANK={os.environ['RANK']} "
+            f"and WORLD_SIZE={os.environ['WORLD_SIZE']}, but not where to "
+            "meet.\n"
+            f"  missing  {', '.join(missing)}\n"
+            "Hint: start the processes with torchrun, set what is missing, or "
+            "unset RANK and WORLD_SIZE for a job of one. [job-addresses]"
+        )
     dist = _distributed()
     dist.init_process_group(
         _backend(), timeout=datetime.timedelta(seconds=answer)

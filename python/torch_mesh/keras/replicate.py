@@ -31,7 +31,8 @@ def replicate_model(
 
     Among several processes, without a mesh: torch's `DistributedDataParallel`.
     Each process passes its own part of the batch, gradients are averaged, and
-    weights begin as those of process 0.
+    weights begin as those of process 0. Layers of a Keras model may be frozen
+    and thawed later.
 
     Args:
         model: A `torch.nn.Module`, or a Keras model that is built.
@@ -277,19 +278,97 @@ class _Replica(torch.nn.Module):
     those follow process 0, so moving statistics do not drift apart.
     """
 
-    def __init__(self, model: Any, call: Callable[..., Any]) -> None:
+    def __init__(self, values: list[Any], call: Callable[..., Any]) -> None:
         super().__init__()
         # In a tuple: the module is not to find more parameters through them.
         self._call = (call,)
-        for i, v in enumerate(model.variables):
-            value = v._value
+        for i, value in enumerate(values):
             if value.requires_grad:
                 self.register_parameter(f"v{i}", value)
-            elif value.is_floating_point():
+            else:
                 self.register_buffer(f"v{i}", value.detach())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._call[0](*args, **kwargs)
+
+
+class _Replicas:
+    """The call and the fit of a Keras model that several processes train.
+
+    DistributedDataParallel averages the gradients of the parameters that it
+    finds when it is made. So it is made again where others are to be trained:
+    after layers were frozen or thawed, or adapters were added.
+
+    Attributes:
+        model: The Keras model.
+        call: Its own `call`.
+        find_unused_parameters: As for `replicate_model`.
+    """
+
+    def __init__(self, model: Any, find_unused_parameters: bool) -> None:
+        self.model = model
+        self.call = _call_of(model)
+        self.find_unused_parameters = find_unused_parameters
+        self._replica: Any = None
+        self._made_for: list[tuple[Any, bool]] = []
+        self.follow()
+
+    def follow(self) -> Any:
+        """The DistributedDataParallel of what is to be trained now.
+
+        Returns:
+            None if nothing is: the model is called as it is.
+        """
+        values = self._floating_values()
+        now = [(value, value.requires_grad) for value in values]
+        if len(now) == len(self._made_for) and all(
+            value is other and trains == trained
+            for (value, trains), (other, trained) in zip(
+                now, self._made_for, strict=True
+            )
+        ):
+            return self._replica
+        self._leave_gradients()
+        if any(trains for _, trains in now):
+            from torch.nn.parallel import DistributedDataParallel
+
+            self._replica = DistributedDataParallel(
+                _Replica(values, self.call),
+                find_unused_parameters=self.find_unused_parameters,
+            )
+        else:
+            self._replica = None
+            _send(values)
+        self._made_for = now
+        return self._replica
+
+    def send_statistics(self) -> None:
+        """Gives all processes the moving statistics of process 0.
+
+        DistributedDataParallel does so when a step begins, so those of the
+        last step are each process's own.
+        """
+        _send([v for v in self._floating_values() if not v.requires_grad])
+
+    def _floating_values(self) -> list[Any]:
+        values = [v._value for v in self.model.variables]
+        return [v for v in values if v is not None and v.is_floating_point()]
+
+    def _leave_gradients(self) -> None:
+        """Takes the hooks of the present replica from the parameters."""
+        if self._replica is not None:
+            # A reducer lives on in reference cycles, and would reduce too.
+            self._replica.reducer._remove_autograd_hooks()
+            self._replica = None
+
+
+def _send(values: list[Any]) -> None:
+    """Copies the values of process 0 to the other processes, in place."""
+    from torch_mesh.keras import collectives
+
+    with torch.no_grad():
+        for value in values:
+            value.copy_(collectives.take_from("replicate_model", value, 0))
 
 
 def _among_processes(
@@ -308,16 +387,27 @@ def _among_processes(
     _check_built(model)
     if _is_replicated(model):
         return model
-    call = _call_of(model)
-    replica = wrap(_Replica(model, call))
+    replicas = _Replicas(model, find_unused_parameters)
+    call = replicas.call
 
     @functools.wraps(call)
     def replicated_call(*args: Any, **kwargs: Any) -> Any:
         if _is_traced((args, kwargs)) or not torch.is_grad_enabled():
             return call(*args, **kwargs)
-        return replica(*args, **kwargs)
+        replica = replicas.follow()
+        return (call if replica is None else replica)(*args, **kwargs)
 
     _wrap_call(model, replicated_call)
+    if hasattr(model, "fit"):  # a layer has none
+        fit = model.fit
+
+        @functools.wraps(fit)
+        def replicated_fit(*args: Any, **kwargs: Any) -> Any:
+            history = fit(*args, **kwargs)
+            replicas.send_statistics()
+            return history
+
+        object.__setattr__(model, "fit", replicated_fit)
     object.__setattr__(model, _MARK, (None, None))
     return model
 

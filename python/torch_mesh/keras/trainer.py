@@ -3,7 +3,7 @@
 Batches stay on the host until `train_step`, `test_step` or `predict_step`;
 there each is sharded along the batch axis, host memory to shards, before the
 step (the user's own, if overridden) sees it. Models that were built elsewhere
-move to where the distribution wants them first.
+move to where the distribution wants them first (`moves.py`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,10 @@ import numpy as np
 import torch
 from keras.src import tree
 
-import torch_mesh as tm
-from torch_mesh.keras import (
-    active,
-    distribution_lib,
-    install,
-    layout_map,
-    torch_module,
-)
-from torch_mesh.keras import variable as variables
+from torch_mesh.keras import active, distribution_lib, install, moves
 
 core = install.core()
 
-# The distribution that each model was last prepared for; None for none.
-_prepared: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 # Models whose jit_compile was reported.
 _told_eager: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -98,6 +88,19 @@ def make_test_function(original: Any) -> Any:
 def make_predict_function(original: Any) -> Any:
     """Wraps `TorchTrainer.make_predict_function`."""
     return _make_function(original, "predict_function")
+
+
+def call(original: Any) -> Any:
+    """Wraps `Model.__call__`, for loops that never come to `fit`."""
+
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        distribution = active.current()
+        if distribution is not None and not moves.is_placed(self, distribution):
+            moves.at_call(self, distribution)
+        return original(self, *args, **kwargs)
+
+    return __call__
 
 
 def tell_eager(model: Any) -> bool:
@@ -172,7 +175,7 @@ def _make_function(original: Any, attribute: str) -> Any:
     @functools.wraps(original)
     def make_function(self: Any, force: bool = False) -> Any:
         distribution = active.current()
-        prepare(self, distribution)
+        moves.prepare(self, distribution)
         made = getattr(self, attribute)
         if self.jit_compile and made is not None:
             # Compiled for a plain device, or not compiled for the mesh.
@@ -188,95 +191,3 @@ def _make_function(original: Any, attribute: str) -> Any:
         return sharded if result is made else result
 
     return make_function
-
-
-# Models that were built elsewhere
-
-
-def prepare(model: Any, distribution: Any) -> None:
-    """Moves a model to where a distribution wants it, and checks patterns.
-
-    Args:
-        model: A Keras model. Nothing happens if it is not built, or if it was
-            prepared for this distribution.
-        distribution: A `keras.distribution.Distribution`, or None: a model
-            that lives on a mesh comes back to Keras's default device.
-    """
-    if not model.built or _prepared.get(model, model) is distribution:
-        return
-    if distribution is not None and not active.on_mesh():
-        return
-    torch_module.name_variables(model)
-    moved = _move(model, distribution)
-    _prepared[model] = distribution
-    if moved:
-        where = "the mesh" if distribution is not None else core.get_device()
-        warnings.warn(
-            f'fit: {moved} variables of "{model.name}" were made before the '
-            f"present distribution; they move to {where}.\n"
-            "Hint: call set_distribution before the model is built. "
-            "[late-distribution]",
-            stacklevel=3,
-        )
-    found = getattr(distribution, "_layout_map", None)
-    if found is not None:
-        layout_map.warn_unmatched(found, model)
-
-
-def forget(model: Any) -> None:
-    """Lets the next step ask again where a model should be."""
-    _prepared.pop(model, None)
-
-
-def _move(model: Any, distribution: Any) -> int:
-    """Moves all state of a model; returns how many variables had to."""
-    own = {id(v): v for v in model.variables + model.metrics_variables}
-    optimizer = getattr(model, "optimizer", None)
-    slots = {id(v): v for v in getattr(optimizer, "variables", [])}
-    moved = 0
-    for variable in own.values():
-        moved += _move_one(variable, distribution, None)
-    by_name = {v.path.replace("/", "_"): v for v in own.values() if v.trainable}
-    for key, slot in slots.items():
-        if key not in own:
-            owner = _owner(slot, by_name)
-            moved += _move_one(slot, distribution, owner)
-    return moved
-
-
-def _move_one(variable: Any, distribution: Any, owner: Any) -> int:
-    """Moves one variable; a slot goes where its owner is."""
-    value = variable._value
-    if value is None:
-        return 0
-    if distribution is None:
-        if not tm.is_global(value):
-            return 0
-        variable._layout = None
-        value.grad = None
-        value.data = tm.full(value.detach()).to(core.get_device())
-        return 1
-    mesh = getattr(variable._layout, "device_mesh", None)
-    if mesh is not None and mesh is not distribution.device_mesh:
-        variable._layout = None
-    if variable._layout is None:
-        variable._layout = (
-            owner._layout
-            if owner is not None
-            else variables.layout_for(variable, distribution)
-        )
-    return int(variables.put(value, variable._layout))
-
-
-def _owner(slot: Any, by_name: dict[str, Any]) -> Any:
-    """The trainable variable that an optimizer's slot belongs to.
-
-    Keras names a slot after its variable's path, the slashes replaced.
-    """
-    name = slot.name
-    while "_" in name:
-        name = name.rpartition("_")[0]
-        owner = by_name.get(name)
-        if owner is not None and owner.shape == slot.shape:
-            return owner
-    return None

@@ -1,0 +1,242 @@
+"""Models and optimizers that were built elsewhere.
+
+A model that was built before the distribution was set, or under another one,
+moves when it is used: its variables, its metrics, and the slots of all
+optimizers that it holds. Optimizers that no model holds follow their weights
+when they are applied.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from keras.src.backend.common import global_state, stateless_scope
+from keras.src.models.model import Model
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+import torch_mesh as tm
+from torch_mesh.keras import active, install, layout_map, torch_module
+from torch_mesh.keras import variable as variables
+
+core = install.core()
+
+# The distribution that each model is placed for; None for none.
+_placed: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# The distribution whose patterns were looked for in each model.
+_checked: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# Models that were taken off the mesh and are to be called there.
+_gathered: weakref.WeakSet[Any] = weakref.WeakSet()
+# The layout of its first weight when each optimizer last followed.
+_followed: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def prepare(model: Any, distribution: Any) -> None:
+    """Moves a model to where a distribution wants it, and checks patterns.
+
+    Args:
+        model: A Keras model. Nothing happens if it is not built, or if it was
+            prepared for this distribution.
+        distribution: A `keras.distribution.Distribution`, or None: a model
+            that lives on a mesh comes back to Keras's default device.
+    """
+    if not model.built:
+        return
+    if distribution is not None and not active.on_mesh():
+        return
+    _gathered.discard(model)
+    _place(model, distribution, "fit")
+    found = getattr(distribution, "_layout_map", None)
+    if found is not None and _checked.get(model) is not distribution:
+        _checked[model] = distribution
+        layout_map.warn_unmatched(found, model)
+
+
+def is_placed(model: Any, distribution: Any) -> bool:
+    """Whether a model was moved to where a distribution wants it."""
+    return _placed.get(model, model) is distribution
+
+
+def at_call(model: Any, distribution: Any) -> None:
+    """Moves a model that is called, unless it is a part of another.
+
+    Args:
+        model: A Keras model.
+        distribution: The `keras.distribution.Distribution` in force.
+    """
+    if (
+        model.built
+        and model not in _gathered
+        and active.on_mesh()
+        and global_state.get_global_attribute("current_call_ctx") is None
+        and not stateless_scope.in_stateless_scope()
+        and not torch.compiler.is_compiling()
+    ):
+        _place(model, distribution, "call")
+
+
+def forget(model: Any) -> None:
+    """Lets the next `fit` ask again where a model should be.
+
+    Args:
+        model: A Keras model whose state has left the mesh. Calls leave it
+            there.
+    """
+    _placed.pop(model, None)
+    _gathered.add(model)
+
+
+def follow(optimizer: Any) -> None:
+    """Moves an optimizer's slots to where its weights are now.
+
+    Args:
+        optimizer: A Keras optimizer. Nothing happens if it is not built, or
+            its weights are where they were at the last call.
+    """
+    weights = optimizer._trainable_variables
+    if not weights:
+        return
+    layout = weights[0]._layout
+    if _followed.get(optimizer, optimizer) is layout:
+        return
+    if stateless_scope.in_stateless_scope():
+        return
+    distribution = None
+    if layout is not None:
+        distribution = active.current()
+        mesh = getattr(distribution, "device_mesh", None)
+        if mesh is None or getattr(layout, "device_mesh", None) is not mesh:
+            return  # weights of a mesh that is not in force
+    _move_slots(_optimizers_in([optimizer]), distribution, {})
+    _followed[optimizer] = layout
+
+
+def optimizers_of(model: Any) -> list[Any]:
+    """The optimizers that a model holds.
+
+    Args:
+        model: A Keras model or layer.
+
+    Returns:
+        Those among its attributes and the attributes of its layers, also in
+        lists and dicts, and those that they wrap.
+    """
+    layers = model._flatten_layers()
+    return _optimizers_in([list(vars(layer).values()) for layer in layers])
+
+
+def _place(model: Any, distribution: Any, user: str) -> None:
+    """Moves a model and says so, unless it is there."""
+    if is_placed(model, distribution):
+        return
+    torch_module.name_variables(model)
+    moved = _move(model, distribution)
+    for part in model._flatten_layers():  # itself too
+        if isinstance(part, Model):
+            _placed[part] = distribution
+    if moved:
+        where = "the mesh" if distribution is not None else core.get_device()
+        warnings.warn(
+            f'{user}: {moved} variables of "{model.name}" were made before the '
+            f"present distribution; they move to {where}.\n"
+            "Hint: call set_distribution before the model is built. "
+            "[late-distribution]",
+            stacklevel=4,
+        )
+
+
+def _move(model: Any, distribution: Any) -> int:
+    """Moves all state of a model; returns how many variables had to."""
+    own = {id(v): v for v in model.variables + model.metrics_variables}
+    moved = sum(_move_one(v, distribution, None) for v in own.values())
+    return moved + _move_slots(optimizers_of(model), distribution, own)
+
+
+def _move_slots(optimizers: list[Any], distribution: Any, own: Any) -> int:
+    """Moves the variables of optimizers but for those in `own`."""
+    owners: dict[int, Any] = {}
+    slots: dict[int, Any] = {}
+    for optimizer in optimizers:
+        owners.update(_owners(optimizer))
+        slots.update((id(v), v) for v in optimizer.variables)
+    return sum(
+        _move_one(slot, distribution, owners.get(key))
+        for key, slot in slots.items()
+        if key not in own
+    )
+
+
+def _move_one(variable: Any, distribution: Any, owner: Any) -> int:
+    """Moves one variable; a slot goes where its owner is."""
+    value = variable._value
+    if value is None:
+        return 0
+    if distribution is None:
+        if not tm.is_global(value):
+            return 0
+        variable._layout = None
+        value.grad = None
+        value.data = tm.full(value.detach()).to(core.get_device())
+        return 1
+    mesh = getattr(variable._layout, "device_mesh", None)
+    if mesh is not None and mesh is not distribution.device_mesh:
+        variable._layout = None
+    if variable._layout is None:
+        variable._layout = getattr(owner, "_layout", None)
+    if variable._layout is None:
+        variable._layout = variables.layout_for(variable, distribution)
+    return int(variables.put(value, variable._layout))
+
+
+def _owners(optimizer: Any) -> dict[int, Any]:
+    """Id of a slot to the weight that it belongs to.
+
+    Keras has a list for each kind of slot, in the order of the weights. Their
+    names say less: two paths may become one name.
+    """
+    weights = optimizer._trainable_variables
+    owners = {}
+    for name, slots in vars(optimizer).items():
+        if (
+            isinstance(slots, (list, tuple))
+            and len(slots) == len(weights)
+            and name not in ("_variables", "_trainable_variables")
+        ):
+            for slot, weight in zip(slots, weights, strict=True):
+                # Factored moments have other dims than their weight.
+                if isinstance(slot, core.Variable) and (
+                    slot.shape == weight.shape
+                ):
+                    owners[id(slot)] = weight
+    return owners
+
+
+def _optimizers_in(things: Iterable[Any]) -> list[Any]:
+    """The optimizers in a nested structure, and those that they wrap."""
+    found: list[Any] = []
+    seen: set[int] = set()
+
+    def look(thing: Any) -> None:
+        parts: Any = ()
+        if isinstance(thing, BaseOptimizer):
+            parts = vars(thing).values()
+        elif isinstance(thing, dict):
+            parts = thing.values()
+        elif isinstance(thing, (list, tuple, set)):
+            parts = thing
+        else:
+            return
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        if isinstance(thing, BaseOptimizer):
+            found.append(thing)
+        for part in parts:
+            look(part)
+
+    for thing in things:
+        look(thing)
+    return found
