@@ -116,12 +116,6 @@ class Layout:
                 f" {mesh!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes one."
                 " [argument-type]"
             )
-        if not isinstance(placements, str | Mapping | Iterable):
-            raise TypeError(
-                "Layout: a placement for each axis is due, and this is a"
-                f" {type(placements).__name__}.\n"
-                'Hint: write ("S0", "R"). [argument-type]'
-            )
         if isinstance(placements, Mapping):
             placements = (
                 "{"
@@ -131,7 +125,7 @@ class Layout:
         if isinstance(placements, str):
             self._native = _C.Layout.parse(mesh._native, placements)
         else:
-            self._native = _C.Layout(mesh._native, [str(p) for p in placements])
+            self._native = _C.Layout(mesh._native, _texts_of(placements))
 
     @classmethod
     def _of(cls, native: _C.Layout) -> Layout:
@@ -231,6 +225,18 @@ def as_layout(
     if placements is None:
         return Layout._of(_C.Layout.replicated(mesh_or_layout._native))
     return Layout(mesh_or_layout, placements)
+
+
+def _texts_of(placements: Iterable[str]) -> list[str]:
+    """Placements as texts; a placement may be any object that prints so."""
+    try:
+        return [str(p) for p in placements]
+    except TypeError:
+        raise TypeError(
+            "Layout: a placement for each axis is due, and this is a"
+            f" {type(placements).__name__}.\n"
+            'Hint: write ("S0", "R"). [argument-type]'
+        ) from None
 
 
 def _pairs_of(axes: Mapping[str, int]) -> list[tuple[str, int]]:

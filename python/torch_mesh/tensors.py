@@ -55,14 +55,17 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
     Raises:
         ValueError: if `x` is not on the mesh, or the layout does not fit.
     """
-    if not is_global(_tensor("redistribute", x)):
+    try:
+        if not isinstance(placements, Layout):
+            placements = Layout(layout(x).mesh, placements)
+        return _C.redistribute(_tensor("redistribute", x), placements._native)
+    except ValueError:
+        if is_global(x):
+            raise
         raise ValueError(
             f"redistribute: the tensor is on {x.device}, not on the mesh.\n"
             "Hint: use distribute. [not-global]"
-        )
-    if not isinstance(placements, Layout):
-        placements = Layout(layout(x).mesh, placements)
-    return _C.redistribute(x, placements._native)
+        ) from None
 
 
 def layout(x: Tensor) -> Layout:

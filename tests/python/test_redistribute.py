@@ -191,3 +191,19 @@ def test_a_tensor_moves_to_another_mesh(line, mesh):
     y = tm.redistribute(x, tm.Layout(mesh, ("S1", "S0")))
     assert tm.layout(y).mesh == mesh
     assert_equal(y, value)
+
+
+def test_arguments_of_another_kind_are_named(mesh):
+    x = tm.distribute(torch.ones(4), mesh)
+    for wrong in (lambda: tm.redistribute(x, None), lambda: tm.Layout(mesh, 3)):
+        with pytest.raises(TypeError, match="argument-type"):
+            wrong()
+    with pytest.raises(TypeError, match=r"from_shards.*NoneType"):
+        tm.from_shards(None, mesh)
+    for placements in (("R", "R"), tm.layout(x)):
+        with pytest.raises(ValueError, match="redistribute: the tensor is on"):
+            tm.redistribute(torch.ones(4), placements)
+    with pytest.raises(ValueError, match="op-name"):
+        tm.register_rule("f", "x -> x")
+    halves = tm.map_shards(lambda t: t / 2, x, out=tm.layout(x))
+    assert halves.tolist() == [0.5] * 4
