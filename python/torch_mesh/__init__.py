@@ -22,8 +22,12 @@ _HOME = {
     "Counting": "counters",
     "Layout": "layouts",
     "Mesh": "layouts",
+    "Parity": "parity",
     "Picture": "picture",
+    "RuleCheck": "rule_check",
     "borrow": "tensors",
+    "check_parity": "parity",
+    "check_rule": "rule_check",
     "counting": "counters",
     "current_mesh": "tensors",
     "device_count": "devices",
@@ -52,8 +56,12 @@ __all__ = [
     "Counting",
     "Layout",
     "Mesh",
+    "Parity",
     "Picture",
+    "RuleCheck",
     "borrow",
+    "check_parity",
+    "check_rule",
     "counting",
     "current_mesh",
     "device_count",
@@ -90,8 +98,12 @@ if TYPE_CHECKING:
     from torch_mesh.layouts import Layout as Layout
     from torch_mesh.layouts import Mesh as Mesh
     from torch_mesh.memory import memory as memory
+    from torch_mesh.parity import Parity as Parity
+    from torch_mesh.parity import check_parity as check_parity
     from torch_mesh.picture import Picture as Picture
     from torch_mesh.picture import visualize as visualize
+    from torch_mesh.rule_check import RuleCheck as RuleCheck
+    from torch_mesh.rule_check import check_rule as check_rule
     from torch_mesh.tensors import borrow as borrow
     from torch_mesh.tensors import current_mesh as current_mesh
     from torch_mesh.tensors import distribute as distribute

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
 
 from torch_mesh import _C
 from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
+
+
+class _Runs(threading.local):
+    """Whether this thread runs a step of the mesh on plain tensors."""
+
+    plain = False
+
+
+_runs = _Runs()
+
+
+@contextlib.contextmanager
+def plain_run() -> Iterator[None]:
+    """In the block tensors are placed nowhere: for `check_parity`."""
+    before, _runs.plain = _runs.plain, True
+    try:
+        yield
+    finally:
+        _runs.plain = before
 
 
 def distribute(
@@ -27,9 +48,10 @@ def distribute(
     Raises:
         ValueError: if the placements do not fit the mesh or the tensor.
     """
-    return _C.distribute(
-        _tensor("distribute", t), as_layout(mesh, placements)._native
-    )
+    layout = as_layout(mesh, placements)
+    if _runs.plain:
+        return _tensor("distribute", t).clone()
+    return _C.distribute(_tensor("distribute", t), layout._native)
 
 
 def _tensor(name: str, value: object) -> Tensor:
@@ -55,6 +77,8 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
     Raises:
         ValueError: if `x` is not on the mesh, or the layout does not fit.
     """
+    if _runs.plain:
+        return _tensor("redistribute", x).clone()
     try:
         if not isinstance(placements, Layout):
             placements = Layout(layout(x).mesh, placements)
@@ -214,7 +238,10 @@ def borrow(
     Raises:
         ValueError: if the placements do not fit the mesh or the tensor.
     """
-    return _C.borrow(_tensor("borrow", t), as_layout(mesh, placements)._native)
+    layout = as_layout(mesh, placements)
+    if _runs.plain:
+        return _tensor("borrow", t).clone()
+    return _C.borrow(_tensor("borrow", t), layout._native)
 
 
 def reduce_partials(tensors: Iterable[Tensor]) -> None:

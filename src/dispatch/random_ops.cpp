@@ -114,6 +114,8 @@ at::Tensor dropout(const at::Tensor& input, double p, bool train) {
   at::Tensor noise;
   {
     const LocalOps local;
+    // This runs above the dispatcher's modes, which shall not see local ops.
+    const c10::impl::ExcludeDispatchKeyGuard no_modes(c10::python_ks);
     const at::Tensor whole = noise_like(input, 1 - p);
     const Layout layout = with_sums_reduced(layout_of(input));
     noise = whole.is_contiguous() ? borrow(whole, layout)

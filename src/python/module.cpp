@@ -10,6 +10,7 @@
 #include "dispatch/explain.h"
 #include "python/blocks.h"
 #include "python/layout_map.h"
+#include "tensor/global_tensor.h"
 #include "trace/counters.h"
 
 namespace py = pybind11;
@@ -131,6 +132,7 @@ void bind_tensors(py::module_& m) {
   m.def("current_mesh", &current_mesh);
   m.def("set_current_mesh", &set_current_mesh, py::arg("mesh"));
   m.def("is_global", &is_global, py::arg("tensor"));
+  m.def("is_unwritten", &is_unwritten, py::arg("tensor"));
   m.def(
       "layout_of",
       [](const at::Tensor& tensor) {

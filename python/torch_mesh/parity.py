@@ -1,0 +1,572 @@
+"""Does a step on the mesh give the numbers of one device?"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import math
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from torch_mesh import _C, tensors
+from torch_mesh.op_check import Difference, Ran, Watch
+from torch_mesh.rounding import (
+    largest_difference,
+    nudged_copy,
+    value_of,
+)
+
+# Largest difference of a value after a step, relative to the largest element.
+_TOLERANCE = {
+    torch.float64: 1e-10,
+    torch.complex128: 1e-10,
+    torch.float16: 2e-2,
+    torch.bfloat16: 5e-2,
+}
+_TOLERANCE_OF_SINGLE = 1e-4
+
+# Times what the nudged run, a step of rounding away, moves: a gradient that
+# cancels is noise, ten times more in one order of sums than in another, and its
+# square in an optimizer a hundred times.
+_FREE = 256
+
+# Ops after one that only one of the runs has, among which a difference is laid
+# to that one.
+_NEAR = 3
+
+# What a run leaves behind: names and values.
+Named = list[tuple[str, Any]]
+Run = Callable[[], Named]
+
+# Two runs of one op have parted where their figures do by more than this.
+_PARTED = 1e-3
+
+
+class Value(NamedTuple):
+    """One tensor after the step, on the mesh beside plain.
+
+    Attributes:
+        name: As "0.weight", "0.weight.grad", "state 0.weight exp_avg" or
+            "result".
+        layout: On the mesh, as a text.
+        largest: Largest absolute difference.
+        scale: Largest absolute value in the plain run.
+        agrees: Whether that is within the tolerance.
+    """
+
+    name: str
+    layout: str
+    largest: float
+    scale: float
+    agrees: bool
+
+
+class Parity:
+    """What `check_parity` found. True if nothing differs; prints as a report.
+
+    Attributes:
+        first: The `Difference` of the first op that differs, or None.
+        differences: List of `Difference`, all ops that differ from plain torch
+            on the same arguments, in the order in which they ran.
+        values: List of `Value`, what the step leaves behind.
+        compared: Number of ops that were compared.
+        unchecked: Dict of op to why plain torch could not be asked.
+    """
+
+    def __init__(
+        self,
+        first: Difference | None,
+        differences: list[Difference],
+        values: list[Value],
+        compared: int,
+        unchecked: dict[str, str],
+    ) -> None:
+        self.first = first
+        self.differences = differences
+        self.values = values
+        self.compared = compared
+        self.unchecked = unchecked
+
+    def __bool__(self) -> bool:
+        return self.first is None and all(v.agrees for v in self.values)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.compared} ops and {len(self.values)} values compared: "
+            + ("no difference" if self else "they differ")
+        ]
+        if self.first is not None:
+            lines.append(f"first  {self.first}")
+        others = len(self.differences) - (self.first in self.differences)
+        if others > 0:
+            lines.append(f"{others} more ops differ, on arguments of their own")
+        wrong = [v for v in self.values if not v.agrees]
+        shown = wrong or sorted(
+            self.values, key=lambda v: -(v.largest / (v.scale or 1))
+        )
+        if shown:
+            lines.append(_table(shown[:20]))
+        if len(shown) > 20:
+            lines.append(f"and {len(shown) - 20} more values")
+        for op, why in self.unchecked.items():
+            lines.append(f"not compared: {op}: {why}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def check_parity(
+    step: Callable[..., Any],
+    *state: Any,
+    rtol: float | None = None,
+) -> Parity:
+    """Runs a step on the mesh and plainly, and says where they differ.
+
+    Both runs start from deep copies of `state`, with the same random numbers;
+    what was given stays as it is. On the mesh each op is run by plain torch
+    too, on the whole values of its arguments: an op that differs is named with
+    its layouts. Then the results of the step, and all tensors of the state with
+    their gradients and optimizer states, are compared with those of the plain
+    run. It costs some ten times the step, and copies of the state.
+
+    Args:
+        step: a function of `state`; what it returns is compared. Or a compiled
+            Keras model, and `state` its batch: `check_parity(model, x, y)` is a
+            step of `train_on_batch`.
+        state: all that the step reads and writes, on the mesh: modules,
+            optimizers, tensors, and containers of them.
+        rtol: largest difference of a value, relative to its largest element.
+            None: 1e-4; for float64 1e-10, for bfloat16 5e-2, float16 2e-2.
+
+    Returns:
+        A `Parity`: true if nothing differs, else it prints the first op.
+
+    Raises:
+        TypeError: if `step` uses a tensor, module or optimizer of the mesh that
+            is not in `state`, or none of `state` is on the mesh.
+
+    Example:
+        >>> def step(model, x):
+        ...     loss = model(x).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> with use(Mesh({"data": 2})):
+        ...     model = torch.nn.Linear(4, 2).to("mesh")
+        >>> x = distribute(torch.ones(6, 4), Mesh({"data": 2}), ("S0",))
+        >>> bool(check_parity(step, model, x))
+        True
+    """
+    if _is_keras_model(step):
+        from torch_mesh.keras import parity
+
+        return parity.check_model(step, state, rtol)
+    _check_is_whole(step, state)
+
+    def run(twin: Twin) -> Named:
+        result = step(*twin.objects)
+        return [*_results(result), *_state_of(twin)]
+
+    def ready(on_mesh: bool, nudged: bool = False) -> Run:
+        return functools.partial(run, Twin(state, on_mesh, nudged))
+
+    return compare_runs(
+        lambda: ready(on_mesh=True),
+        lambda: ready(on_mesh=False),
+        lambda: ready(on_mesh=False, nudged=True),
+        rtol,
+    )
+
+
+def compare_runs(
+    on_mesh: Callable[[], Run],
+    plain: Callable[[], Run],
+    nudged: Callable[[], Run],
+    rtol: float | None,
+) -> Parity:
+    """Runs a step several times from one state of the generator, and keeps it.
+
+    Each of these functions makes ready what it gives, a function that runs the
+    step and gives names and values of what that leaves behind.
+
+    Args:
+        on_mesh: The step on the mesh.
+        plain: The step on one device; the same names.
+        nudged: As `plain`, from values that are a step of rounding away. It is
+            run where values differ though no op does: what such a step moves,
+            another order of sums may move too.
+        rtol: As for `check_parity`.
+    """
+    generator = torch.default_generator.get_state()
+
+    def from_here(watch: Watch, ready: Callable[[], Run]) -> Named:
+        run = ready()
+        torch.default_generator.set_state(generator)
+        with watch:
+            return run()
+
+    def off_the_mesh(watch: Watch, ready: Callable[[], Run]) -> Named:
+        run = ready()
+        with _OffTheMesh(), tensors.plain_run():
+            return from_here(watch, lambda: run)
+
+    ours, theirs = Watch(compares=True), Watch(compares=False)
+    try:
+        expected = dict(off_the_mesh(theirs, plain))
+        given = from_here(ours, on_mesh)
+        values = [_compared(n, v, expected.get(n), rtol, 0.0) for n, v in given]
+        first = ours.differences[0] if ours.differences else None
+        first = first or _other_draw(ours, theirs)
+        if first is None and not all(value.agrees for value in values):
+            others = Watch(compares=False)
+            moved = dict(off_the_mesh(others, nudged))
+            values = [
+                _compared(
+                    n,
+                    v,
+                    expected.get(n),
+                    rtol,
+                    _free(expected.get(n), moved.get(n)),
+                )
+                for n, v in given
+            ]
+            if not all(value.agrees for value in values):
+                first = _parted(ours, theirs, others)
+    finally:
+        torch.default_generator.set_state(generator)
+    return Parity(
+        first, ours.differences, values, ours.compared, ours.unchecked
+    )
+
+
+class Twin:
+    """A deep copy of objects with tensors on the mesh.
+
+    Attributes:
+        objects: The copies.
+        pairs: List of `(original, copy)` of all that was copied.
+    """
+
+    def __init__(
+        self, objects: Any, on_mesh: bool, nudged: bool = False
+    ) -> None:
+        memo: dict[int, Any] = {}
+        try:
+            self.objects = copy.deepcopy(objects, memo)
+        except RuntimeError as error:
+            raise TypeError(
+                f"check_parity: the state cannot be copied: {error}\n"
+                "Hint: give leaves, or x.detach(). [parity-state]"
+            ) from error
+        originals = memo.get(id(memo), [])
+        self.pairs = [
+            (original, memo[id(original)])
+            for original in originals
+            if id(original) in memo
+        ]
+        bases: dict[int, torch.UntypedStorage] = {}
+        for original, twin in self.pairs:
+            if not isinstance(original, torch.Tensor):
+                continue
+            gradient = original.grad if original.is_leaf else None
+            if not on_mesh and _C.is_global(twin):
+                twin.grad = None
+                twin.data = _plain_like(twin, bases)
+            if nudged:
+                nudge(twin)
+            if gradient is not None:
+                if on_mesh or not _C.is_global(gradient):
+                    twin.grad = gradient.clone()
+                else:
+                    twin.grad = value_of(gradient)
+
+
+def _plain_like(
+    x: torch.Tensor, bases: dict[int, torch.UntypedStorage]
+) -> torch.Tensor:
+    """A plain tensor of the value of `x`; views of one storage stay so."""
+    storage = x.untyped_storage()
+    key = storage.data_ptr()
+    if key not in bases:
+        bases[key] = storage.cpu()
+    return torch.empty(0, dtype=x.dtype).set_(
+        bases[key], x.storage_offset(), x.shape, x.stride()
+    )
+
+
+def nudge(x: torch.Tensor) -> None:
+    """Moves each element by a step of rounding, up or down, in place."""
+    generator = torch.Generator().manual_seed(x.numel())
+    x.data.copy_(nudged_copy(x.detach(), generator))
+
+
+class _OffTheMesh(TorchFunctionMode):
+    """`.to("mesh")` and `device="mesh"` mean the CPU."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        args, kwargs = pytree.tree_map(_off_the_mesh, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _off_the_mesh(leaf: Any) -> Any:
+    if isinstance(leaf, torch.device) and leaf.type == "mesh":
+        return torch.device("cpu")
+    if isinstance(leaf, str) and leaf.partition(":")[0] == "mesh":
+        return "cpu"
+    return leaf
+
+
+def _check_is_whole(step: Callable[..., Any], state: Any) -> None:
+    """Raises if the step holds on to something that no copy would replace."""
+    if not callable(step):
+        raise TypeError(
+            "check_parity: a function is due, and this is a"
+            f" {type(step).__name__}.\nHint: give the step, then what it"
+            " takes. [argument-type]"
+        )
+    inner = step
+    held: list[tuple[str, Any]] = []
+    while isinstance(inner, functools.partial):
+        held += [("an argument of the partial", a) for a in inner.args]
+        held += list(inner.keywords.items())
+        inner = inner.func
+    if hasattr(inner, "__self__"):
+        held.append(("the object of the method", inner.__self__))
+        inner = getattr(inner, "__func__", inner)
+    code = getattr(inner, "__code__", None)
+    if code is not None:
+        for name, cell in zip(
+            code.co_freevars, inner.__closure__ or (), strict=True
+        ):
+            held.append((name, _contents(cell)))
+        held += [
+            (name, inner.__globals__[name])
+            for name in code.co_names
+            if name in inner.__globals__
+        ]
+    for name, value in held:
+        if _on_mesh(value):
+            raise TypeError(
+                f"check_parity: the step uses {name}, which is on the mesh and"
+                " not among its arguments, so no copy of it can be made.\n"
+                "Hint: check_parity(step, model, ...), and the step takes them."
+                " [parity-state]"
+            )
+    if not any(_on_mesh(value) for value in state):
+        raise TypeError(
+            "check_parity: nothing of the state is on the mesh.\n"
+            "Hint: bring model and batch there first, as for training."
+            " [parity-state]"
+        )
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _on_mesh(value: Any, depth: int = 3) -> bool:
+    """Whether there is a global tensor in a value, or `depth` levels below."""
+    if isinstance(value, torch.Tensor):
+        return _C.is_global(value)
+    if isinstance(value, torch.nn.Module):
+        return any(
+            _C.is_global(t) for t in (*value.parameters(), *value.buffers())
+        )
+    if isinstance(value, torch.optim.Optimizer):
+        return any(_on_mesh(p) for g in value.param_groups for p in g["params"])
+    if depth == 0 or isinstance(value, type | types.ModuleType):
+        return False
+    if isinstance(value, dict):
+        return any(_on_mesh(v, depth - 1) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(_on_mesh(v, depth - 1) for v in value)
+    return any(
+        _on_mesh(v, depth - 1) for v in getattr(value, "__dict__", {}).values()
+    )
+
+
+def _is_keras_model(step: Any) -> bool:
+    import sys
+
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(step, keras.Model)
+
+
+def _results(result: Any) -> Named:
+    """What a step returns, with names."""
+    leaves = pytree.tree_leaves(result)
+    return [(f"result {i}", leaf) for i, leaf in enumerate(leaves)]
+
+
+def _state_of(twin: Twin) -> Named:
+    """All that a step leaves behind in its state, with names."""
+    names = _names(twin)
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    for number, (_, copied) in enumerate(twin.pairs):
+        if isinstance(copied, torch.Tensor) and id(copied) not in seen:
+            seen.add(id(copied))
+            name = names.get(id(copied), f"tensor {number}")
+            if name in found:
+                name = f"{name} ({number})"
+            found[name] = copied
+            if copied.is_leaf:
+                found[f"{name}.grad"] = copied.grad
+        if isinstance(copied, torch.optim.Optimizer):
+            found.update(_states(copied, names))
+    return list(found.items())
+
+
+def _names(twin: Twin) -> dict[int, str]:
+    """Names of the tensors that modules hold."""
+    names: dict[int, str] = {}
+    for _, module in twin.pairs:
+        if isinstance(module, torch.nn.Module):
+            for name, tensor in (
+                *module.named_parameters(),
+                *module.named_buffers(),
+            ):
+                # The outermost module has the longest name.
+                if len(name) > len(names.get(id(tensor), "")):
+                    names[id(tensor)] = name
+    return names
+
+
+def _states(
+    optimizer: torch.optim.Optimizer, names: dict[int, str]
+) -> Iterator[tuple[str, Any]]:
+    """States of an optimizer, those too that the step has made."""
+    number = 0
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            name = names.get(id(p), f"parameter {number}")
+            number += 1
+            for key, value in sorted(optimizer.state.get(p, {}).items()):
+                yield f"state {name} {key}", value
+
+
+def _free(plain: Any, nudged: Any) -> float:
+    """How far a value may move for want of digits in the state."""
+    if not isinstance(plain, torch.Tensor) or not plain.is_floating_point():
+        return 0.0
+    if not isinstance(nudged, torch.Tensor) or nudged.shape != plain.shape:
+        return 0.0
+    return _FREE * largest_difference(value_of(nudged), value_of(plain))[0]
+
+
+def _compared(
+    name: str, a: Any, b: Any, rtol: float | None, free: float
+) -> Value:
+    if not isinstance(b, torch.Tensor) or not isinstance(a, torch.Tensor):
+        if isinstance(a, float) and isinstance(b, float):
+            a, b = torch.tensor(a), torch.tensor(b)
+            return _compared(name, a, b, rtol, free)
+        same = type(a) is type(b) and (
+            not isinstance(a, bool | int | str | None) or a == b
+        )
+        return Value(name, "", 0.0 if same else math.inf, 0.0, same)
+    layout = str(_C.layout_of(a)) if _C.is_global(a) else str(a.device)
+    ours, theirs = value_of(a).to("cpu"), value_of(b).to("cpu")
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return Value(name, layout, math.inf, 0.0, False)
+    largest, scale = largest_difference(ours, theirs)
+    if rtol is None:
+        rtol = _TOLERANCE.get(theirs.dtype, _TOLERANCE_OF_SINGLE)
+    if not (theirs.is_floating_point() or theirs.is_complex()):
+        rtol = 0.0
+    agrees = largest <= max(rtol * scale, free)
+    return Value(name, layout, largest, scale, agrees)
+
+
+def _other_draw(ours: Watch, theirs: Watch) -> Difference | None:
+    """The first call that draws other random numbers than the plain run."""
+    for a, b in zip(ours.draws, theirs.draws, strict=False):
+        if a != b:
+            return Difference(
+                a.op,
+                "draws from another state of the generator than the plain run:"
+                " another seed, or another number of draws before it",
+                "",
+                math.nan,
+                math.nan,
+            )
+    if len(ours.draws) != len(theirs.draws):
+        longer = max(ours.draws, theirs.draws, key=len)
+        extra = longer[min(len(ours.draws), len(theirs.draws))]
+        run = "on the mesh" if longer is ours.draws else "in the plain run"
+        return Difference(extra.op, f"draws only {run}", "", math.nan, math.nan)
+    return None
+
+
+def _parted(ours: Watch, theirs: Watch, nudged: Watch) -> Difference | None:
+    """The first op from which on the two runs go apart.
+
+    Every op is right on its arguments, and yet the values differ: the runs do
+    not call the same ops, or not on the same values.
+    """
+    matcher = difflib.SequenceMatcher(
+        None,
+        [(r.op, r.sizes) for r in ours.ran],
+        [(r.op, r.sizes) for r in theirs.ran],
+        autojunk=False,
+    )
+    suspect: Difference | None = None
+    for kind, a0, a1, b0, _ in matcher.get_opcodes():
+        if kind == "equal":
+            for i in range(a1 - a0):
+                a, b = ours.ran[a0 + i], theirs.ran[b0 + i]
+                c = nudged.ran[b0 + i] if b0 + i < len(nudged.ran) else b
+                if _figures_differ(a, b, c):
+                    return suspect or _where(a.op, "has other values")
+                if i == _NEAR:  # what came before has changed nothing
+                    suspect = None
+            suspect = None
+        elif a1 > a0:
+            suspect = suspect or _where(
+                ours.ran[a0].op, "runs only on the mesh"
+            )
+        else:
+            suspect = suspect or _where(theirs.ran[b0].op, "runs only plainly")
+    return suspect
+
+
+def _where(op: str, what: str) -> Difference:
+    what += ": there the two runs part, though each op agrees on its arguments"
+    return Difference(op, what, "", math.nan, math.nan)
+
+
+def _figures_differ(a: Ran, b: Ran, nudged: Ran) -> bool:
+    """Whether two runs of an op differ by more than a nudge moves it."""
+    free = [abs(x - y) for x, y in zip(b.sums, nudged.sums, strict=False)]
+    return any(
+        abs(x - y) > max(_PARTED * scale, _FREE * moved, 1e-30)
+        for x, y, scale, moved in zip(
+            a.sums, b.sums, b.scales, free, strict=False
+        )
+    )
+
+
+def _table(values: list[Value]) -> str:
+    head = ("value", "layout", "difference", "largest")
+    cells = [
+        (v.name, v.layout, f"{v.largest:.3g}", f"{v.scale:.3g}") for v in values
+    ]
+    widths = [max(len(row[i]) for row in (head, *cells)) for i in range(4)]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *cells)
+    )
