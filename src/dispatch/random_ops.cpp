@@ -31,6 +31,24 @@ at::Tensor empty_whole(const at::Tensor& tensor) {
       tensor.options().device(at::kCPU));
 }
 
+// The same with the very strides of `tensor`: where they leave gaps, kernels
+// draw one number after the other.
+at::Tensor empty_as(const at::Tensor& tensor) {
+  return at::empty_strided(
+      tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
+}
+
+// Whether one local tensor is all there is of it. Asks a window that would have
+// to be gathered nothing.
+bool has_one_replica(const at::Tensor& tensor) {
+  if (meta_of(tensor).is_write_back) {
+    return false;
+  }
+  read(tensor);
+  return layout_of(tensor).is_replicated() &&
+         layout_of(tensor).lanes().num == 1;
+}
+
 // normal_, uniform_, ...: fills a plain tensor.
 bool draw_in_place(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
@@ -38,24 +56,21 @@ bool draw_in_place(const Op& op, Stack& stack) {
   if (!is_global(self)) {
     return false;
   }
-  read(self);
-  const Layout layout = layout_of(self);
-  const bool direct = layout.is_replicated() && layout.lanes().num == 1 &&
-                      !meta_of(self).is_write_back;
-  const at::Tensor whole = direct ? begin_write(self)[0] : empty_whole(self);
-  Stack local(stack.begin() + static_cast<ptrdiff_t>(base), stack.end());
-  for (c10::IValue& value : local) {
-    if (value.isTensor() && is_global(value.toTensor())) {
-      value = full_value(value.toTensor());
-    }
+  const bool direct = has_one_replica(self);
+  const at::Tensor whole = direct ? begin_write(self)[0] : empty_as(self);
+  Stack local{whole};
+  for (size_t p = 1; p < op.params.size(); ++p) {
+    const c10::IValue& value = stack[base + p];
+    local.push_back(
+        value.isTensor() && is_global(value.toTensor())
+            ? c10::IValue(full_value(value.toTensor()))
+            : value);
   }
-  local[0] = whole;
   op.handle.callBoxed(local);
   if (direct) {
     end_write(self);
   } else {
-    reduce_storage(self, layout.partial_axes());
-    write_value(self, whole);
+    overwrite_value(self, whole);
   }
   stack.resize(base);
   stack.emplace_back(self);

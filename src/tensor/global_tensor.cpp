@@ -13,6 +13,7 @@
 #include <torch_mesh/redistribute.h>
 
 #include "comm/communicator_steps.h"
+#include "tensor/base_value.h"
 #include "tensor/lazy_bits.h"
 #include "tensor/shard.h"
 #include "trace/counters.h"
@@ -49,78 +50,6 @@ at::Tensor new_tensor(
   impl->set_sizes_and_strides(sizes, strides, offset);
   impl->set_backend_meta(std::move(meta));
   return tensor;
-}
-
-Redistribution redistribution_of(
-    const Layout& from,
-    const Layout& to,
-    c10::IntArrayRef sizes,
-    c10::ScalarType dtype) {
-  return plan_redistribution(
-      from, to, {sizes.data(), sizes.size()}, c10::elementSize(dtype));
-}
-
-// Uninitialised shards of the storage's base under `layout`.
-Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
-  const Lanes& lanes = layout.lanes();
-  Shards shards;
-  for (int lane = 0; lane < lanes.num; ++lane) {
-    const int device = lanes.first_device[lane];
-    const std::vector<int64_t> sizes =
-        shard_sizes(layout, storage.base_sizes, device);
-    const auto options =
-        at::TensorOptions(storage.dtype)
-            .device(torch_device(layout.mesh().devices()[device]));
-    const bool whole = c10::IntArrayRef(sizes) == storage.base_sizes;
-    shards.push_back(
-        at::empty_strided(
-            sizes,
-            whole
-                ? std::vector<int64_t>(
-                      storage.base_strides.begin(), storage.base_strides.end())
-                : strides_in_order_of(sizes, storage.base_strides),
-            options));
-  }
-  return shards;
-}
-
-// The storage's whole value, addressed as plain torch would: base_sizes,
-// base_strides, offset 0 of a plain storage of its own.
-at::Tensor full_base(const MeshStorage& storage) {
-  const Layout replicated = Layout::replicated(storage.layout.mesh());
-  const at::Tensor value = run_redistribution(
-      redistribution_of(
-          storage.layout, replicated, storage.base_sizes, storage.dtype),
-      storage.shards)[0];
-  at::Tensor full = at::empty_strided(
-      storage.base_sizes,
-      storage.base_strides,
-      at::TensorOptions(storage.dtype).device(value.device()));
-  full.copy_(value);
-  return full;
-}
-
-// The window that `tensor` is, on a plain tensor from full_base.
-at::Tensor window_on(const at::Tensor& full, const at::Tensor& tensor) {
-  return at::empty(
-             {0}, at::TensorOptions(tensor.scalar_type()).device(full.device()))
-      .set_(
-          full.storage(),
-          tensor.storage_offset(),
-          tensor.sizes(),
-          tensor.strides());
-}
-
-// Writes `value` over `window`; elements that a stride of 0 repeats, once. Ops
-// that may not write to such a window have said so before.
-void copy_once(at::Tensor window, at::Tensor value) {
-  for (int64_t d = 0; d < window.dim(); ++d) {
-    if (window.stride(d) == 0 && window.size(d) > 1) {
-      window = window.narrow(d, 0, 1);
-      value = value.narrow(d, 0, 1);
-    }
-  }
-  window.copy_(value);
 }
 
 // Layout of a window after pending sums of its storage were reduced.
@@ -183,7 +112,8 @@ void retake_copy(
     const at::Tensor& tensor,
     GlobalMeta& meta,
     const MeshStorage& storage) {
-  const at::Tensor value = window_on(full_base(storage), tensor).clone();
+  const at::Tensor value =
+      window_on(full_base(storage), tensor, tensor.scalar_type()).clone();
   const Layout replicated = Layout::replicated(storage.layout.mesh());
   meta.layout = meta.layout.mesh() == replicated.mesh()
                     ? with_sums_reduced(meta.layout)
@@ -270,15 +200,6 @@ void own_memory(const at::Tensor& tensor) {
   }
   storage.is_borrowed = false;
   ++storage.memory_generation;
-}
-
-// Whether a tensor is its storage as that was made, not a window on it.
-bool is_whole(const at::Tensor& tensor) {
-  const MeshStorage& storage = *MeshStorage::of(tensor);
-  return !meta_of(tensor).is_write_back && tensor.storage_offset() == 0 &&
-         tensor.sizes() == c10::IntArrayRef(storage.base_sizes) &&
-         tensor.strides() == c10::IntArrayRef(storage.base_strides) &&
-         tensor.scalar_type() == storage.dtype;
 }
 
 }  // namespace
@@ -470,7 +391,7 @@ void end_write(const at::Tensor& tensor) {
     const at::Tensor full = full_base(storage);
     const Layout replicated = Layout::replicated(storage.layout.mesh());
     copy_once(
-        window_on(full, tensor),
+        window_on(full, tensor, tensor.scalar_type()),
         run_redistribution(
             redistribution_of(
                 meta.layout, replicated, tensor.sizes(), tensor.scalar_type()),

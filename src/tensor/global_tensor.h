@@ -133,6 +133,10 @@ void settle_blank(const at::Tensor& tensor, const Layout& layout);
 //   value    plain tensor of the tensor's sizes
 void write_value(const at::Tensor& tensor, const at::Tensor& value);
 
+// The same where nothing of what is there is wanted: nothing moves between
+// devices, and a pending sum is dropped. In overwrite.cpp.
+void overwrite_value(const at::Tensor& tensor, const at::Tensor& value);
+
 // Reduces pending sums of the tensor's storage on these axes, once, for all who
 // share it. Counts nothing: the caller counts what the plan says.
 void reduce_storage(const at::Tensor& tensor, AxisMask axes);

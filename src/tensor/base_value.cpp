@@ -1,0 +1,88 @@
+// base_value.cpp: the base gathered, and windows on it.
+
+#include "tensor/base_value.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+
+#include "comm/communicator_steps.h"
+
+namespace torch_mesh {
+
+Redistribution redistribution_of(
+    const Layout& from,
+    const Layout& to,
+    c10::IntArrayRef sizes,
+    c10::ScalarType dtype) {
+  return plan_redistribution(
+      from, to, {sizes.data(), sizes.size()}, c10::elementSize(dtype));
+}
+
+Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
+  const Lanes& lanes = layout.lanes();
+  Shards shards;
+  for (int lane = 0; lane < lanes.num; ++lane) {
+    const int device = lanes.first_device[lane];
+    const std::vector<int64_t> sizes =
+        shard_sizes(layout, storage.base_sizes, device);
+    const auto options =
+        at::TensorOptions(storage.dtype)
+            .device(torch_device(layout.mesh().devices()[device]));
+    const bool whole = c10::IntArrayRef(sizes) == storage.base_sizes;
+    shards.push_back(
+        at::empty_strided(
+            sizes,
+            whole
+                ? std::vector<int64_t>(
+                      storage.base_strides.begin(), storage.base_strides.end())
+                : strides_in_order_of(sizes, storage.base_strides),
+            options));
+  }
+  return shards;
+}
+
+at::Tensor full_base(const MeshStorage& storage) {
+  const Layout replicated = Layout::replicated(storage.layout.mesh());
+  const at::Tensor value = run_redistribution(
+      redistribution_of(
+          storage.layout, replicated, storage.base_sizes, storage.dtype),
+      storage.shards)[0];
+  at::Tensor full = at::empty_strided(
+      storage.base_sizes,
+      storage.base_strides,
+      at::TensorOptions(storage.dtype).device(value.device()));
+  full.copy_(value);
+  return full;
+}
+
+at::Tensor window_on(
+    const at::Tensor& full,
+    const at::Tensor& tensor,
+    c10::ScalarType dtype) {
+  return at::empty({0}, at::TensorOptions(dtype).device(full.device()))
+      .set_(
+          full.storage(),
+          tensor.storage_offset(),
+          tensor.sizes(),
+          tensor.strides());
+}
+
+void copy_once(at::Tensor window, at::Tensor value) {
+  for (int64_t d = 0; d < window.dim(); ++d) {
+    if (window.stride(d) == 0 && window.size(d) > 1) {
+      window = window.narrow(d, 0, 1);
+      value = value.narrow(d, 0, 1);
+    }
+  }
+  window.copy_(value);
+}
+
+bool is_whole(const at::Tensor& tensor) {
+  const MeshStorage& storage = *MeshStorage::of(tensor);
+  return !meta_of(tensor).is_write_back && tensor.storage_offset() == 0 &&
+         tensor.sizes() == c10::IntArrayRef(storage.base_sizes) &&
+         tensor.strides() == c10::IntArrayRef(storage.base_strides) &&
+         tensor.scalar_type() == storage.dtype;
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,38 @@
+// base_value.h: plain stand-ins for the base of a storage and windows on it.
+
+#pragma once
+
+#include <torch_mesh/redistribute.h>
+
+#include "tensor/global_tensor.h"
+
+namespace torch_mesh {
+
+Redistribution redistribution_of(
+    const Layout& from,
+    const Layout& to,
+    c10::IntArrayRef sizes,
+    c10::ScalarType dtype);
+
+// Uninitialised shards of the storage's base under `layout`.
+Shards empty_shards(const MeshStorage& storage, const Layout& layout);
+
+// The storage's whole value, addressed as plain torch would: base_sizes,
+// base_strides, offset 0 of a plain storage of its own.
+at::Tensor full_base(const MeshStorage& storage);
+
+// The window that `tensor` is, on a plain tensor like full_base's, in elements
+// of `dtype`.
+at::Tensor window_on(
+    const at::Tensor& full,
+    const at::Tensor& tensor,
+    c10::ScalarType dtype);
+
+// Writes `value` over `window`; elements that a stride of 0 repeats, once. Ops
+// that may not write to such a window have said so before.
+void copy_once(at::Tensor window, at::Tensor value);
+
+// Whether a tensor is its storage as that was made, not a window on it.
+bool is_whole(const at::Tensor& tensor);
+
+}  // namespace torch_mesh
