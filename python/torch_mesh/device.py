@@ -55,6 +55,7 @@ def register() -> None:
     _no_capsule_holds_an_address()
     _autocast_of_the_cpu_reaches_the_mesh()
     _losses_in_chunks_are_those_of_the_devices()
+    _averages_of_integers_are_those_of_the_cpu()
     _registered = True
 
 
@@ -302,3 +303,33 @@ def _losses_in_chunks_are_those_of_the_devices() -> None:
         return adjust(self, *args, device=device, **more)
 
     options._adjust = adjusted
+
+
+def _averages_of_integers_are_those_of_the_cpu() -> None:
+    """`AveragedModel` averages integers one tensor after the other.
+
+    Torch does so on the CPU. Its function for lists, which it takes for other
+    devices, divides integers in place, which all devices refuse.
+    """
+    swa_utils = torch.optim.swa_utils
+    of_lists = swa_utils.get_swa_multi_avg_fn
+
+    @functools.wraps(of_lists)
+    def get_swa_multi_avg_fn() -> Callable[..., None]:
+        update = of_lists()
+        average = swa_utils.get_swa_avg_fn()
+
+        @functools.wraps(update)
+        def swa_update(averaged: Any, current: Any, count: Any) -> None:
+            first = averaged[0]
+            if first.device.type != "mesh" or (
+                first.is_floating_point() or first.is_complex()
+            ):
+                update(averaged, current, count)
+                return
+            for mine, theirs in zip(averaged, current, strict=True):
+                mine.copy_(average(mine, theirs, count))
+
+        return swa_update
+
+    swa_utils.get_swa_multi_avg_fn = get_swa_multi_avg_fn

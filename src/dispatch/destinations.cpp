@@ -41,4 +41,25 @@ void sum_destinations(
   }
 }
 
+Shards on_each(
+    const Lanes& lanes,
+    const Mesh& mesh,
+    const at::Tensor& whole,
+    bool is_written) {
+  Shards shards;
+  for (int device : lanes.first_device) {
+    const c10::Device place = torch_device(mesh.devices()[device]);
+    const bool stays = whole.device() == place ||
+                       (whole.dim() == 0 && whole.device().is_cpu());
+    shards.push_back(
+        stays && !is_written ? whole
+                             : whole.to(
+                                   place,
+                                   whole.scalar_type(),
+                                   /*non_blocking=*/false,
+                                   /*copy=*/is_written));
+  }
+  return shards;
+}
+
 }  // namespace torch_mesh

@@ -1,4 +1,5 @@
-// destinations.h: what lanes write into a destination that is a sum.
+// destinations.h: what lanes write into a destination that is a sum, or that is
+// not on their mesh.
 //
 // Devices in one memory hold a partial sum in one buffer, which the first of
 // them reads; the others read -0.0. A write in place (index_put_, addmm_) needs
@@ -29,5 +30,13 @@ void sum_destinations(
     const PreparedPlan::Input& input,
     const std::vector<at::Tensor>& added,
     const Shards& shards);
+
+// A tensor that is on no device of the mesh, or on one, for each lane: as it is
+// where it can stay, a copy where it is written.
+Shards on_each(
+    const Lanes& lanes,
+    const Mesh& mesh,
+    const at::Tensor& whole,
+    bool is_written);
 
 }  // namespace torch_mesh

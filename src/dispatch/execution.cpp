@@ -66,6 +66,7 @@ class Execution {
     uint32_t generation = 0;        // of the storage, before reading
     at::Tensor whole;               // of the shards, if the lanes are joined
     std::vector<at::Tensor> added;  // [lanes] dispatch/destinations.h
+    bool is_copy = false;           // of what is to be written
   };
 
   // Pending sums that are read as sums are reduced first, for all who hold
@@ -117,6 +118,7 @@ class Execution {
     }
     if (!entry.is_global || layout_of(tensor).mesh() != plan_.mesh) {
       input.moved = spread(i, entry.is_global ? read(tensor)[0] : tensor);
+      input.is_copy = entry.is_written;
       return;
     }
     const bool stands = stands_as_planned(i);
@@ -175,17 +177,12 @@ class Execution {
     return shards;
   }
 
-  // A plain tensor counts as replicated.
+  // A plain tensor, or one on no mesh, counts as replicated. What is written to
+  // a copy on each device is written back once.
   Shards spread(size_t i, const at::Tensor& tensor) const {
     const Redistribution& moves = plan_.inputs[i].redistribution;
-    const Lanes& held = moves.from.lanes();
-    Shards shards;
-    for (int device : held.first_device) {
-      const c10::Device place = torch_device(plan_.mesh.devices()[device]);
-      shards.push_back(
-          tensor.dim() == 0 || tensor.device() == place ? tensor
-                                                        : tensor.to(place));
-    }
+    const Shards shards =
+        on_each(moves.from.lanes(), plan_.mesh, tensor, tensors_[i].is_written);
     return prepared_.inputs[i].moves
                ? dense(i, tensor, run_redistribution(moves, shards))
                : shards;
@@ -325,7 +322,7 @@ class Execution {
   // single local op leaves its destination as the plain op leaves it.
   bool is_written_by_lanes(size_t i) const {
     return lanes_.num > 1 && !is_joined_ && tensors_[i].is_written &&
-           tensors_[i].is_global && stands_as_planned(i);
+           tensors_[i].is_global && stands_as_planned(i) && !inputs_[i].is_copy;
   }
 
   // Whether the op failed before it wrote anything, as for a wrong dtype.
@@ -362,7 +359,7 @@ class Execution {
       if (plan_.kind != Plan::Kind::kLocal &&
           (*inputs_[i].shards)[0].sizes() != tensor.sizes()) [[unlikely]] {
         take_size(tensor, *inputs_[i].shards, plan_.mesh);
-      } else if (stands_as_planned(i)) {
+      } else if (stands_as_planned(i) && !inputs_[i].is_copy) {
         end_write(tensor);
       } else {
         reduce_storage(tensor, layout_of(tensor).partial_axes());

@@ -1,17 +1,23 @@
-// foreach.cpp: lists planned by element, run by group.
+// foreach.cpp: lists planned by element, run by group or in sequence.
 
 #include "dispatch/foreach.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/maximum.h>
 
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
 #include "dispatch/buckets.h"
 #include "dispatch/call_key.h"
+#include "dispatch/destinations.h"
+#include "dispatch/overlaps.h"
+#include "dispatch/stand_ins.h"
 #include "rules/families.h"
 #include "tensor/global_tensor.h"
 #include "tensor/shard.h"
@@ -25,7 +31,20 @@ struct ListArg {
   size_t param;
   bool is_written;
   std::vector<at::Tensor> tensors;
-  std::vector<Shards> shards;  // of each tensor, in its element's layout
+  std::vector<Shards> shards;   // of each tensor, in `layouts`
+  std::vector<Layout> layouts;  // of `shards`
+  // Whether `shards` are the tensor's own, for writing in place; else they are
+  // copied back.
+  std::vector<bool> stands;
+};
+
+// A tensor for all elements: the learning rate, the scale of gradients.
+struct SharedArg {
+  size_t param;
+  bool is_written;
+  at::Tensor tensor;
+  bool stands = false;
+  Shards replicas;  // one for each memory
 };
 
 class ForeachCall {
@@ -38,7 +57,13 @@ class ForeachCall {
             {p,
              op.schema.params[p].is_written,
              stack[base_ + p].toTensorVector(),
+             {},
+             {},
              {}});
+      } else if (stack[base_ + p].isTensor() &&
+                 stack[base_ + p].toTensor().defined()) {
+        shared_.push_back(
+            {p, op.schema.params[p].is_written, stack[base_ + p].toTensor()});
       }
     }
   }
@@ -56,6 +81,36 @@ class ForeachCall {
     return true;
   }
 
+  // Whether the elements must be run one after the other: some lie in one
+  // storage and are written, or may fail where others do not, and then those
+  // before them are written.
+  bool is_sequence() const {
+    std::vector<ListOfCall> lists;
+    for (const ListArg& list : lists_) {
+      lists.push_back({&list.tensors, list.is_written});
+    }
+    return may_overlap(lists) || (!is_fused_ && !is_uniform());
+  }
+
+  size_t size() const { return lists_[0].tensors.size(); }
+
+  // Puts the lists of element `e` alone onto `one`.
+  void push_element(size_t e, Stack& one) const {
+    size_t next_list = 0;
+    for (size_t p = 0; p < op_.params.size(); ++p) {
+      if (op_.params[p] != Op::ParamKind::kTensorList) {
+        one.push_back(stack_[base_ + p]);
+        continue;
+      }
+      const ListArg& list = lists_[next_list++];
+      c10::List<at::Tensor> part;
+      if (!list.tensors.empty()) {
+        part.push_back(list.tensors[e]);
+      }
+      one.emplace_back(std::move(part));
+    }
+  }
+
   void run() {
     reduce_pending();
     find_mesh();
@@ -70,7 +125,11 @@ class ForeachCall {
       try {
         run_group(axes, elements);
       } catch (const c10::Error& error) {
-        end_writes_after(error.what_without_backtrace(), axes, elements);
+        if (elements != groups.begin()->second || lane_ > 0 ||
+            !fails_on_all_values(
+                op_, lists_of_lane(axes, elements, 0), error.msg())) {
+          end_writes_after(error.what_without_backtrace(), axes, elements);
+        }
         throw;
       } catch (const std::exception& error) {
         end_writes_after(error.what(), axes, elements);
@@ -81,7 +140,44 @@ class ForeachCall {
   }
 
  private:
-  size_t size() const { return lists_[0].tensors.size(); }
+  // Whether what one element refuses all refuse: sizes of an element are the
+  // same, those of each list of one dtype, numbers of one kind, and no
+  // destination has one element in two places.
+  bool is_uniform() const {
+    const bool writes = lists_[0].is_written;
+    for (const ListArg& list : lists_) {
+      const size_t num = list.tensors.size();
+      for (size_t e = 0; e < num; ++e) {
+        const at::Tensor& tensor = list.tensors[e];
+        if ((tensor.dim() > 0 &&
+             tensor.sizes() != lists_[0].tensors[e].sizes()) ||
+            (writes && tensor.scalar_type() != list.tensors[0].scalar_type()) ||
+            (list.is_written && !tensor.is_non_overlapping_and_dense() &&
+             at::has_internal_overlap(tensor) != at::MemOverlap::No)) {
+          return false;
+        }
+      }
+    }
+    for (size_t p = 0; p < op_.params.size(); ++p) {
+      const c10::IValue& value = stack_[base_ + p];
+      if (op_.schema.params[p].name == "scalars" && value.isTensor()) {
+        return false;  // one number for each element
+      }
+      if (writes && op_.params[p] != Op::ParamKind::kTensorList &&
+          value.isList()) {
+        const auto numbers = value.toListRef();
+        const bool same = std::all_of(
+            numbers.begin(), numbers.end(), [&](const c10::IValue& number) {
+              return number.isDouble() == numbers[0].isDouble() &&
+                     number.isInt() == numbers[0].isInt();
+            });
+        if (!same) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
 
   void reduce_pending() {
     std::vector<const at::Tensor*> pending;
@@ -137,30 +233,47 @@ class ForeachCall {
   void bring_over() {
     for (ListArg& list : lists_) {
       for (size_t e = 0; e < list.tensors.size(); ++e) {
-        list.shards.push_back(shards_for(list, e));
+        bring_over(list, e);
+      }
+    }
+    for (SharedArg& arg : shared_) {
+      arg.stands = is_here(arg.tensor) && layout_of(arg.tensor).is_replicated();
+      arg.replicas = !arg.stands      ? spread(arg.tensor, arg.is_written)
+                     : arg.is_written ? begin_write(arg.tensor)
+                                      : read(arg.tensor);
+      const std::vector<int>& first = mesh_.lanes(0).first_device;
+      for (size_t i = 0; i < arg.replicas.size(); ++i) {
+        // Kernels on lists take no number from another device.
+        arg.replicas[i] =
+            arg.replicas[i].to(torch_device(mesh_.devices()[first[i]]));
       }
     }
   }
 
-  Shards shards_for(const ListArg& list, size_t e) const {
+  bool is_here(const at::Tensor& tensor) const {
+    return is_global(tensor) && layout_of(tensor).mesh() == mesh_;
+  }
+
+  // The whole value for each memory. What is to be written is nobody else's.
+  Shards spread(const at::Tensor& tensor, bool is_written) const {
+    return on_each(
+        mesh_.lanes(0),
+        mesh_,
+        is_global(tensor) ? full_value(tensor) : tensor,
+        is_written);
+  }
+
+  void bring_over(ListArg& list, size_t e) const {
     const at::Tensor& tensor = list.tensors[e];
+    const bool here = is_here(tensor);
     const Layout from = on_mesh(tensor);
     const Layout to = tensor.sizes() == lists_[0].tensors[e].sizes()
                           ? layouts_[e]
                           : Layout::replicated(mesh_);
-    Shards shards;
-    if (!is_global(tensor) || layout_of(tensor).mesh() != mesh_) {
-      const at::Tensor whole = is_global(tensor) ? read(tensor)[0] : tensor;
-      for (int device : from.lanes().first_device) {
-        shards.push_back(
-            tensor.dim() == 0
-                ? whole
-                : whole.to(torch_device(mesh_.devices()[device])));
-      }
-    } else {
-      shards =
-          list.is_written && from == to ? begin_write(tensor) : read(tensor);
-    }
+    const bool stands = here && from == to;
+    Shards shards = !here ? spread(tensor, list.is_written)
+                    : list.is_written && stands ? begin_write(tensor)
+                                                : read(tensor);
     if (from != to) {
       shards = run_redistribution(
           plan_redistribution(
@@ -171,13 +284,14 @@ class ForeachCall {
           shards);
     }
     // Fused kernels read memory as it lies, which slices do not lie in.
-    const bool is_own = list.is_written && from == to;
-    if (is_fused_ && !is_own) {
+    if (is_fused_ && !(list.is_written && stands)) {
       for (at::Tensor& shard : shards) {
         shard = in_order(shard, tensor.strides());
       }
     }
-    return shards;
+    list.shards.push_back(std::move(shards));
+    list.layouts.push_back(to);
+    list.stands.push_back(stands);
   }
 
   // The shard that a lane reads: its own, or its memory's replica.
@@ -189,25 +303,38 @@ class ForeachCall {
                             .lane_of_device[lanes.first_device[lane]]];
   }
 
-  void run_group(AxisMask axes, const std::vector<size_t>& elements) {
+  Stack lists_of_lane(
+      AxisMask axes,
+      const std::vector<size_t>& elements,
+      int lane) const {
     const Lanes& lanes = mesh_.lanes(axes);
-    for (int lane = 0; lane < lanes.num; ++lane) {
-      Stack local;
-      size_t next_list = 0;
-      for (size_t p = 0; p < op_.params.size(); ++p) {
-        if (op_.params[p] == Op::ParamKind::kTensorList) {
-          const ListArg& list = lists_[next_list++];
-          c10::List<at::Tensor> part;
-          if (!list.tensors.empty()) {
-            for (size_t e : elements) {
-              part.push_back(pick(list.shards[e], lane, lanes));
-            }
+    Stack local;
+    size_t next_list = 0;
+    size_t next_shared = 0;
+    for (size_t p = 0; p < op_.params.size(); ++p) {
+      if (op_.params[p] == Op::ParamKind::kTensorList) {
+        const ListArg& list = lists_[next_list++];
+        c10::List<at::Tensor> part;
+        if (!list.tensors.empty()) {
+          for (size_t e : elements) {
+            part.push_back(pick(list.shards[e], lane, lanes));
           }
-          local.emplace_back(std::move(part));
-        } else {
-          local.push_back(other_argument(p, elements));
         }
+        local.emplace_back(std::move(part));
+      } else if (next_shared < shared_.size() &&
+                 shared_[next_shared].param == p) {
+        local.emplace_back(pick(shared_[next_shared++].replicas, lane, lanes));
+      } else {
+        local.push_back(numbers(p, elements));
       }
+    }
+    return local;
+  }
+
+  void run_group(AxisMask axes, const std::vector<size_t>& elements) {
+    const int num_lanes = mesh_.lanes(axes).num;
+    for (lane_ = 0; lane_ < num_lanes; ++lane_) {
+      Stack local = lists_of_lane(axes, elements, lane_);
       op_.handle.callBoxed(local);
       if (!local.empty() && local[0].isTensorList()) {
         const auto parts = local[0].toTensorVector();
@@ -218,13 +345,9 @@ class ForeachCall {
     }
   }
 
-  c10::IValue other_argument(size_t p, const std::vector<size_t>& elements)
-      const {
+  // An argument that is no tensor; of one number for each element, theirs.
+  c10::IValue numbers(size_t p, const std::vector<size_t>& elements) const {
     const c10::IValue& value = stack_[base_ + p];
-    if (value.isTensor()) {
-      const at::Tensor& tensor = value.toTensor();
-      return is_global(tensor) ? full_or_shard(tensor) : tensor;
-    }
     if (value.isList()) {
       const auto list = value.toListRef();
       if (list.size() == size() && elements.size() != size()) {
@@ -236,13 +359,6 @@ class ForeachCall {
       }
     }
     return value;
-  }
-
-  // A tensor for all elements, as the step count of an optimizer: written ones
-  // are 0-d and replicated, so a write reaches all.
-  static at::Tensor full_or_shard(const at::Tensor& tensor) {
-    return layout_of(tensor).is_replicated() ? begin_write(tensor)[0]
-                                             : full_value(tensor);
   }
 
   // Groups that are done have been written, as the first elements of a plain
@@ -258,7 +374,7 @@ class ForeachCall {
     for (const ListArg& list : lists_) {
       for (size_t e = 0; list.is_written && e < list.tensors.size(); ++e) {
         const at::Tensor& tensor = list.tensors[e];
-        if (!is_global(tensor) || on_mesh(tensor) != layouts_[e]) {
+        if (!list.stands[e]) {
           continue;
         }
         if (among_lanes.count(e)) {
@@ -270,25 +386,20 @@ class ForeachCall {
     }
   }
 
+  // Asks no tensor for its layout: of a view whose storage another element has
+  // written since, that would take the old value again.
   void finish() {
-    for (ListArg& list : lists_) {
-      if (!list.is_written) {
-        continue;
-      }
-      for (size_t e = 0; e < list.tensors.size(); ++e) {
+    for (const ListArg& list : lists_) {
+      for (size_t e = 0; list.is_written && e < list.tensors.size(); ++e) {
         const at::Tensor& tensor = list.tensors[e];
-        if (!is_global(tensor)) {
-          continue;
-        }
-        if (on_mesh(tensor) == layouts_[e] ||
-            tensor.sizes() != lists_[0].tensors[e].sizes()) {
+        if (list.stands[e]) {
           end_write(tensor);
         } else {
-          write_value(
+          give(
               tensor,
               run_redistribution(
                   plan_redistribution(
-                      layouts_[e],
+                      list.layouts[e],
                       Layout::replicated(mesh_),
                       {tensor.sizes().data(), tensor.sizes().size()},
                       tensor.itemsize()),
@@ -296,14 +407,32 @@ class ForeachCall {
         }
       }
     }
-    for (size_t p = 0; p < op_.params.size(); ++p) {
-      const c10::IValue& value = stack_[base_ + p];
-      if (value.isTensor() && op_.schema.params[p].is_written &&
-          is_global(value.toTensor())) {
-        end_write(value.toTensor());
+    for (const SharedArg& arg : shared_) {
+      if (arg.is_written && arg.stands && arg.replicas.size() == 1) {
+        end_write(arg.tensor);
+      } else if (arg.is_written) {
+        give(arg.tensor, largest(arg.replicas));
       }
     }
     pack();
+  }
+
+  static void give(const at::Tensor& tensor, const at::Tensor& value) {
+    if (is_global(tensor)) {
+      write_value(tensor, value);
+    } else {
+      tensor.copy_(value);
+    }
+  }
+
+  // The one shared argument that any op writes says whether an element is not
+  // finite: what one memory has found holds for all.
+  static at::Tensor largest(const Shards& replicas) {
+    at::Tensor value = replicas[0];
+    for (const at::Tensor& other : replicas) {
+      value = at::maximum(value, other.to(value.device()));
+    }
+    return value;
   }
 
   void pack() {
@@ -348,7 +477,9 @@ class ForeachCall {
   const size_t base_;
   const bool is_fused_ = op_.base_name.rfind("aten::_fused_", 0) == 0;
   std::vector<ListArg> lists_;
+  std::vector<SharedArg> shared_;
   Mesh mesh_;
+  int lane_ = 0;                 // at work
   std::vector<Layout> layouts_;  // of each element
   std::vector<Shards> results_;  // of each element, by lane
 };
@@ -369,12 +500,40 @@ bool run_norms(const Op& op, Stack& stack) {
   return true;
 }
 
+// Whether torch's own kernel for the CPU is a loop over the elements, which
+// calls an op for each: on any device.
+bool is_loop(const Op& op) {
+  return !op.handle.hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
+         op.handle.hasKernelForDispatchKey(
+             c10::DispatchKey::CompositeExplicitAutograd);
+}
+
+void run_in_sequence(const Op& op, Stack& stack, const ForeachCall& call) {
+  for (size_t e = 0; e < call.size(); ++e) {
+    Stack one;
+    call.push_element(e, one);
+    ForeachCall(op, one).run();
+  }
+  stack.resize(stack.size() - op.params.size());
+}
+
 }  // namespace
 
 bool is_foreach_op(const std::string& name) {
   const bool is_norm = name.rfind("aten::_foreach_norm.", 0) == 0 &&
                        name.find("out") == std::string::npos;
   return is_norm || rules::is_elementwise_group(name);
+}
+
+void count_versions(const Op& op, const CallTensors& tensors) {
+  if (op.base_name.rfind("aten::_foreach_", 0) != 0) {
+    return;
+  }
+  for (const CallTensors::Entry& entry : tensors.entries) {
+    if (entry.is_written && !entry.tensor->is_inference()) {
+      entry.tensor->unsafeGetTensorImpl()->bump_version();
+    }
+  }
 }
 
 bool run_foreach(const Op& op, Stack& stack) {
@@ -385,7 +544,14 @@ bool run_foreach(const Op& op, Stack& stack) {
   if (!call.fits()) {
     return false;
   }
-  call.run();
+  if (!call.is_sequence()) {
+    call.run();
+  } else if (is_loop(op)) {
+    op.handle.redispatchBoxed(
+        c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
+  } else {
+    run_in_sequence(op, stack, call);
+  }
   return true;
 }
 

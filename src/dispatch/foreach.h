@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "dispatch/call_key.h"
 #include "dispatch/op.h"
 
 namespace torch_mesh {
@@ -9,11 +10,18 @@ namespace torch_mesh {
 // `_foreach_*`, `_fused_adam_` and their like: element i of every list belongs
 // together and follows the layout of its first tensor. Elements are run in
 // groups that are cut along the same axes, one local op a group and lane; all
-// pending sums among the arguments are reduced first, in buckets.
+// pending sums among the arguments are reduced first, in buckets. Elements that
+// may overlap, or of which some may be refused, are run one after the other, as
+// plain torch does: no write is lost, and on an error those before it are done.
 //
 // The arguments are the last ones of the stack; results replace them. Returns
 // false, with the stack as it was, if the lists do not fit together.
 bool run_foreach(const Op& op, Stack& stack);
+
+// Counts the writes of `_foreach_*_` in the versions of all that it writes: in
+// plain torch the ops on the elements do. Called before them, so that an error
+// counts too many rather than too few.
+void count_versions(const Op& op, const CallTensors& tensors);
 
 // Whether that is how an op runs; by its name with its overload.
 bool is_foreach_op(const std::string& name);

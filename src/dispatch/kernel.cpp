@@ -15,6 +15,7 @@
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
 #include "dispatch/op.h"
+#include "dispatch/plain_destinations.h"
 #include "dispatch/plain_gradients.h"
 #include "dispatch/replicas.h"
 #include "dispatch/rewrites.h"
@@ -139,15 +140,16 @@ void explain(
 
 // Refuses a destination of which one element is several, or which overlaps
 // another argument, as plain torch does: by sizes, strides and offsets, which
-// are those of plain torch. Shards do not show it.
+// are those of plain torch. Shards do not show it. Plain tensors and global
+// ones share no memory.
 void check_overlap(const CallTensors& tensors) {
   for (const CallTensors::Entry& written : tensors.entries) {
-    if (!written.is_written || !written.is_global) {
+    if (!written.is_written) {
       continue;
     }
     at::assert_no_internal_overlap(*written.tensor);
     for (const CallTensors::Entry& other : tensors.entries) {
-      if (&other != &written && other.is_global) {
+      if (&other != &written && other.is_global == written.is_global) {
         at::assert_no_partial_overlap(*written.tensor, *other.tensor);
       }
     }
@@ -216,6 +218,15 @@ void run(const Op& op, Stack& stack) {
   }
   if (op.special && op.special(op, stack)) {
     return;
+  }
+  if (tensors.any_written) {
+    if (writes_plain(op, tensors)) [[unlikely]] {
+      run_on_plain(op, tensors, stack);
+      return;
+    }
+    if (op.is_foreach) {
+      count_versions(op, tensors);
+    }
   }
   if (op.runs_on_replicas && run_on_replicas(op, tensors, stack)) {
     return;

@@ -21,21 +21,24 @@ using torch::autograd::InputMetadata;
 using torch::autograd::Node;
 using torch::autograd::variable_list;
 
+// `layout`: where a gradient of a global tensor shall stand.
 struct BringHome final : FunctionPreHook {
-  BringHome(uint32_t input, c10::Device device)
-      : input(input), device(device) {}
+  BringHome(uint32_t input, c10::Device device, const Layout& layout)
+      : input(input), device(device), layout(layout) {}
 
   variable_list operator()(const variable_list& gradients) override {
     variable_list result = gradients;
     at::Tensor& gradient = result[input];
     if (gradient.defined() && gradient.device() != device) {
-      gradient = gradient.to(device);
+      gradient = device.is_privateuseone() ? distribute(gradient, layout)
+                                           : gradient.to(device);
     }
     return result;
   }
 
   const uint32_t input;
   const c10::Device device;
+  const Layout layout;
 };
 
 bool has_hook(const Node& node, uint32_t input) {
@@ -72,21 +75,33 @@ void bring_gradient_home(const at::Tensor& tensor) {
   // Hooks of the user come behind ours, and see a plain gradient.
   if (!has_hook(node, input)) {
     auto& hooks = node.tensor_pre_hooks();
+    const Layout layout = is_global(tensor)
+                              ? Layout::replicated(layout_of(tensor).mesh())
+                              : Layout();
     hooks.insert(
-        hooks.begin(), std::make_unique<BringHome>(input, tensor.device()));
+        hooks.begin(),
+        std::make_unique<BringHome>(input, tensor.device(), layout));
+  }
+}
+
+void bring_home(const CallTensors& tensors, bool of_global) {
+  static std::mutex mutex;  // a tensor may be in calls of two threads
+  const std::lock_guard lock(mutex);
+  for (const CallTensors::Entry& entry : tensors.entries) {
+    if (entry.is_global == of_global && entry.tensor->requires_grad()) {
+      bring_gradient_home(*entry.tensor);
+    }
   }
 }
 
 }  // namespace
 
 void bring_gradients_home(const CallTensors& tensors) {
-  static std::mutex mutex;  // a plain tensor may be in calls of two threads
-  const std::lock_guard lock(mutex);
-  for (const CallTensors::Entry& entry : tensors.entries) {
-    if (!entry.is_global && entry.tensor->requires_grad()) {
-      bring_gradient_home(*entry.tensor);
-    }
-  }
+  bring_home(tensors, /*of_global=*/false);
+}
+
+void bring_gradients_to_mesh(const CallTensors& tensors) {
+  bring_home(tensors, /*of_global=*/true);
 }
 
 }  // namespace torch_mesh

@@ -12,4 +12,8 @@ namespace torch_mesh {
 // Called below autograd, while it records. Threads: safe.
 void bring_gradients_home(const CallTensors& tensors);
 
+// The other way round, for a call that writes to a plain tensor: gradients of
+// its global tensors arrive plain.
+void bring_gradients_to_mesh(const CallTensors& tensors);
+
 }  // namespace torch_mesh

@@ -115,6 +115,12 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
   try {
     run_local(op, local);
   } catch (c10::Error& error) {
+    // Of a list, the elements before the one that failed are written.
+    for (const CallTensors::Entry& entry : tensors.entries) {
+      if (entry.is_written) {
+        end_write(*entry.tensor);
+      }
+    }
     error.add_context(context_of(op, tensors, layout.mesh()));
     throw;
   }

@@ -1,0 +1,22 @@
+// overlaps.h: elements of list ops that lie in one storage.
+
+#pragma once
+
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace torch_mesh {
+
+// One list of tensors of a call.
+struct ListOfCall {
+  const std::vector<at::Tensor>* tensors;
+  bool is_written;
+};
+
+// Whether what is written to one of these tensors may lie where another one
+// reads or writes: then the order of the elements matters. By the bytes that
+// the tensors span in their storages; a "yes" may be too careful.
+bool may_overlap(const std::vector<ListOfCall>& lists);
+
+}  // namespace torch_mesh
