@@ -162,8 +162,11 @@ stress: build $(TEST_SETUP)
 	TORCH_MESH_STRESS_SECONDS=60 $(BIN)/pytest -s -v \
 	  tests/python/test_threads.py -k bits_of_one_thread
 
+# Then, with more devices than rows, in memory that is poisoned.
 conformance: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance
+	MALLOC_PERTURB_=85 $(RUN) -m tests.conformance --mesh 4 7 8 2x3 --quick \
+	  --samples 2 --suite ops writes views destinations
 
 conformance-full: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance --full \

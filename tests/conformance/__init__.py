@@ -19,6 +19,7 @@ SUITES = [
     "ops",
     "writes",
     "views",
+    "destinations",
     "modules",
     "optimizers",
     "dtypes",

@@ -10,6 +10,11 @@ MESHES = {
     "2": {"data": 2},
     "3": {"data": 3},
     "2x2": {"data": 2, "model": 2},
+    # Parts of one row, and empty ones.
+    "4": {"data": 4},
+    "7": {"data": 7},
+    "8": {"data": 8},
+    "2x3": {"data": 2, "model": 3},
 }
 
 # What a layout does, whatever the number of dims: first, middle, last dim.

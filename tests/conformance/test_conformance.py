@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 FAILING = Path(__file__).with_name("failing.txt")
 
 
-def failing_units(suites, *options, tmp_path):
+def failing_units(suites, *options, tmp_path, **env):
     """Runs suites in a process of their own; gives unit -> first failure.
 
     Not in this process: the workers are forked, and a process that has used
@@ -25,7 +25,7 @@ def failing_units(suites, *options, tmp_path):
     done = subprocess.run(
         [str(word) for word in command],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, **env},
         capture_output=True,
         text=True,
     )
@@ -46,6 +46,7 @@ def failing_units(suites, *options, tmp_path):
         ["ops"],
         ["writes"],
         ["views", "modules", "optimizers"],
+        ["destinations"],
         ["dtypes", "random_ops", "ecosystem"],
     ],
     ids="-".join,
@@ -63,3 +64,42 @@ def test_mesh_of_two_agrees_with_plain_torch(suites, tmp_path):
     assert not new, "\n".join(f"{unit}: {text}" for unit, text in new.items())
     repaired = known - set(found)
     assert not repaired, f"take these out of {FAILING.name}: {repaired}"
+
+
+# Bytes of memory that nobody has written, by glibc, are the complement.
+POISON = "85"
+POISONED = (
+    "import torch; print(set(torch.empty(99, dtype=torch.uint8).tolist()))"
+)
+
+
+def test_memory_can_be_poisoned():
+    done = subprocess.run(
+        [sys.executable, "-c", POISONED],
+        env={**os.environ, "MALLOC_PERTURB_": POISON},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "{170}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "suite, only",
+    [
+        ("ops", "^(sum|mean|var|softmax|matmul|cat|index_select|sort|cumsum)$"),
+        ("ops", "^(nn.functional.(embedding|layer_norm|conv1d)|gather|std)$"),
+        ("views", "^(slice_first|t|select_first|uneven_reshape|diagonal)$"),
+        ("destinations", "^(list (add|lerp)|plain (mul_|out)|sum addmm_)$"),
+    ],
+)
+def test_empty_parts_in_poisoned_memory_are_right(suite, only, tmp_path):
+    found = failing_units(
+        [suite],
+        *("--mesh", "7", "8", "2x3", "--quick", "--samples", "1"),
+        *("--only", only),
+        tmp_path=tmp_path,
+        MALLOC_PERTURB_=POISON,
+    )
+    assert not found, "\n".join(f"{u}: {text}" for u, text in found.items())
