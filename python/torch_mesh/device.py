@@ -11,7 +11,7 @@ import torch
 import torch.utils.dlpack
 from torch.multiprocessing.reductions import reduce_tensor
 
-from torch_mesh import _C, archive, devices, tensor_file, tensors
+from torch_mesh import _C, archive, arrays, devices, tensor_file, tensors
 
 # Of the packages that torch.load asks in turn, torch's first has 10.
 _BEFORE_TORCHS_OWN = 9
@@ -47,6 +47,7 @@ def register() -> None:
     _repr_shows_layout()
     archive.install()
     tensor_file.install()
+    arrays.install()
     _pickles_hold_plain_storages()
     _queues_hold_plain_tensors()
     torch.serialization.register_package(

@@ -10,6 +10,7 @@
 #include "dispatch/explain.h"
 #include "python/blocks.h"
 #include "python/layout_map.h"
+#include "python/numpy.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 
@@ -242,4 +243,5 @@ PYBIND11_MODULE(_C, m) {
   torch_mesh::bind_counters(m);
   torch_mesh::bind_layout_map(m);
   torch_mesh::bind_blocks(m);
+  torch_mesh::bind_numpy(m);
 }
