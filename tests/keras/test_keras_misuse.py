@@ -3,8 +3,6 @@
 Afterwards a model under the same distribution computes as if nothing was.
 """
 
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -178,9 +176,7 @@ def split(*axes):
 
 
 def bad_pattern(devices):
-    layout_map = layout_map_of(devices)
-    layout_map["dense("] = split(None, "model")
-    return layout_map["dense/kernel"]
+    layout_map_of(devices)["dense("] = split(None, "model")
 
 
 def pattern_twice(devices):
@@ -199,6 +195,14 @@ def two_patterns(devices):
 def without_mesh():
     layout = TensorLayout(["batch"])
     keras.distribution.distribute_tensor(torch.ones(4), layout)
+
+
+def layout_of_another_mesh(devices):
+    layout_map = layout_map_of(devices)
+    layout_map["bias"] = split("model")
+    other = DeviceMesh((4, 1), ["batch", "model"], devices)
+    layout_map["dense.*kernel"] = TensorLayout([None, "model"], other)
+    set_distribution(ModelParallel(layout_map=layout_map))
 
 
 def pattern_of_too_many_dims(devices):
@@ -254,7 +258,7 @@ OF_DISTRIBUTIONS = {
         ValueError,
         "[layout-without-mesh]",
     ),
-    "a pattern that is none": (bad_pattern, re.error, "subpattern"),
+    "a pattern that is none": (bad_pattern, ValueError, "[pattern-text]"),
     "a pattern twice": (pattern_twice, ValueError, "already exist"),
     "two patterns for one path": (two_patterns, ValueError, "multiple layout"),
     "a pattern of too many dims": (
@@ -271,6 +275,48 @@ OF_DISTRIBUTIONS = {
         lambda d: ModelParallel(layout_map=None),
         ValueError,
         "layout_map",
+    ),
+    "a mesh in the place of a distribution": (
+        lambda d: set_distribution(layout_map_of(d).device_mesh),
+        TypeError,
+        "DataParallel(device_mesh=mesh)",
+    ),
+    "a map in the place of a distribution": (
+        lambda d: set_distribution(layout_map_of(d)),
+        TypeError,
+        "[argument-type]",
+    ),
+    "no devices": (
+        lambda d: DataParallel(devices=keras.distribution.list_devices("tpu")),
+        ValueError,
+        "[no-such-device]",
+    ),
+    "an axis for the batch that is not there": (
+        lambda d: ModelParallel(
+            layout_map=layout_map_of(d), batch_dim_name="data"
+        ),
+        ValueError,
+        'batch_dim_name="data" is no axis of the mesh',
+    ),
+    "a layout of another mesh": (
+        layout_of_another_mesh,
+        ValueError,
+        'the layout of "dense.*kernel" is for another mesh',
+    ),
+    "a mesh of more devices than there are": (
+        lambda d: DeviceMesh((999,), ["data"]),
+        ValueError,
+        "TORCH_MESH_CPU_DEVICES=999",
+    ),
+    "a mesh of fewer devices than there are": (
+        lambda d: DeviceMesh((3,), ["data"]),
+        ValueError,
+        "devices=list_devices()[:3]",
+    ),
+    "a mesh of no devices of its kind": (
+        lambda d: DeviceMesh((2,), ["data"], ["gpu:0"]),
+        ValueError,
+        "list_devices('cpu')",
     ),
     "devices of no kind": (
         lambda d: keras.distribution.list_devices("npu"),

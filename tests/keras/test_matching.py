@@ -208,12 +208,21 @@ def test_ends_and_other_forms_are_found_by_the_rule(keys, path):
 @settings(max_examples=500, deadline=None)
 @given(st.lists(patterns, min_size=1, max_size=4, unique=True), texts)
 def test_a_map_answers_as_keras_wherever_keras_does(keys, path):
-    """Same layout, same error; None may become a layout, by an end."""
+    """Same layout, same error; None may become a layout, by an end.
+
+    What is no expression for `re` is no key.
+    """
     layout_map = LayoutMap(None)
-    for index, key in enumerate(keys):
-        layout_map[key] = (None,) * index
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        for index, key in enumerate(keys):
+            try:
+                re.compile(key)
+            except (re.error, OverflowError):
+                with pytest.raises(ValueError, match="pattern-text"):
+                    layout_map[key] = (None,) * index
+            else:
+                layout_map[key] = (None,) * index
         try:
             expected = LayoutMap.__getitem__.__wrapped__(layout_map, path)
         except (ValueError, re.error, OverflowError) as error:
@@ -280,12 +289,11 @@ def test_any_str_is_a_path():
     assert layout_map[""] is None
 
 
-def test_an_invalid_key_is_an_error_unless_the_path_is_a_key():
+def test_a_key_that_is_no_expression_is_refused_at_once():
     layout_map = LayoutMap(None)
-    layout_map["a(b"] = ("model",)
-    assert layout_map["a(b"].axes == ("model",)
-    with pytest.raises(re.error):
-        layout_map["m/kernel"]
+    with pytest.raises(ValueError, match=r'"a\(b" is no regular expression'):
+        layout_map["a(b"] = ("model",)
+    assert len(layout_map) == 0 and layout_map["m/kernel"] is None
 
 
 def test_re_is_not_asked_about_plain_patterns_and_paths(monkeypatch):

@@ -153,7 +153,19 @@ def test_a_peer_that_never_comes():
         assert code != 0
         for word in [*words, "TimeoutError", "[peer-missing]"]:
             assert word in err, err
+        # One line while it waits, and no traces of C++.
+        whom = "process 0 at 127.0.0.1:" if me else "process 1 of 2, at most"
+        assert err.count(f"initialize: waiting for {whom}") == 1, err
+        assert "c10d" not in err, err
     assert time.monotonic() - begin < 120
+
+
+def test_peers_that_come_at_once_are_not_waited_for_aloud():
+    results = spawn.run(
+        "", start="distribution_lib.initialize(addresses, 2, me)\n"
+    )
+    assert [code for code, _, _ in results] == [0, 0]
+    assert not any("c10d" in err for _, _, err in results)
 
 
 def test_processes_that_disagree():

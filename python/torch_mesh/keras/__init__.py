@@ -5,11 +5,14 @@ Importing this package is not needed to use it: with torch-mesh installed and
 no name for:
 
     describe(model)      where each variable of a model lives
+    CollectiveLogger     a callback that logs what moves in each step
     gather(model)        all state of a model to the host, as plain tensors
     TorchPathAdapter     Keras's variable paths and PyTorch's, both ways
     distribution_lib     the functions behind `keras.distribution`
     install              the table of everything that is patched in Keras
 """
+
+from typing import TYPE_CHECKING, Any
 
 import keras  # noqa: F401
 
@@ -37,8 +40,13 @@ from torch_mesh.keras.distribution_lib import (
 from torch_mesh.keras.gather import gather
 from torch_mesh.keras.path_adapter import TorchPathAdapter
 
+if TYPE_CHECKING:
+    from torch_mesh.keras.collective_logger import CollectiveLogger, Step
+
 __all__ = [
+    "CollectiveLogger",
     "Description",
+    "Step",
     "TorchPathAdapter",
     "all_reduce",
     "broadcast",
@@ -62,6 +70,16 @@ __all__ = [
     "scatter_tensor",
     "to_dtensor",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Keras's callbacks are not there yet while Keras loads this package.
+    if name not in ("CollectiveLogger", "Step"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from torch_mesh.keras import collective_logger
+
+    return getattr(collective_logger, name)
+
 
 # Under Keras's own names for them, as on its other backends.
 _to_backend_device = distribution_lib._to_backend_device

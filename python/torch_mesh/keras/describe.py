@@ -142,6 +142,37 @@ def describe(model: Any) -> Description:
     return Description(name, mesh, rows)
 
 
+def line(model: Any, patterns: Any = None) -> str:
+    """One line on a model, for the log.
+
+    Args:
+        model: A built Keras model.
+        patterns: What `pattern_report.report` gave for it; None without a
+            LayoutMap.
+
+    Returns:
+        Name, mesh, number of variables, bytes per device and of the whole, and
+        what became of the patterns.
+    """
+    found = describe(model)
+    whole = sum(
+        math.prod(v.shape) * v._value.element_size()
+        for v in model.variables
+        if v._value is not None
+    )
+    count = sum(math.prod(row.shard_shape) for row in found.rows)
+    text = (
+        f'"{found.name}" on {found.mesh or "no mesh"}: {len(found.rows)} '
+        f"variables, {count:,} parameters and {bytes_text(found.num_bytes)} "
+        f"per device, {bytes_text(whole)} in all"
+    )
+    if patterns is None:
+        return text
+    from torch_mesh.keras import pattern_report
+
+    return f"{text}; {pattern_report.line(patterns)}"
+
+
 def bytes_text(num_bytes: int) -> str:
     """A number of bytes with its unit: "24 B", "1.5 MiB".
 
@@ -177,6 +208,35 @@ def placement_text(variable: Any) -> str:
         f"shard {_shape_text(shard)}, {bytes_text(num_bytes)} per device, "
         + (f'by "{pattern}"' if pattern else "by no pattern")
     )
+
+
+def bytes_per_device(variable: Any) -> int:
+    """Bytes that a device holds of a variable, at most.
+
+    Args:
+        variable: A Keras `Variable`; one on a plain device, or without a value,
+            holds none of a mesh's memory.
+    """
+    import torch_mesh as tm
+
+    value = variable._value
+    if value is None or not tm.is_global(value):
+        return 0
+    shard_shape = tm.layout(value).shard_shape(value.shape)
+    return int(math.prod(shard_shape) * value.element_size())
+
+
+def repr_with_layout(variable: Any, text: str) -> str:
+    """The `repr` of a variable on the mesh, with its layout.
+
+    Args:
+        variable: A Keras `Variable` whose value is global.
+        text: Keras's own `repr`.
+    """
+    import torch_mesh as tm
+
+    head = f"shape={variable.shape}, dtype={variable.dtype}"
+    return text.replace(head, f"{head}, layout={tm.layout(variable._value)}", 1)
 
 
 def pattern_of(variable: Any) -> str:

@@ -24,6 +24,7 @@ def gather(model: Any) -> int:
         How many variables were on the mesh.
     """
     from torch_mesh.keras import moves
+    from torch_mesh.keras.variable import OFF_THE_MESH
 
     variables = list(getattr(model, "variables", []))
     variables += getattr(model, "metrics_variables", [])
@@ -35,6 +36,7 @@ def gather(model: Any) -> int:
             variables += optimizer.variables
     for variable in variables:
         variable._layout = None
+        setattr(variable, OFF_THE_MESH, "gathered")
     values = [v._value for v in variables if v._value is not None]
     if isinstance(model, torch.nn.Module):
         values += [*model.parameters(), *model.buffers()]

@@ -39,6 +39,8 @@ HOOKED = (CORE, TRAINER, DISTRIBUTION, BACKEND_LIB)
 _CORE_ELSEWHERE = "keras.src.backend.torch.ops.core"
 
 _HERE = "torch_mesh.keras"
+# Modules of replacements that need nothing but the standard library.
+_LIGHT = ("checks",)
 # The same module object under its full name, however it was loaded: there is
 # one state.
 if __name__ in sys.modules:
@@ -66,7 +68,7 @@ class Patch(NamedTuple):
     also: str = ""
 
 
-# Applied as the modules load; the replacements are in this file and light.
+# Applied as the modules load; the replacements are here or in `checks`: light.
 _AT_IMPORT = (
     Patch(
         CORE,
@@ -86,6 +88,12 @@ _AT_IMPORT = (
         "Variable._initialize_with_initializer",
         "install:_initialize_with_initializer",
         "a sharded weight is never whole on a device",
+    ),
+    Patch(
+        CORE,
+        "Variable.__repr__",
+        "install:_variable_repr",
+        "a variable on the mesh shows its layout",
     ),
     Patch(
         CORE,
@@ -127,7 +135,7 @@ _AT_IMPORT = (
     Patch(
         DISTRIBUTION,
         "DataParallel._initialize_with_device_mesh",
-        "install:_initialize_with_device_mesh",
+        "checks:initialize_with_device_mesh",
         "Keras 3.15.1 raises TypeError where it means to warn of a mesh with "
         "several axes",
     ),
@@ -137,14 +145,48 @@ _AT_IMPORT = (
         "install:_layout_map_getitem",
         "patterns that Keras would drop silently get a meaning",
     ),
-    *(
-        Patch(
-            DISTRIBUTION,
-            f"LayoutMap.{method}",
-            "install:_layout_map_changes",
-            "remembered look-ups end when the map changes",
-        )
-        for method in ("__setitem__", "__delitem__")
+    Patch(
+        DISTRIBUTION,
+        "LayoutMap.__setitem__",
+        "checks:layout_map_setitem",
+        "a pattern that is no regular expression is refused at once, and "
+        "remembered look-ups end when the map changes",
+    ),
+    Patch(
+        DISTRIBUTION,
+        "LayoutMap.__delitem__",
+        "checks:layout_map_delitem",
+        "remembered look-ups end when the map changes",
+    ),
+    Patch(
+        DISTRIBUTION,
+        "LayoutMap.__repr__",
+        "checks:layout_map_repr",
+        "a map shows its patterns and their layouts",
+    ),
+    Patch(
+        DISTRIBUTION,
+        "DeviceMesh.__init__",
+        "checks:device_mesh_init",
+        "an error about the number of devices says how to have as many",
+    ),
+    Patch(
+        DISTRIBUTION,
+        "DataParallel.__init__",
+        "checks:data_parallel_init",
+        "an empty list of devices is an error, and not all devices",
+    ),
+    Patch(
+        DISTRIBUTION,
+        "ModelParallel.__init__",
+        "checks:model_parallel_init",
+        "an axis that the mesh has not is refused at once",
+    ),
+    Patch(
+        DISTRIBUTION,
+        "ModelParallel.get_tensor_layout",
+        "install:_get_tensor_layout",
+        "what is computed under keras.device stays off the mesh",
     ),
     Patch(
         DISTRIBUTION,
@@ -166,6 +208,12 @@ _AT_FIRST_DISTRIBUTION = (
             also=f"Trainer.make_{kind}_function",
         )
         for kind in ("train", "test", "predict")
+    ),
+    Patch(
+        "keras.src.utils.summary_utils",
+        "print_summary",
+        "summary:print_summary",
+        "a summary shows layouts and bytes per device",
     ),
     Patch(
         "keras.src.models.model",
@@ -385,6 +433,8 @@ def _replacement(patch: Patch) -> Callable[[Any], Any]:
     if module_name == "install":
         found: Callable[[Any], Any] = globals()[function]
         return found
+    if module_name in _LIGHT:
+        return getattr(_light(module_name), function)
     module = importlib.import_module(f"{_HERE}.{module_name}")
     return getattr(module, function)
 
@@ -515,6 +565,31 @@ def _placing(name: str, original: Any) -> Any:
     return method
 
 
+def _variable_repr(original: Any) -> Any:
+    @functools.wraps(original)
+    def __repr__(self: Any) -> str:
+        text: str = original(self)
+        value = self._value if hasattr(self, "_value") else None
+        if value is None or value.device.type != "mesh":
+            return text
+        from torch_mesh.keras.describe import repr_with_layout
+
+        return repr_with_layout(self, text)
+
+    return __repr__
+
+
+def _get_tensor_layout(original: Any) -> Any:
+    @functools.wraps(original)
+    def get_tensor_layout(self: Any, path: str) -> Any:
+        # Asked by each layer, for its output.
+        if _distribution_in_force() and not _mesh_is_default():
+            return None
+        return original(self, path)
+
+    return get_tensor_layout
+
+
 def _scatter(original: Any) -> Any:
     return _indexing("scatter", original)
 
@@ -577,35 +652,14 @@ def _set_distribution(original: Any) -> Any:
     @functools.wraps(original)
     def set_distribution(value: Any) -> None:
         if value is not None or f"{_HERE}.active" in sys.modules:
+            if value is not None:
+                _light("checks").check_distribution(value)
             from torch_mesh.keras import active
 
             active.switch(value)
         original(value)
 
     return set_distribution
-
-
-def _initialize_with_device_mesh(original: Any) -> Any:
-    @functools.wraps(original)
-    def _initialize_with_device_mesh(
-        self: Any, device_mesh: Any, *args: Any
-    ) -> None:
-        try:
-            original(self, device_mesh, *args)
-        except TypeError:
-            # The last thing it does is the warning: all else is set up.
-            axes: Any = getattr(device_mesh, "axis_names", ())
-            if len(axes) < 2 or not hasattr(self, "_device_mesh"):
-                raise
-            warnings.warn(
-                f"DataParallel: the mesh has {len(axes)} axes, 1 is used.\n"
-                f'  batch  is split over "{axes[0]}", all else is replicated\n'
-                "Hint: give a mesh with one axis to split the batch over all "
-                "devices. [mesh-axes]",
-                stacklevel=3,
-            )
-
-    return _initialize_with_device_mesh
 
 
 def _layout_map_getitem(original: Any) -> Any:
@@ -619,15 +673,6 @@ def _layout_map_getitem(original: Any) -> Any:
         return lookups.get(key)
 
     return __getitem__
-
-
-def _layout_map_changes(original: Any) -> Any:
-    @functools.wraps(original)
-    def change(self: Any, *args: Any) -> Any:
-        self.__dict__.pop("_torch_mesh_lookups", None)
-        return original(self, *args)
-
-    return change
 
 
 def _layout_map_adapter(original: Any) -> Any:

@@ -11,7 +11,8 @@ In 3 and 4 the longest end wins. Two patterns that match it are a tie: it
 warns, and the path has no layout, as in Keras. They never raise, so every
 program that Keras understands gives Keras's result, and a pattern that Keras
 would drop without a word gets a meaning. `TORCH_MESH_MATCH=keras` switches
-them off.
+them off; with `TORCH_MESH_MATCH=search` a pattern finds the paths in which it
+occurs, as `re.search` has it, and two are an error.
 
 The rule itself is C++ (src/layout_map/matcher.cpp), which the layout maps of
 `torch::nn` modules share. It asks back here about patterns that only `re`
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
 import warnings
 import weakref
@@ -37,13 +39,16 @@ from torch_mesh.keras.path_adapter import (
 )
 
 _log = logging.getLogger("torch_mesh.keras")
+# A program that logs at INFO did not ask for a line for each variable: who
+# wants them sets the level of this logger, or TORCH_MESH_LOG.
+_package_log = logging.getLogger("torch_mesh")
+if _package_log.level == logging.NOTSET:
+    _package_log.setLevel(logging.WARNING)
 
 EXACT = "exact"
 KERAS = "keras"
 END = "end"
 TORCH = "torch"
-
-_OUTPUT = "/output"
 
 
 class Match(NamedTuple):
@@ -79,6 +84,11 @@ class Lookups:
         self.by_path: dict[str, Any] = {}
         self._keys = list(layout_map)
         layouts = [layout_map._layout_map[key] for key in self._keys]
+        if os.environ.get("TORCH_MESH_MATCH") == "search":
+            search = _Search(self._keys)
+            self._find, self.get = search.find, self._get_by_search
+            self._layouts = layouts
+            return
         matcher = _C.Matcher(self._keys, fullmatch)
         self._find = matcher.find
         # Nothing that C++ holds leads back to the map: the garbage collector
@@ -87,6 +97,24 @@ class Lookups:
             _beyond_keras, weakref.ref(layout_map), self._keys, layouts
         )
         self.get = _C.Answers(matcher, layouts, self.by_path, beyond).get
+
+    def _get_by_search(self, path: str) -> Any:
+        """`get` where TORCH_MESH_MATCH=search."""
+        if path in self.by_path:
+            return self.by_path[path]
+        found, layout = self._find(path), None
+        if isinstance(found, int):
+            layout = self._layouts[found]
+        elif found is not None:
+            keys = [self._keys[index] for index, _ in found[1]]
+            raise ValueError(
+                f'LayoutMap: several patterns are found in "{path}".\n'
+                f"  patterns  {', '.join(keys)}\n"
+                "Hint: make all but one of them narrower; "
+                "TORCH_MESH_MATCH=search is set. [ambiguous-pattern]"
+            )
+        self.by_path[path] = layout
+        return layout
 
     def match(self, path: str) -> Match:
         """How a path was found.
@@ -129,6 +157,46 @@ class Lookups:
         return (type(None), ())
 
 
+class _Search:
+    """The rule of TORCH_MESH_MATCH=search: a pattern is found anywhere.
+
+    Patterns for older Keras, and for JAX's rules of partition, are written so.
+    """
+
+    def __init__(self, keys: list[str]) -> None:
+        self._keys = {key: index for index, key in enumerate(keys)}
+        self._expressions = [_expression(key) for key in keys]
+
+    def find(self, path: str) -> Any:
+        """As `_C.Matcher.find`."""
+        if path in self._keys:
+            return self._keys[path]
+        hits = [
+            (index, path)
+            for index, expression in enumerate(self._expressions)
+            if expression.search(path)
+        ]
+        if len(hits) == 1:
+            return hits[0][0]
+        return (KERAS, hits) if hits else None
+
+
+def matcher_of(pattern: str) -> Callable[[str], Any]:
+    """How one pattern alone finds paths.
+
+    Args:
+        pattern: A key of a LayoutMap.
+
+    Returns:
+        A function from a path to None, 0 (the path itself, or all of it), or
+        the rule and a list of (0, text that the pattern matches).
+    """
+    if os.environ.get("TORCH_MESH_MATCH") == "search":
+        return _Search([pattern]).find
+    find: Callable[[str], Any] = _C.Matcher([pattern], fullmatch).find
+    return find
+
+
 def fullmatch(pattern: str, text: str) -> bool:
     """Whether a pattern matches all of a text, as `re` has it.
 
@@ -139,10 +207,14 @@ def fullmatch(pattern: str, text: str) -> bool:
     Raises:
         re.error: if `pattern` is not a regular expression.
     """
+    return _expression(pattern).fullmatch(text) is not None
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
     expression = _compiled.get(pattern)
     if expression is None:
         expression = _compiled[pattern] = re.compile(pattern)
-    return expression.fullmatch(text) is not None
+    return expression
 
 
 # Patterns that C++ does not take, and those of maps with a path that it does
@@ -232,44 +304,6 @@ def report_rank(
     if match is None or match.rule not in (END, TORCH):
         raise ValueError(text)
     warnings.warn(f"{text}\nIt is replicated.", stacklevel=2)
-
-
-def warn_unmatched(layout_map: Any, model: Any) -> None:
-    """Warns of patterns that have found nothing in a built model.
-
-    Args:
-        layout_map: A `keras.distribution.LayoutMap`. Each of its patterns is
-            reported at most once.
-        model: A built Keras model.
-    """
-    reported = layout_map.__dict__.setdefault("_torch_mesh_reported", set())
-    lookups = lookups_of(layout_map)
-    used = lookups.used()
-    open_patterns = [p for p in layout_map if p not in used | reported]
-    if not open_patterns:
-        return
-    paths = [torch_module.path_of(v) for v in model.variables]
-    paths += [
-        layer.path + _OUTPUT
-        for layer in model._flatten_layers()
-        if layer.path is not None
-    ]
-    for path in paths:
-        layout_map[path]
-    used = lookups.used()
-    for pattern in open_patterns:
-        reported.add(pattern)
-        if pattern in used:
-            continue
-        near = _C.nearest_paths(pattern, paths, 3)
-        warnings.warn(
-            f'LayoutMap: the pattern "{pattern}" matches no variable of '
-            f'"{model.name}".\n'
-            f"  nearest  {', '.join(near) or 'none: it has no variables'}\n"
-            "Hint: torch_mesh.keras.describe(model) lists all paths. "
-            "[unused-pattern]",
-            stacklevel=2,
-        )
 
 
 def _beyond_keras(

@@ -8,6 +8,7 @@ when they are applied.
 
 from __future__ import annotations
 
+import collections
 import warnings
 import weakref
 from collections.abc import Iterable
@@ -19,8 +20,15 @@ from keras.src.models.model import Model
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 import torch_mesh as tm
-from torch_mesh.keras import active, install, layout_map, torch_module
+from torch_mesh.keras import (
+    active,
+    install,
+    layout_map,
+    pattern_report,
+    torch_module,
+)
 from torch_mesh.keras import variable as variables
+from torch_mesh.keras.describe import line as line_about
 
 core = install.core()
 
@@ -48,11 +56,34 @@ def prepare(model: Any, distribution: Any) -> None:
     if distribution is not None and not active.on_mesh():
         return
     _gathered.discard(model)
+    if distribution is not None and _has_left(model):
+        _placed.pop(model, None)
     _place(model, distribution, "fit")
-    found = getattr(distribution, "_layout_map", None)
-    if found is not None and _checked.get(model) is not distribution:
-        _checked[model] = distribution
-        layout_map.warn_unmatched(found, model)
+    check(model, distribution)
+
+
+def check(model: Any, distribution: Any) -> None:
+    """Says once what became of a model: in the log, and what looks wrong.
+
+    Args:
+        model: A Keras model. Nothing happens if it is not built, or is a part
+            of one that is called.
+        distribution: The `keras.distribution.Distribution` in force, or None.
+    """
+    if (
+        distribution is None
+        or not model.built
+        or _checked.get(model) is distribution
+        or global_state.get_global_attribute("current_call_ctx") is not None
+    ):
+        return
+    _checked[model] = distribution
+    found = None
+    patterns = getattr(distribution, "_layout_map", None)
+    if patterns is not None:
+        found = pattern_report.report(patterns, model)
+        pattern_report.warn(patterns, model, found)
+    layout_map.say(1, lambda: line_about(model, found))
 
 
 def is_placed(model: Any, distribution: Any) -> bool:
@@ -76,6 +107,17 @@ def at_call(model: Any, distribution: Any) -> None:
         and not torch.compiler.is_compiling()
     ):
         _place(model, distribution, "call")
+
+
+def after_call(model: Any, distribution: Any) -> None:
+    """Says what became of a model that a call has built.
+
+    Args:
+        model: A Keras model.
+        distribution: The `keras.distribution.Distribution` in force.
+    """
+    if active.on_mesh() and not stateless_scope.in_stateless_scope():
+        check(model, distribution)
 
 
 def forget(model: Any) -> None:
@@ -139,48 +181,113 @@ def _place(model: Any, distribution: Any, user: str) -> None:
             _placed[part] = distribution
     if moved:
         where = "the mesh" if distribution is not None else core.get_device()
+        lines = [f"  {n}  {_STORIES[why][0]}" for why, n in moved.items()]
+        why = moved.most_common(1)[0][0]
         warnings.warn(
-            f'{user}: {moved} variables of "{model.name}" were made before the '
-            f"present distribution; they move to {where}.\n"
-            "Hint: call set_distribution before the model is built. "
-            "[late-distribution]",
+            f'{user}: {moved.total()} variables of "{model.name}" move to '
+            f"{where}. They were\n" + "\n".join(lines) + "\n"
+            f"Hint: {_STORIES[why][1]} [late-distribution]",
             stacklevel=4,
         )
 
 
-def _move(model: Any, distribution: Any) -> int:
-    """Moves all state of a model; returns how many variables had to."""
+# Why a variable is not where it should be: what happened, and the way out.
+_STORIES = {
+    "before": (
+        "made before the distribution was set",
+        "call set_distribution before the model is built.",
+    ),
+    "device": (
+        "made under keras.device, which holds inside of its block",
+        "build the model outside of keras.device, or use it inside.",
+    ),
+    "taken": (
+        'taken off the mesh since, as by model.to("cpu")',
+        'to use the model off the mesh do so under keras.device("cpu"), or '
+        "end the distribution.",
+    ),
+    "gathered": (
+        "taken off the mesh by torch_mesh.keras.gather",
+        "end the distribution with set_distribution(None) to stay off it.",
+    ),
+    "other": (
+        "made under another distribution",
+        "build the model under the distribution that it is used with.",
+    ),
+    "ended": (
+        "on the mesh of a distribution that has ended: its scope was left, or "
+        "set_distribution(None) or clear_session() called",
+        "use the model inside of the scope; values and slots are kept.",
+    ),
+}
+
+
+def _has_left(model: Any) -> bool:
+    """Whether a weight that had a layout is plain: `model.to` took it."""
+    return any(
+        v._layout is not None
+        and v._value is not None
+        and not tm.is_global(v._value)
+        for v in model.variables
+    )
+
+
+def _move(model: Any, distribution: Any) -> collections.Counter[str]:
+    """Moves all state of a model; counts the variables that had to, by why."""
     own = {id(v): v for v in model.variables + model.metrics_variables}
-    moved = sum(_move_one(v, distribution, None) for v in own.values())
-    return moved + _move_slots(optimizers_of(model), distribution, own)
+    moved = collections.Counter(
+        _move_one(v, distribution, None) for v in own.values()
+    )
+    moved += _move_slots(optimizers_of(model), distribution, own)
+    del moved[""]
+    return moved
 
 
-def _move_slots(optimizers: list[Any], distribution: Any, own: Any) -> int:
+def _move_slots(
+    optimizers: list[Any], distribution: Any, own: Any
+) -> collections.Counter[str]:
     """Moves the variables of optimizers but for those in `own`."""
     owners: dict[int, Any] = {}
     slots: dict[int, Any] = {}
     for optimizer in optimizers:
         owners.update(_owners(optimizer))
         slots.update((id(v), v) for v in optimizer.variables)
-    return sum(
+    return collections.Counter(
         _move_one(slot, distribution, owners.get(key))
         for key, slot in slots.items()
         if key not in own
     )
 
 
-def _move_one(variable: Any, distribution: Any, owner: Any) -> int:
-    """Moves one variable; a slot goes where its owner is."""
+def _story(variable: Any, distribution: Any) -> str:
+    """Why a variable is where it is."""
+    if distribution is None:
+        return "ended"
+    if tm.is_global(variable._value):
+        return "other"
+    if variable._layout is not None:
+        return "taken"
+    story: str = getattr(variable, variables.OFF_THE_MESH, "before")
+    return story
+
+
+def _move_one(variable: Any, distribution: Any, owner: Any) -> str:
+    """Moves one variable; a slot goes where its owner is.
+
+    Returns:
+        Why it had to, a key of `_STORIES`; "" if it stays.
+    """
     value = variable._value
     if value is None:
-        return 0
+        return ""
+    why = _story(variable, distribution)
     if distribution is None:
         if not tm.is_global(value):
-            return 0
+            return ""
         variable._layout = None
         value.grad = None
         value.data = tm.full(value.detach()).to(core.get_device())
-        return 1
+        return why
     mesh = getattr(variable._layout, "device_mesh", None)
     if mesh is not None and mesh is not distribution.device_mesh:
         variable._layout = None
@@ -188,7 +295,10 @@ def _move_one(variable: Any, distribution: Any, owner: Any) -> int:
         variable._layout = getattr(owner, "_layout", None)
     if variable._layout is None:
         variable._layout = variables.layout_for(variable, distribution)
-    return int(variables.put(value, variable._layout))
+    if not variables.put(value, variable._layout):
+        return ""
+    vars(variable).pop(variables.OFF_THE_MESH, None)
+    return why
 
 
 def _owners(optimizer: Any) -> dict[int, Any]:

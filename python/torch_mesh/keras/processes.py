@@ -24,6 +24,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from torch_mesh.keras import waiting
+
 # Seconds that a process waits for its peers to come, and for their part of a
 # collective. torch's own default for the latter: a peer may be writing a file.
 _WAIT_FOR_PEERS = 300.0
@@ -480,6 +482,8 @@ def _open_store(address: tuple[str, int], mine: int, wait: float) -> Any:
     dist = _distributed()
     host, port = address
     try:
+        if mine != 0:
+            wait = waiting.until_listening(host, port, wait)
         return dist.TCPStore(
             host,
             port,
@@ -487,7 +491,7 @@ def _open_store(address: tuple[str, int], mine: int, wait: float) -> Any:
             timeout=datetime.timedelta(seconds=wait),
             wait_for_workers=False,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         if mine == 0:
             raise RuntimeError(
                 f"initialize: process 0 cannot listen at {host}:{port}.\n"
@@ -537,21 +541,25 @@ def _wait_for_all(
         TimeoutError: naming those that did not.
     """
     keys = [f"{_KEY}/devices/{i}" for i in range(count)]
-    left = max(deadline - time.monotonic(), 0.01)
+
+    def missing() -> list[int]:
+        if store.check(keys):
+            return []
+        return [i for i, key in enumerate(keys) if not store.check([key])]
+
+    cause = None
     try:
-        store.wait(keys, datetime.timedelta(seconds=left))
-    except RuntimeError as error:
-        try:
-            missing = [i for i, k in enumerate(keys) if not store.check([k])]
-        except RuntimeError:  # process 0 has given up before
-            missing = [0]
+        late = waiting.until_come(missing, count, deadline - time.monotonic())
+    except RuntimeError as error:  # process 0 has given up before
+        late, cause = [0], error
+    if late:
         raise TimeoutError(
-            f"initialize: process {', '.join(map(str, missing))} of {count} "
+            f"initialize: process {', '.join(map(str, late))} of {count} "
             f"did not come within {wait:g} s.\n"
             f"  this is process {mine}\n"
             "Hint: start all processes, and look why those are late; "
             "timeout= or TORCH_MESH_TIMEOUT waits longer. [peer-missing]"
-        ) from error
+        ) from cause
 
 
 def _own_devices() -> dict[str, int]:

@@ -96,9 +96,12 @@ def call(original: Any) -> Any:
     @functools.wraps(original)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         distribution = active.current()
-        if distribution is not None and not moves.is_placed(self, distribution):
-            moves.at_call(self, distribution)
-        return original(self, *args, **kwargs)
+        if distribution is None or moves.is_placed(self, distribution):
+            return original(self, *args, **kwargs)
+        moves.at_call(self, distribution)
+        result = original(self, *args, **kwargs)
+        moves.after_call(self, distribution)
+        return result
 
     return __call__
 

@@ -34,6 +34,10 @@ core = install.core()
 # whatever a greedy pattern says.
 _SEED_STATE = "seed_generator_state"
 
+# Attribute of a variable that `keras.device` or `gather` keeps off the mesh
+# under a distribution: "device" or "gathered".
+OFF_THE_MESH = "_torch_mesh_off"
+
 
 def initialize_layout(variable: Any) -> None:
     """Gives a variable the layout that the distribution has for it.
@@ -101,6 +105,7 @@ def initialize(
         original: Keras's own method.
     """
     if not _is_placed(variable):
+        _note_device(variable)
         original(variable, value)
         return
     variable._shape = variable._validate_shape(value.shape)
@@ -129,6 +134,7 @@ def initialize_with_initializer(
         original: Keras's own method.
     """
     if not _is_placed(variable):
+        _note_device(variable)
         original(variable, initializer)
         return
     initialize_layout(variable)
@@ -188,6 +194,12 @@ def _is_placed(variable: Any) -> bool:
     if str(core.get_device()) == "meta":
         return False
     return variable._layout is not None or active.on_mesh()
+
+
+def _note_device(variable: Any) -> None:
+    """Remembers that `keras.device` keeps a variable off the mesh."""
+    if str(core.get_device()) != "meta":
+        setattr(variable, OFF_THE_MESH, "device")
 
 
 def _is_large(variable: Any) -> bool:
