@@ -57,7 +57,7 @@ class CollectiveLogger(Callback):
 
     def __init__(self, verbose: int = 0) -> None:
         super().__init__()
-        self.verbose = verbose
+        self._verbose = verbose
         self.steps: list[Step] = []
         self._first_of_epoch = 0
         self._counts: Any = None
@@ -65,12 +65,29 @@ class CollectiveLogger(Callback):
         self._held = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
+        """Forgets the steps of a fit before.
+
+        Args:
+            logs: The numbers that callbacks and `history` get.
+        """
         self.steps = []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes where the steps of the epoch begin.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            logs: The numbers that callbacks and `history` get.
+        """
         self._first_of_epoch = len(self.steps)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Begins to count.
+
+        Args:
+            batch: Number of the batch in its epoch, from 0.
+            logs: The numbers that callbacks and `history` get.
+        """
         optimizer = getattr(self.model, "optimizer", None)
         state = [*self.model.variables, *getattr(optimizer, "variables", [])]
         unique = {id(variable): variable for variable in state}
@@ -79,6 +96,12 @@ class CollectiveLogger(Callback):
         self._counts = _C.counts()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Adds what was counted to `steps` and `logs`.
+
+        Args:
+            batch: Number of the batch in its epoch, from 0.
+            logs: The numbers that callbacks and `history` get.
+        """
         if self._counts is None:  # fit began before this callback was there
             return
         before, after = self._counts, _C.counts()
@@ -95,13 +118,19 @@ class CollectiveLogger(Callback):
             logs.update(_logs_of([step]))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds means and the maximum of the peaks to `logs`, and prints.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            logs: The numbers that callbacks and `history` get.
+        """
         steps = self.steps[self._first_of_epoch :]
         if not steps:
             return
         found = _logs_of(steps)
         if logs is not None:
             logs.update(found)
-        if self.verbose:
+        if self._verbose:
             last = steps[-1]
             kinds = ", ".join(
                 f"{number} {kind} {bytes_text(last.num_bytes.get(kind, 0))}"
