@@ -29,7 +29,8 @@ _HOME = {
     "check_parity": "parity",
     "check_rule": "rule_check",
     "counting": "counters",
-    "current_mesh": "tensors",
+    "current_mesh": "in_force",
+    "describe": "description",
     "device_count": "devices",
     "distribute": "tensors",
     "explain": "tracing",
@@ -41,14 +42,16 @@ _HOME = {
     "list_devices": "devices",
     "map_shards": "tensors",
     "memory": "memory",
+    "parallelize": "parallel",
     "redistribute": "tensors",
+    "redistribute_": "moves",
     "reduce_partials": "tensors",
     "register_rule": "tensors",
     "set_cpu_devices": "devices",
     "shards": "tensors",
     "to_dtensor": "dtensor",
     "trace": "tracing",
-    "use": "tensors",
+    "use": "in_force",
     "visualize": "picture",
 }
 
@@ -64,6 +67,7 @@ __all__ = [
     "check_rule",
     "counting",
     "current_mesh",
+    "describe",
     "device_count",
     "distribute",
     "explain",
@@ -75,7 +79,9 @@ __all__ = [
     "list_devices",
     "map_shards",
     "memory",
+    "parallelize",
     "redistribute",
+    "redistribute_",
     "reduce_partials",
     "register_rule",
     "set_cpu_devices",
@@ -90,14 +96,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from torch_mesh.counters import Counting as Counting
     from torch_mesh.counters import counting as counting
+    from torch_mesh.description import describe as describe
     from torch_mesh.devices import device_count as device_count
     from torch_mesh.devices import list_devices as list_devices
     from torch_mesh.devices import set_cpu_devices as set_cpu_devices
     from torch_mesh.dtensor import from_dtensor as from_dtensor
     from torch_mesh.dtensor import to_dtensor as to_dtensor
+    from torch_mesh.in_force import current_mesh as current_mesh
+    from torch_mesh.in_force import use as use
     from torch_mesh.layouts import Layout as Layout
     from torch_mesh.layouts import Mesh as Mesh
     from torch_mesh.memory import memory as memory
+    from torch_mesh.moves import redistribute_ as redistribute_
+    from torch_mesh.parallel import parallelize as parallelize
     from torch_mesh.parity import Parity as Parity
     from torch_mesh.parity import check_parity as check_parity
     from torch_mesh.picture import Picture as Picture
@@ -105,7 +116,6 @@ if TYPE_CHECKING:
     from torch_mesh.rule_check import RuleCheck as RuleCheck
     from torch_mesh.rule_check import check_rule as check_rule
     from torch_mesh.tensors import borrow as borrow
-    from torch_mesh.tensors import current_mesh as current_mesh
     from torch_mesh.tensors import distribute as distribute
     from torch_mesh.tensors import from_shards as from_shards
     from torch_mesh.tensors import full as full
@@ -116,7 +126,6 @@ if TYPE_CHECKING:
     from torch_mesh.tensors import reduce_partials as reduce_partials
     from torch_mesh.tensors import register_rule as register_rule
     from torch_mesh.tensors import shards as shards
-    from torch_mesh.tensors import use as use
     from torch_mesh.tracing import explain as explain
     from torch_mesh.tracing import trace as trace
 else:

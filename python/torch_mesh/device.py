@@ -11,7 +11,15 @@ import torch
 import torch.utils.dlpack
 from torch.multiprocessing.reductions import reduce_tensor
 
-from torch_mesh import _C, archive, arrays, devices, tensor_file, tensors
+from torch_mesh import (
+    _C,
+    archive,
+    arrays,
+    devices,
+    in_force,
+    moves,
+    tensor_file,
+)
 
 # Of the packages that torch.load asks in turn, torch's first has 10.
 _BEFORE_TORCHS_OWN = 9
@@ -48,6 +56,7 @@ def register() -> None:
     archive.install()
     tensor_file.install()
     arrays.install()
+    moves.install()
     _pickles_hold_plain_storages()
     _queues_hold_plain_tensors()
     torch.serialization.register_package(
@@ -298,7 +307,7 @@ def _losses_in_chunks_are_those_of_the_devices() -> None:
     @functools.wraps(adjust)
     def adjusted(self: Any, *args: Any, device: Any = None, **more: Any) -> Any:
         if device is not None and torch.device(device).type == "mesh":
-            mesh = tensors.current_mesh()
+            mesh = in_force.current_mesh()
             on_gpus = mesh is not None and mesh.devices[0].startswith("gpu")
             device = torch.device("cuda" if on_gpus else "cpu")
         return adjust(self, *args, device=device, **more)

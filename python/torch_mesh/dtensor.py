@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_mesh import _C, tensors
+from torch_mesh import _C, in_force, tensors
 from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
 
 
@@ -318,7 +318,7 @@ def _device_mesh_for(mesh: Mesh, device_mesh: Any, dist: Any) -> Any:
 
 def _mesh_for(device_mesh: Any) -> Mesh:
     """The mesh in force if it fits, else one like a DeviceMesh."""
-    now = tensors.current_mesh()
+    now = in_force.current_mesh()
     if now is not None and len(now.axis_names) == device_mesh.ndim:
         return now
     names = device_mesh.mesh_dim_names or tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,8 +13,12 @@ from torch_mesh import devices as _devices
 if TYPE_CHECKING:
     from torch_mesh.picture import Picture
 
+# "S0", None for "R", or a placement of DTensor's.
+Placement: TypeAlias = Any
 # ("S0", "R"), or "(S0, R)", or {"data": "S0"}.
-Placements: TypeAlias = Iterable[str] | Mapping[str, str]
+Placements: TypeAlias = Iterable[Placement] | Mapping[str, Placement]
+
+_FROM_THE_END = re.compile(r"S-(\d+)")
 
 
 class Mesh:
@@ -96,9 +101,11 @@ class Layout:
 
     Args:
         mesh: a `Mesh`.
-        placements: one text for each axis, e.g. `("S0", "R")`; or a dict of
-            axis name to placement, where axes left out are `R`; or the text of
-            a layout, `"(S0, R)"`.
+        placements: one for each axis, e.g. `("S0", "R")`; or a dict of axis
+            name to placement, where axes left out are `R`; or the text of a
+            layout, `"(S0, R)"`. None stands for `R`, and DTensor's `Shard(0)`,
+            `Replicate()` and `Partial()` are taken. Where a tensor comes with
+            them, `S-1` and `Shard(-1)` are its last dim.
 
     Raises:
         ValueError: if the placements do not fit the mesh.
@@ -116,16 +123,11 @@ class Layout:
                 f" {mesh!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes one."
                 " [argument-type]"
             )
-        if isinstance(placements, Mapping):
-            placements = (
-                "{"
-                + ", ".join(f"{a}: {p}" for a, p in placements.items())
-                + "}"
-            )
-        if isinstance(placements, str):
-            self._native = _C.Layout.parse(mesh._native, placements)
+        placed = _texts_of(placements)
+        if isinstance(placed, str):
+            self._native = _C.Layout.parse(mesh._native, placed)
         else:
-            self._native = _C.Layout(mesh._native, _texts_of(placements))
+            self._native = _C.Layout(mesh._native, placed)
 
     @classmethod
     def _of(cls, native: _C.Layout) -> Layout:
@@ -198,9 +200,17 @@ class Layout:
 
 
 def as_layout(
-    mesh_or_layout: Mesh | Layout, placements: Placements | None = None
+    mesh_or_layout: Mesh | Layout,
+    placements: Placements | None = None,
+    ndim: int | None = None,
 ) -> Layout:
     """A `Layout` from `(mesh, placements)` or from a layout.
+
+    Args:
+        mesh_or_layout: a `Mesh`, or a `Layout`.
+        placements: as for `Layout`; None replicates.
+        ndim: number of dims of the tensor that it is for, from whose end
+            negative dims count.
 
     Raises:
         ValueError: if placements are given twice.
@@ -224,19 +234,49 @@ def as_layout(
         )
     if placements is None:
         return Layout._of(_C.Layout.replicated(mesh_or_layout._native))
-    return Layout(mesh_or_layout, placements)
+    return Layout(mesh_or_layout, _texts_of(placements, ndim))
 
 
-def _texts_of(placements: Iterable[str]) -> list[str]:
-    """Placements as texts; a placement may be any object that prints so."""
+def _texts_of(
+    placements: Placements, ndim: int | None = None
+) -> str | list[str]:
+    """Placements as the text of a layout, or as a text for each axis."""
+
+    def from_the_start(text: str) -> str:
+        def dim(found: re.Match[str]) -> str:
+            counted = -1 if ndim is None else ndim - int(found[1])
+            return found[0] if counted < 0 else f"S{counted}"
+
+        return _FROM_THE_END.sub(dim, text)
+
+    if isinstance(placements, Mapping):
+        pairs = (f"{a}: {_text_of(p)}" for a, p in placements.items())
+        return from_the_start("{" + ", ".join(pairs) + "}")
+    if isinstance(placements, str):
+        return from_the_start(placements)
     try:
-        return [str(p) for p in placements]
+        return [from_the_start(_text_of(p)) for p in placements]
     except TypeError:
         raise TypeError(
             "Layout: a placement for each axis is due, and this is a"
             f" {type(placements).__name__}.\n"
             'Hint: write ("S0", "R"). [argument-type]'
         ) from None
+
+
+def _text_of(placement: Placement) -> str:
+    """A placement as text: of None, of DTensor's, of all that prints so."""
+    if placement is None:
+        return "R"
+    kind = type(placement).__name__
+    if type(placement).__module__.startswith("torch.distributed."):
+        if kind == "Shard":
+            return f"S{placement.dim}"
+        if kind == "Replicate":
+            return "R"
+        if kind == "Partial" and placement.reduce_op == "sum":
+            return "P+"
+    return str(placement)
 
 
 def _pairs_of(axes: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from torch_mesh import _C
 from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
@@ -48,10 +49,11 @@ def distribute(
     Raises:
         ValueError: if the placements do not fit the mesh or the tensor.
     """
-    layout = as_layout(mesh, placements)
+    ndim = _tensor("distribute", t).dim()
+    layout = as_layout(mesh, placements, ndim)
     if _runs.plain:
-        return _tensor("distribute", t).clone()
-    return _C.distribute(_tensor("distribute", t), layout._native)
+        return t.clone()
+    return _C.distribute(t, layout._native)
 
 
 def _tensor(name: str, value: object) -> Tensor:
@@ -72,7 +74,9 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
         placements: placements on the mesh of `x`, or a `Layout`.
 
     Returns:
-        A global tensor. Differentiable.
+        A global tensor. Differentiable. Of a `Parameter` it is a tensor like
+        any other; assigned to the module in place of that parameter it changes
+        its layout, as `redistribute_` does.
 
     Raises:
         ValueError: if `x` is not on the mesh, or the layout does not fit.
@@ -81,8 +85,8 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
         return _tensor("redistribute", x).clone()
     try:
         if not isinstance(placements, Layout):
-            placements = Layout(layout(x).mesh, placements)
-        return _C.redistribute(_tensor("redistribute", x), placements._native)
+            placements = as_layout(layout(x).mesh, placements, x.dim())
+        moved = _C.redistribute(_tensor("redistribute", x), placements._native)
     except ValueError:
         if is_global(x):
             raise
@@ -90,6 +94,11 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
             f"redistribute: the tensor is on {x.device}, not on the mesh.\n"
             "Hint: use distribute. [not-global]"
         ) from None
+    if isinstance(x, Parameter):
+        from torch_mesh.moves import remember
+
+        remember(x, moved)
+    return moved
 
 
 def layout(x: Tensor) -> Layout:
@@ -177,7 +186,8 @@ def from_shards(
             "Hint: give a list, row-major. [argument-type]"
         )
     parts = [_tensor("from_shards", tensor) for tensor in tensors]
-    return _C.from_shards(parts, as_layout(mesh, placements)._native)
+    ndim = parts[0].dim() if parts else None
+    return _C.from_shards(parts, as_layout(mesh, placements, ndim)._native)
 
 
 def map_shards(
@@ -238,10 +248,11 @@ def borrow(
     Raises:
         ValueError: if the placements do not fit the mesh or the tensor.
     """
-    layout = as_layout(mesh, placements)
+    ndim = _tensor("borrow", t).dim()
+    layout = as_layout(mesh, placements, ndim)
     if _runs.plain:
-        return _tensor("borrow", t).clone()
-    return _C.borrow(_tensor("borrow", t), layout._native)
+        return t.clone()
+    return _C.borrow(t, layout._native)
 
 
 def reduce_partials(tensors: Iterable[Tensor]) -> None:
@@ -283,40 +294,3 @@ def register_rule(name: str, text: str) -> None:
             " [op-name]"
         )
     _C.register_rule(name, text)
-
-
-def current_mesh() -> Mesh | None:
-    """The mesh of new tensors.
-
-    Returns:
-        The `Mesh` that `use` has set, else None.
-    """
-    mesh = Mesh._of(_C.current_mesh())
-    return mesh if mesh.axis_names else None
-
-
-class use:
-    """Makes `mesh` the mesh of new tensors.
-
-    `use(mesh)` sets it for good; `with use(mesh):` until the block ends.
-    `use(None)` unsets it. It is one for the whole process.
-
-    Args:
-        mesh: a `Mesh`, or None.
-    """
-
-    def __init__(self, mesh: Mesh | None) -> None:
-        if not isinstance(mesh, Mesh | None):
-            raise TypeError(
-                f"use: a Mesh is due, and this is a {type(mesh).__name__}:"
-                f" {mesh!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes one."
-                " [argument-type]"
-            )
-        self._before = _C.current_mesh()
-        _C.set_current_mesh(_C.Mesh([], []) if mesh is None else mesh._native)
-
-    def __enter__(self) -> Mesh | None:
-        return current_mesh()
-
-    def __exit__(self, *error: object) -> None:
-        _C.set_current_mesh(self._before)

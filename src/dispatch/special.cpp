@@ -18,6 +18,7 @@
 #include "dispatch/random_ops.h"
 #include "dispatch/recurrent.h"
 #include "dispatch/select_slice.h"
+#include "tensor/current_mesh.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
 #include "tensor/window.h"
@@ -72,6 +73,31 @@ std::optional<at::Tensor> copy_of_few(
   return copy;
 }
 
+// A batch that a loop hands over (`use(mesh, batch=...)`), cut on dim 0. Its
+// strides are those of the whole.
+at::Tensor cut_batch(
+    const at::Tensor& self,
+    c10::ScalarType dtype,
+    std::optional<c10::MemoryFormat> format,
+    const Layout& layout) {
+  const bool is_as_wanted = dtype == self.scalar_type() &&
+                            self.is_non_overlapping_and_dense() &&
+                            format.value_or(c10::MemoryFormat::Preserve) ==
+                                c10::MemoryFormat::Preserve;
+  const at::Tensor whole = is_as_wanted ? self
+                                        : at::_to_copy(
+                                              self,
+                                              dtype,
+                                              std::nullopt,
+                                              self.device(),
+                                              std::nullopt,
+                                              /*non_blocking=*/false,
+                                              format);
+  at::Tensor batch = distribute(whole, layout);
+  note_move(batch, layout);
+  return batch;
+}
+
 // Crosses the border of the mesh: no device of the mesh does that alone.
 bool to_copy(const Op& op, Stack& stack) {
   const at::Tensor self = argument(op, stack, 0).toTensor();
@@ -94,7 +120,19 @@ bool to_copy(const Op& op, Stack& stack) {
             argument(op, stack, 6).toOptional<c10::MemoryFormat>()));
     return true;
   }
-  const Layout layout = Layout::replicated(current_mesh());
+  const Layout in_force = layout_in_force();
+  if (in_force.sharded_axes() != 0 && is_batch(self)) {
+    give(
+        op,
+        stack,
+        cut_batch(
+            self,
+            dtype.value_or(self.scalar_type()),
+            argument(op, stack, 6).toOptional<c10::MemoryFormat>(),
+            in_force));
+    return true;
+  }
+  const Layout layout = Layout::replicated(in_force.mesh());
   Shards shards;
   for (int first : layout.lanes().first_device) {
     const c10::Device to = torch_device(layout.mesh().devices()[first]);

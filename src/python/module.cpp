@@ -11,6 +11,7 @@
 #include "python/blocks.h"
 #include "python/layout_map.h"
 #include "python/numpy.h"
+#include "tensor/current_mesh.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 
@@ -127,13 +128,53 @@ void bind_layouts(py::module_& m) {
   m.def("separate_memories_for_testing", &separate_memories_for_testing);
 }
 
+// Whether a program has the tensor in its hands: `x.to("mesh")` asks with a
+// tensor of Python, which `torch.tensor(..., device="mesh")` does not. No
+// Parameter is a batch.
+bool is_held_by_python(const at::Tensor& tensor) {
+  if (!tensor.unsafeGetTensorImpl()->pyobj_slot()->load_pyobj()) {
+    return false;
+  }
+  const py::gil_scoped_acquire gil;
+  return !py::isinstance(
+      py::cast(tensor), py::module_::import("torch.nn").attr("Parameter"));
+}
+
 void bind_tensors(py::module_& m) {
   using Release = py::call_guard<py::gil_scoped_release>;
   m.def("register_device", &register_device);
   m.def("current_mesh", &current_mesh);
-  m.def("set_current_mesh", &set_current_mesh, py::arg("mesh"));
+  m.def("layout_in_force", &layout_in_force);
+  m.def("layout_of_process", &layout_of_process);
+  m.def("set_layout_of_process", &set_layout_of_process, py::arg("layout"));
+  m.def("override_of_thread", &override_of_thread);
+  m.def("set_override_of_thread", &set_override_of_thread, py::arg("layout"));
+  m.def("pause_batches", &pause_batches);
+  m.def("resume_batches", &resume_batches);
+  m.def("batch_moves", [] {
+    py::list moves;
+    for (const BatchMove& move : last_moves()) {
+      moves.append(
+          py::make_tuple(move.sizes, move.dtype, move.layout, move.times));
+    }
+    return moves;
+  });
+  set_batch_judge(&is_held_by_python);
   m.def("is_global", &is_global, py::arg("tensor"));
   m.def("is_unwritten", &is_unwritten, py::arg("tensor"));
+  m.def(
+      "unwritten",
+      [](const std::vector<int64_t>& sizes,
+         const std::vector<int64_t>& strides,
+         c10::ScalarType dtype,
+         const Layout& layout) {
+        check_layout(layout, sizes);
+        return make_unwritten(layout, sizes, strides, dtype);
+      },
+      py::arg("sizes"),
+      py::arg("strides"),
+      py::arg("dtype"),
+      py::arg("layout"));
   m.def(
       "layout_of",
       [](const at::Tensor& tensor) {
