@@ -12,6 +12,7 @@
 #   make keras-suite        Keras's own tests on the mesh
 #   make keras-suite-full   also those that need TensorFlow or JAX; writes
 #                           docs/keras-suite.md
+#   make users      programs in the manner of users; writes docs/users.md
 #   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
 #   make fuzz       rules, layouts, redistributions: FUZZ_SECONDS in all (600)
 #   make stress     threads that train at once, for two minutes
@@ -46,6 +47,7 @@ export PIP_PROGRESS_BAR := off
   compat clean \
   conformance conformance-full conformance-plants coverage \
   keras-suite keras-suite-full \
+  users \
   test-cpp test-python
 
 demo: build
@@ -79,9 +81,10 @@ $(SETUP): requirements/build.txt requirements/torch.txt requirements/run.txt \
 	$(PIP) install -q -r requirements/build.txt -r requirements/run.txt
 	@touch $@
 
-$(TEST_SETUP): $(SETUP) requirements/test.txt
+$(TEST_SETUP): $(SETUP) requirements/test.txt requirements/users.txt
 	tools/debian_packages.sh test $(PYTHON)
 	$(PIP) install -q -r requirements/test.txt
+	$(PIP) install -q --no-deps -r requirements/users.txt
 	@touch $@
 
 # Not editable: what is tested is what a user gets.
@@ -120,6 +123,10 @@ bench: build
 	$(RUN) benchmarks/dispatch.py
 	$(RUN) benchmarks/local_kernels.py
 	$(RUN) benchmarks/fit.py
+
+# One thread: the table is of CPU time.
+users: build $(TEST_SETUP)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.users --markdown docs/users.md
 
 sanitize: $(TEST_SETUP)
 	@$(MAKE) --no-print-directory sanitize-address,undefined

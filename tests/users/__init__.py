@@ -1,0 +1,1 @@
+"""Small programs in the manner of those that users run, and their table."""
