@@ -30,7 +30,28 @@ Layout layout_of_channels(const Layout& input) {
   return Layout(input.mesh(), placements);
 }
 
+bool is_in_a_format(const at::Tensor& t) {
+  return !t.defined() || t.is_contiguous() ||
+         t.is_contiguous(at::MemoryFormat::ChannelsLast) ||
+         t.is_contiguous(at::MemoryFormat::ChannelsLast3d);
+}
+
 }  // namespace
+
+at::MemoryFormat format_of_batch_norm(
+    const at::Tensor& input,
+    const at::Tensor& gradient) {
+  if (!is_in_a_format(input) || !is_in_a_format(gradient)) {
+    return input.suggest_memory_format();
+  }
+  for (const at::MemoryFormat format :
+       {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+    if (input.is_contiguous(format)) {
+      return format;
+    }
+  }
+  return at::MemoryFormat::ChannelsLast3d;
+}
 
 bool run_batch_norm(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();

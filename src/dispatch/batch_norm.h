@@ -1,4 +1,5 @@
-// batch_norm.h: running statistics that a schema does not own up to.
+// batch_norm.h: running statistics that a schema does not own up to, and the
+// format of the result.
 
 #pragma once
 
@@ -9,5 +10,12 @@ namespace torch_mesh {
 // `native_batch_norm` in training writes its running statistics, which its
 // schema does not say. `_native_batch_norm_legit` is the same op and says so.
 bool run_batch_norm(const Op& op, Stack& stack);
+
+// The memory format of batch norm's result, or of the input's gradient, as the
+// CPU's kernels choose it. `gradient`: of the result; undefined in the forward
+// pass.
+at::MemoryFormat format_of_batch_norm(
+    const at::Tensor& input,
+    const at::Tensor& gradient);
 
 }  // namespace torch_mesh

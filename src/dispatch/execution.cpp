@@ -149,11 +149,16 @@ class Execution {
   // copied as one, so that they still lie side by side.
   Shards dense(size_t i, const at::Tensor& tensor, Shards shards) const {
     const bool must_be_dense = op_.needs_dense || op_.is_view;
-    if (!must_be_dense && tensor.is_contiguous()) {
+    const bool has_one = std::any_of(
+        tensor.sizes().begin(), tensor.sizes().end(), [](int64_t size) {
+          return size == 1;
+        });
+    if (!must_be_dense && tensor.is_contiguous() && !has_one) {
       return shards;
     }
     auto wished = [&](const at::Tensor& local) {
-      return must_be_dense || !is_in_order(local, tensor.strides())
+      return must_be_dense || local.is_non_overlapping_and_dense() ||
+                     !is_in_order(local, tensor.strides())
                  ? in_order(local, tensor.strides())
                  : local;
     };
@@ -522,6 +527,11 @@ class Execution {
       Shards shards) const {
     const at::Tensor& source = *tensors_[input].tensor;
     const PreparedPlan::Window& window = prepared_.windows[o];
+    if (o < prepared_.outputs.size() && prepared_.outputs[o].hides_order) {
+      for (at::Tensor& shard : shards) {
+        shard = showing_order(shard, window.strides);
+      }
+    }
     at::Tensor view = make_view(
         source.storage(),
         layout,
@@ -554,20 +564,7 @@ class Execution {
       return make_with_gaps(layout, std::move(shards));
     }
     make_dense(shards, /*side_by_side=*/is_joined_);
-    const at::Tensor first = shards[0];
-    const c10::ScalarType dtype = first.scalar_type();
-    if (plan_.kind != Plan::Kind::kLocal || layout.sharded_axes() == 0 ||
-        first.sizes() == c10::IntArrayRef(plan_.outputs[o].sizes)) {
-      return make_global(
-          layout, first.sizes(), first.strides(), dtype, std::move(shards));
-    }
-    return make_global(
-        layout,
-        plan_.outputs[o].sizes,
-        strides_of_whole(
-            plan_.outputs[o].sizes, prepared_.outputs[o].strides, first),
-        dtype,
-        std::move(shards));
+    return make_result(prepared_, o, layout, std::move(shards), is_joined_);
   }
 
   const Op& op_;

@@ -1,6 +1,6 @@
-// local_kernel.cpp: arguments that lie better, for speed but for the last. The
-// gradient of a pool lies as the pool's input, that of a convolution as oneDNN
-// likes it, and where the two meet torch's loops are scalar. Measured:
+// local_kernel.cpp: arguments that lie better, for speed but for the last two.
+// The gradient of a pool lies as the pool's input, that of a convolution as
+// oneDNN likes it, and where the two meet torch's loops are scalar. Measured:
 // benchmarks/README.md.
 
 #include "dispatch/local_kernel.h"
@@ -85,6 +85,21 @@ void run_convolution_backward(const Op& op, Stack& stack) {
   op.handle.callBoxed(stack);
 }
 
+// torch's gradient of batch norm is wrong where dims of one element hide that
+// the gradient lies pixel by pixel: they are contiguous so, and their strides
+// do not say it.
+void run_batch_norm_backward(const Op& op, Stack& stack) {
+  c10::IValue& gradient = argument(op, stack, 0);
+  const at::Tensor& tensor = gradient.toTensor();
+  if (!tensor.is_contiguous() &&
+      tensor.suggest_memory_format() == at::MemoryFormat::Contiguous &&
+      (tensor.is_contiguous(at::MemoryFormat::ChannelsLast) ||
+       tensor.is_contiguous(at::MemoryFormat::ChannelsLast3d))) {
+    gradient = tensor.contiguous();
+  }
+  op.handle.callBoxed(stack);
+}
+
 }  // namespace
 
 LocalKernel local_kernel(const std::string& name) {
@@ -96,6 +111,7 @@ LocalKernel local_kernel(const std::string& name) {
       {"aten::max_pool2d_with_indices", run_pool},
       {"aten::max_pool2d_with_indices_backward", run_pool_backward},
       {"aten::mish_backward", run_in_one_order<0, 1>},
+      {"aten::native_batch_norm_backward", run_batch_norm_backward},
       {"aten::silu_backward", run_in_one_order<0, 1>},
       {"aten::softplus_backward", run_in_one_order<0, 1>},
       {"aten::threshold_backward", run_in_one_order<1, 0>},

@@ -2,30 +2,104 @@
 
 #include "dispatch/packing.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "tensor/global_tensor.h"
+#include "tensor/shard.h"
 
 namespace torch_mesh {
 
-std::vector<int64_t> strides_of_whole(
-    const std::vector<int64_t>& sizes,
-    const Sizes& known,
-    const at::Tensor& first) {
-  if (!known.empty()) {
-    const std::vector<int64_t> local = strides_in_order_of(
-        {first.sizes().data(), first.sizes().size()},
-        {known.data(), known.size()});
-    bool agrees = true;
-    for (int64_t d = 0; d < first.dim(); ++d) {
-      agrees &= first.size(d) == 1 || first.stride(d) == local[d];
-    }
-    if (agrees) {
-      return {known.begin(), known.end()};
+namespace {
+
+// Of tensors with elements: equal, where a dim has more than one.
+bool agree(const at::Tensor& shard, const Sizes& strides) {
+  for (int64_t d = 0; d < shard.dim() && shard.numel() != 0; ++d) {
+    if (shard.size(d) > 1 && shard.stride(d) != strides[d]) {
+      return false;
     }
   }
-  return first.is_contiguous()
-             ? contiguous_strides(sizes)
-             : strides_in_order_of(
-                   sizes, {first.strides().data(), first.strides().size()});
+  return true;
+}
+
+// Gives the shards the strides that follow from what torch said of the whole;
+// false if a kernel has laid them out in another way.
+bool take_known_strides(
+    const PreparedPlan::Output& output,
+    Shards& shards,
+    bool is_joined) {
+  if (output.strides.empty()) {
+    return false;
+  }
+  for (size_t i = 0; i < shards.size(); ++i) {
+    if (!agree(shards[i], output.shard_strides[i]) &&
+        (is_joined || !output.is_certain)) {
+      return false;
+    }
+  }
+  // Slices of one result have its strides.
+  for (size_t i = 0; i < shards.size() && !is_joined; ++i) {
+    shards[i] = with_strides(shards[i], output.shard_strides[i]);
+  }
+  return true;
+}
+
+// Dense, and in the order of a shard; of equal strides the later dim lies
+// within.
+std::vector<int64_t> strides_of_whole(
+    const std::vector<int64_t>& sizes,
+    const at::Tensor& shard) {
+  if (shard.is_contiguous()) {
+    return contiguous_strides(sizes);
+  }
+  std::vector<int64_t> inner_first(sizes.size());
+  std::iota(inner_first.rbegin(), inner_first.rend(), 0);
+  std::stable_sort(
+      inner_first.begin(), inner_first.end(), [&](int64_t a, int64_t b) {
+        return shard.stride(a) < shard.stride(b);
+      });
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (const int64_t d : inner_first) {
+    strides[d] = stride;
+    stride *= std::max<int64_t>(sizes[d], 1);
+  }
+  return strides;
+}
+
+}  // namespace
+
+at::Tensor make_result(
+    const PreparedPlan& plan,
+    size_t o,
+    const Layout& layout,
+    Shards shards,
+    bool is_joined) {
+  const at::Tensor first = shards[0];
+  const c10::ScalarType dtype = first.scalar_type();
+  if (plan.plan.kind != Plan::Kind::kLocal) {
+    return make_global(
+        layout, first.sizes(), first.strides(), dtype, std::move(shards));
+  }
+  const std::vector<int64_t>& sizes = plan.plan.outputs[o].sizes;
+  const PreparedPlan::Output& output = plan.outputs[o];
+  if (take_known_strides(output, shards, is_joined)) {
+    return make_global(layout, sizes, output.strides, dtype, std::move(shards));
+  }
+  if (layout.sharded_axes() == 0 || first.sizes() == c10::IntArrayRef(sizes)) {
+    return make_global(
+        layout, sizes, first.strides(), dtype, std::move(shards));
+  }
+  const std::vector<int64_t> strides =
+      is_joined ? strides_in_order_of(
+                      sizes, {first.strides().data(), first.strides().size()})
+                : strides_of_whole(sizes, first);
+  if (output.hides_order && !is_joined) {
+    for (at::Tensor& shard : shards) {
+      shard = in_order(shard, strides);
+    }
+  }
+  return make_global(layout, sizes, strides, dtype, std::move(shards));
 }
 
 void make_dense(Shards& results, bool side_by_side) {

@@ -5,17 +5,19 @@
 #include <vector>
 
 #include "comm/local_ops.h"
-#include "tensor/storage.h"
+#include "run/prepared_plan.h"
 
 namespace torch_mesh {
 
-// The strides of a result of these sizes, of which `first` is a shard. A shard
-// shows the order of the dims of which it has more than one element; `known`,
-// what torch said of the whole (may be empty), must not contradict.
-std::vector<int64_t> strides_of_whole(
-    const std::vector<int64_t>& sizes,
-    const Sizes& known,
-    const at::Tensor& first);
+// A result of `plan`, of shards that are dense, or slices of one where the
+// lanes were joined. Shards show the order of the dims of which they have more
+// than one element; what torch says of the whole shows the rest.
+at::Tensor make_result(
+    const PreparedPlan& plan,
+    size_t output,
+    const Layout& layout,
+    Shards shards,
+    bool is_joined);
 
 // Makes the results of the lanes what a new tensor holds: dense, and at the
 // begin of their memory unless they may lie `side_by_side`; by copies where

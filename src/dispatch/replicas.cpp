@@ -45,6 +45,9 @@ const Layout* find_replicas(
     if (layout ? meta.layout != *layout : !meta.layout.is_replicated()) {
       return nullptr;
     }
+    if (meta.is_write_back && !tensor.is_non_overlapping_and_dense()) {
+      return nullptr;  // its copy lies in another way
+    }
     if (entry.is_written &&
         (meta.is_write_back || MeshStorage::of(tensor)->is_borrowed)) {
       return nullptr;
@@ -89,7 +92,8 @@ at::Tensor pack(
 bool may_run_on_replicas(const Op& op) {
   const bool plain = !op.moves_no_data && !op.is_inplace_view && !op.is_out &&
                      !op.is_random && !op.is_python;
-  const bool ours = op.special && op.base_name != "aten::copy_";
+  const bool scatters = op.base_name.ends_with("_scatter");
+  const bool ours = op.special && op.base_name != "aten::copy_" && !scatters;
   return plain && !ours && !rewrite_of(op);
 }
 

@@ -13,6 +13,7 @@
 #include <ATen/Functions.h>
 #include <ATen/OpMathType.h>
 
+#include "dispatch/batch_norm.h"
 #include "dispatch/picks.h"
 #include "tensor/global_tensor.h"
 
@@ -323,6 +324,21 @@ void move_running(const Tensor& running, const Tensor& now, double momentum) {
   }
 }
 
+// A result of batch norm in the memory format that the CPU's kernel gives it,
+// whatever order the program left it in.
+Tensor in_format(const Tensor& result, at::MemoryFormat format) {
+  const c10::IntArrayRef sizes = result.sizes();
+  const std::vector<int64_t> strides =
+      format == at::MemoryFormat::ChannelsLast
+          ? c10::get_channels_last_strides_2d(sizes)
+      : format == at::MemoryFormat::ChannelsLast3d
+          ? c10::get_channels_last_strides_3d(sizes)
+          : contiguous_strides({sizes.data(), sizes.size()});
+  return result.strides() == c10::IntArrayRef(strides)
+             ? result
+             : result.new_empty_strided(sizes, strides).copy_(result);
+}
+
 // Batch norm with the statistics of the whole batch (what others call sync BN).
 void batch_norm(const Op& op, Stack& stack) {
   const Args args(op, stack);
@@ -368,7 +384,11 @@ void batch_norm(const Op& op, Stack& stack) {
     const Tensor unbiased = at::mul(var, count / std::max(count - 1, 1.0));
     move_running(*running_var, unbiased, momentum);
   }
-  args.give({output.to(dtype), saved_mean, saved_invstd});
+  args.give(
+      {in_format(
+           output.to(dtype), format_of_batch_norm(args.tensor("input"), {})),
+       saved_mean,
+       saved_invstd});
 }
 
 // d input = w * invstd * (g - mean(g) - xhat * mean(g * xhat)); Ioffe and
@@ -397,7 +417,9 @@ void batch_norm_backward(const Op& op, Stack& stack) {
     if (weight) {
       scale = at::mul(scale, *weight);
     }
-    grad_input = at::mul(grad_input, per_channel(scale, input)).to(dtype);
+    grad_input = in_format(
+        at::mul(grad_input, per_channel(scale, input)).to(dtype),
+        format_of_batch_norm(args.tensor("input"), args.tensor("grad_out")));
   }
   const c10::ScalarType saved = args.tensor("save_mean").scalar_type();
   args.give(

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/_local_scalar_dense.h>
 #include <ATen/ops/_to_copy.h>
 #include <ATen/ops/empty.h>
@@ -338,6 +339,79 @@ bool set_source_tensor(const Op& op, Stack& stack) {
   return true;
 }
 
+// Whether two tensors are one window on one storage; shards do not tell.
+bool is_set_to(const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  const at::Tensor other = argument(op, stack, 1).toTensor();
+  const bool is_one = is_global(self) && is_global(other) &&
+                      self.storage().is_alias_of(other.storage()) &&
+                      self.storage_offset() == other.storage_offset() &&
+                      self.sizes() == other.sizes() &&
+                      self.strides() == other.strides();
+  give(op, stack, is_one);
+  return true;
+}
+
+// slice_scatter, select_scatter and the like of a window: torch copies all of
+// its storage, so that the result has the window's strides and offset. `view`:
+// the op whose window of the copy `src` is written to.
+bool scatter(const Op& view, const Op& op, Stack& stack) {
+  const at::Tensor self = argument(op, stack, 0).toTensor();
+  const at::Tensor src = argument(op, stack, 1).toTensor();
+  if (!is_global(self) || LazyBits::of(self).any() ||
+      at::has_internal_overlap(self) == at::MemOverlap::Yes) {
+    return false;
+  }
+  const MeshStorage& storage = *MeshStorage::of(self);
+  if (self.storage_offset() == 0 && self.is_non_overlapping_and_dense() &&
+      self.numel() * static_cast<int64_t>(self.itemsize()) ==
+          static_cast<int64_t>(storage.nbytes())) {
+    return false;
+  }
+  const at::Tensor base = window_of_storage(
+      self.storage(),
+      storage.base_sizes,
+      storage.base_strides,
+      /*offset=*/0,
+      storage.dtype);
+  const at::Tensor copy =
+      base.new_empty_strided(base.sizes(), base.strides()).copy_(base);
+  const at::Tensor result = window_of_storage(
+      copy.storage(),
+      self.sizes(),
+      self.strides(),
+      self.storage_offset(),
+      self.scalar_type());
+  Stack of_view(
+      stack.end() - static_cast<ptrdiff_t>(op.params.size()), stack.end());
+  of_view.erase(of_view.begin() + 1);
+  of_view[0] = result;
+  run_op(view, of_view);
+  const at::Tensor part = of_view[0].toTensor();
+  if (part.sizes() != src.sizes()) {
+    return false;  // the op's own error
+  }
+  part.copy_(src);
+  give(op, stack, result);
+  return true;
+}
+
+bool as_strided_scatter(const Op& op, Stack& stack) {
+  return scatter(op_named("aten::as_strided", ""), op, stack);
+}
+
+bool diagonal_scatter(const Op& op, Stack& stack) {
+  return scatter(op_named("aten::diagonal", ""), op, stack);
+}
+
+bool select_scatter(const Op& op, Stack& stack) {
+  return scatter(op_named("aten::select", "int"), op, stack);
+}
+
+bool slice_scatter(const Op& op, Stack& stack) {
+  return scatter(op_named("aten::slice", "Tensor"), op, stack);
+}
+
 const std::map<std::string, SpecialKernel>& table() {
   static const auto* table = new std::map<std::string, SpecialKernel>{
       {"aten::_local_scalar_dense", local_scalar_dense},
@@ -345,9 +419,12 @@ const std::map<std::string, SpecialKernel>& table() {
       {"aten::_to_copy", to_copy},
       {"aten::alias", alias},
       {"aten::as_strided", as_strided},
+      {"aten::as_strided_scatter", as_strided_scatter},
       {"aten::copy_", copy},
       {"aten::detach", alias},
+      {"aten::diagonal_scatter", diagonal_scatter},
       {"aten::empty_like", empty_like},
+      {"aten::is_set_to", is_set_to},
       {"aten::lift_fresh", lift_fresh},
       {"aten::native_batch_norm", run_batch_norm},
       {"aten::new_empty", empty_like},
@@ -355,8 +432,10 @@ const std::map<std::string, SpecialKernel>& table() {
       {"aten::resize_", resize},
       {"aten::resize_as_", resize_as},
       {"aten::select.int", run_select},
+      {"aten::select_scatter", select_scatter},
       {"aten::set_.source_Tensor", set_source_tensor},
       {"aten::slice.Tensor", run_slice},
+      {"aten::slice_scatter", slice_scatter},
       {"aten::unsafe_split.Tensor", unsafe_split},
       {"aten::unsafe_split_with_sizes", unsafe_split_with_sizes},
       {"aten::zero_", zero},

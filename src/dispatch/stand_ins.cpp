@@ -2,11 +2,14 @@
 
 #include "dispatch/stand_ins.h"
 
+#include <algorithm>
+
 #include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
 #include "dispatch/arguments.h"
+#include "dispatch/batch_norm.h"
 
 namespace torch_mesh {
 namespace {
@@ -94,33 +97,99 @@ std::optional<std::vector<at::Tensor>> results_on_meta(
   return results;
 }
 
-// A dim of which the first device has one element says nothing.
+// A dim of which the first device has one element says nothing. The order in
+// which pointwise ops lay out what repeats or overlaps depends on sizes too.
 bool hides_strides(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
     const Plan::Output& output,
     const PreparedPlan::Output& prepared) {
-  for (size_t d = 0; d < output.sizes.size(); ++d) {
-    if (output.sizes[d] > 1 && prepared.local_sizes[0][d] == 1) {
-      return true;
-    }
-  }
-  return false;
+  const Sizes& first = prepared.local_sizes[0];
+  return (output.layout.sharded_axes() != 0 &&
+          std::find(first.begin(), first.end(), 1) != first.end()) ||
+         (op.schema.is_pointwise &&
+          std::any_of(args.begin(), args.end(), [](const c10::IValue& arg) {
+            return arg.isTensor() && arg.toTensor().defined() &&
+                   !arg.toTensor().is_non_overlapping_and_dense();
+          }));
 }
 
 // Ops that keep channels_last, which torch's meta kernels forget.
 bool keeps_memory_format(const Op& op) {
   return op.base_name == "aten::convolution" ||
+         op.base_name == "aten::channel_shuffle" ||
          op.base_name == "aten::floor_divide" || op.base_name == "aten::roll" ||
          op.base_name == "aten::max_unpool2d";
 }
 
-// The result of such an op.
-at::Tensor in_format_of(
-    const at::Tensor& self,
+// Whether torch's iterator lays out the results on all devices.
+bool is_iterated(const Op& op) {
+  return op.schema.is_pointwise && !keeps_memory_format(op) &&
+         op.handle.hasKernelForDispatchKey(
+             c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
+}
+
+// Of x[..., i] with one list of numbers, to which the picked dim says nothing.
+std::optional<at::Tensor> result_of_index(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
     const std::vector<int64_t>& sizes) {
-  return at::empty(
+  if (op.schema.name != "aten::index.Tensor") {
+    return std::nullopt;
+  }
+  const at::Tensor self = args[0].toTensor();
+  const auto indices = args[1].toListRef();
+  std::vector<int64_t> strides = self.strides().vec();
+  int num_lists = 0;
+  for (size_t d = 0; d < indices.size(); ++d) {
+    if (indices[d].isTensor() && indices[d].toTensor().defined()) {
+      ++num_lists;
+      if (indices[d].toTensor().dim() != 1 ||
+          indices[d].toTensor().scalar_type() == at::kBool) {
+        return std::nullopt;
+      }
+      strides[d] = 0;
+    }
+  }
+  if (num_lists != 1 || self.is_contiguous()) {
+    return std::nullopt;
+  }
+  return at::empty_strided(
       sizes,
-      self.options().device(at::kMeta).memory_format(
-          self.suggest_memory_format()));
+      strides_in_order_of(sizes, strides),
+      self.options().device(at::kMeta));
+}
+
+// The position of batch norm's input; -1 for other ops.
+int input_of_batch_norm(const Op& op) {
+  const std::string& name = op.base_name;
+  return name == "aten::native_batch_norm" ||
+                 name.rfind("aten::_native_batch_norm_legit", 0) == 0
+             ? 0
+         : name == "aten::native_batch_norm_backward" ? 1
+                                                      : -1;
+}
+
+// As `results_on_meta`; of ops that torch's meta kernels lay out as no kernel
+// does, the first result alone.
+std::optional<std::vector<at::Tensor>> laid_out_results(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const std::vector<int64_t>& sizes) {
+  if (const auto picked = result_of_index(op, args, sizes)) {
+    return std::vector<at::Tensor>{*picked};
+  }
+  const int input = input_of_batch_norm(op);
+  if (input < 0 && !keeps_memory_format(op)) {
+    return results_on_meta(op, args);
+  }
+  const at::Tensor self = args[std::max(input, 0)].toTensor();
+  const at::MemoryFormat format =
+      input < 0    ? self.suggest_memory_format()
+      : input == 0 ? format_of_batch_norm(self, {})
+                   : format_of_batch_norm(self, args[0].toTensor());
+  return std::vector<at::Tensor>{
+      at::empty(sizes, self.options().device(at::kMeta).memory_format(format))};
 }
 
 }  // namespace
@@ -171,22 +240,29 @@ void find_hidden_strides(
   std::optional<std::vector<at::Tensor>> results;
   for (size_t o = 0; o < prepared.outputs.size(); ++o) {
     const Plan::Output& output = prepared.plan.outputs[o];
-    if (!hides_strides(output, prepared.outputs[o])) {
+    if (!hides_strides(op, args, output, prepared.outputs[o])) {
       continue;
     }
     if (!results) {
-      results = keeps_memory_format(op) ? std::vector<at::Tensor>{in_format_of(
-                                              args[0].toTensor(), output.sizes)}
-                                        : results_on_meta(op, args);
+      results = laid_out_results(op, args, prepared.plan.outputs[0].sizes);
     }
-    if (!results || results->size() != prepared.outputs.size()) {
+    if (!results || results->size() <= o) {
       return;
     }
     const at::Tensor& result = (*results)[o];
     if (result.defined() && result.is_non_overlapping_and_dense() &&
         result.sizes() == c10::IntArrayRef(output.sizes)) {
       const c10::IntArrayRef strides = result.strides();
-      prepared.outputs[o].strides.assign(strides.begin(), strides.end());
+      PreparedPlan::Output& known = prepared.outputs[o];
+      known.strides.assign(strides.begin(), strides.end());
+      for (const int lane : known.lane_of_shard) {
+        const Sizes& local = known.local_sizes[lane];
+        const std::vector<int64_t> strides_of_shard = strides_in_order_of(
+            {local.data(), local.size()}, {strides.data(), strides.size()});
+        known.shard_strides.emplace_back(
+            strides_of_shard.begin(), strides_of_shard.end());
+      }
+      known.is_certain = input_of_batch_norm(op) >= 0 || is_iterated(op);
     }
   }
 }

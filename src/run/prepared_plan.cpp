@@ -73,6 +73,9 @@ PreparedPlan::Output prepare_output(
     const std::vector<int64_t> sizes =
         shard_sizes(planned.layout, planned.sizes, device);
     output.local_sizes.emplace_back(sizes.begin(), sizes.end());
+    for (size_t d = 0; d < sizes.size(); ++d) {
+      output.hides_order |= sizes[d] == 1 && planned.sizes[d] > 1;
+    }
   }
   return output;
 }

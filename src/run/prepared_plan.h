@@ -30,9 +30,13 @@ struct PreparedPlan {
     std::vector<int> lane_of_shard;
     std::vector<Sizes> local_sizes;  // expected, for each lane
     int64_t cut_dim = -1;            // where the plan joins
-    // Of the whole, where local strides say too little: a dim of which each
-    // device has one element. Else empty.
+    // Whether a device has one element of a dim of more.
+    bool hides_order = false;
+    // Of the whole, where local strides say too little: of a dim of which they
+    // show one element. Else empty.
     Sizes strides;
+    std::vector<Sizes> shard_strides;  // what follows for each shard
+    bool is_certain = false;  // no kernel lays the whole out in another way
   };
 
   // Where a view lies in its storage, by the rules of plain torch.

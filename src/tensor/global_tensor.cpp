@@ -511,8 +511,7 @@ at::Tensor full_value(const at::Tensor& tensor) {
     reduce_storage(tensor, layout.partial_axes());
   }
   // Shards of one element along a dim do not show where the dim lies.
-  return tensor.is_non_overlapping_and_dense() &&
-                 !is_in_order(value, tensor.strides())
+  return tensor.is_non_overlapping_and_dense()
              ? in_order(value, tensor.strides())
              : value;
 }

@@ -2,6 +2,9 @@
 
 #include "tensor/shard.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include <ATen/ops/empty_strided.h>
 
 #include <torch_mesh/layout.h>
@@ -37,11 +40,36 @@ bool is_in_order(const at::Tensor& shard, c10::IntArrayRef strides) {
 }
 
 at::Tensor in_order(const at::Tensor& shard, c10::IntArrayRef strides) {
-  const std::vector<int64_t> wanted = ordered(shard.sizes(), strides);
-  if (same_strides(shard.sizes(), shard.strides(), wanted)) {
+  return with_strides(shard, ordered(shard.sizes(), strides));
+}
+
+at::Tensor with_strides(const at::Tensor& shard, c10::IntArrayRef strides) {
+  if (shard.strides() == strides || shard.numel() == 0) {
     return shard;
   }
-  return at::empty_strided(shard.sizes(), wanted, shard.options()).copy_(shard);
+  if (same_strides(shard.sizes(), shard.strides(), strides)) {
+    return shard.as_strided(shard.sizes(), strides, shard.storage_offset());
+  }
+  return at::empty_strided(shard.sizes(), strides, shard.options())
+      .copy_(shard);
+}
+
+at::Tensor showing_order(const at::Tensor& shard, c10::IntArrayRef strides) {
+  std::vector<int64_t> inner_first(strides.size());
+  std::iota(inner_first.rbegin(), inner_first.rend(), 0);
+  std::stable_sort(
+      inner_first.begin(), inner_first.end(), [&](int64_t a, int64_t b) {
+        return strides[a] < strides[b];
+      });
+  std::vector<int64_t> local = shard.strides().vec();
+  int64_t end = 1;  // of what lies within one element of the next dim
+  for (const int64_t d : inner_first) {
+    if (shard.size(d) == 1) {
+      local[d] = strides[d] == 0 ? 0 : end;
+    }
+    end = std::max(end, local[d] * shard.size(d));
+  }
+  return shard.as_strided(shard.sizes(), local, shard.storage_offset());
 }
 
 }  // namespace torch_mesh
