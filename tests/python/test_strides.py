@@ -89,7 +89,9 @@ class Program:
         if self.gradient == "ones":
             return torch.ones_like(result.sum()).expand(result.shape)
         dense = torch.linspace(-1, 2, result.numel(), dtype=result.dtype)
-        if self.gradient == "turned":
+        # Where a dim has one element, a small plain tensor brought to the mesh
+        # forgets the stride of that dim.
+        if self.gradient == "turned" and 1 not in result.shape:
             dims = range(result.dim())[::-1]
             turned = dense.reshape(result.shape[::-1]).permute(*dims)
             if self.op[0].startswith("batch_norm") and is_hidden(turned):
