@@ -18,6 +18,20 @@ Placement: TypeAlias = Any
 # ("S0", "R"), or "(S0, R)", or {"data": "S0"}.
 Placements: TypeAlias = Iterable[Placement] | Mapping[str, Placement]
 
+# What torch.distributed asks of a DeviceMesh first.
+_OF_DEVICE_MESHES = frozenset(
+    {
+        "device_type",
+        "get_all_groups",
+        "get_coordinate",
+        "get_group",
+        "get_local_rank",
+        "mesh",
+        "mesh_dim_names",
+        "ndim",
+    }
+)
+
 _FROM_THE_END = re.compile(r"S-(\d+)")
 
 
@@ -54,6 +68,19 @@ class Mesh:
         mesh = cls.__new__(cls)
         mesh._native = native
         return mesh
+
+    def __getattr__(self, name: str) -> Any:
+        """Says what to use instead where a `DeviceMesh` is expected."""
+        text = f"'{type(self).__name__}' object has no attribute {name!r}"
+        if name in _OF_DEVICE_MESHES:
+            text += (
+                ".\nparallelize_module, fully_shard and other functions of"
+                " torch.distributed take a DeviceMesh, and are not needed on a"
+                " torch_mesh.Mesh.\nHint: torch_mesh.parallelize(model, mesh,"
+                " layouts) cuts weights, torch_mesh.use(mesh, batch=...)"
+                " batches. [not-needed]"
+            )
+        raise AttributeError(text)
 
     @property
     def axes(self) -> dict[str, int]:

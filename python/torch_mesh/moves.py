@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_pre_hook,
@@ -64,6 +65,8 @@ def redistribute_(x: Tensor, placements: Placements | Layout) -> Tensor:
         >>> layout(redistribute_(linear.weight, {"model": "S0"}))
         (R, S0)
     """
+    if tensors.runs_plain():
+        return x
     if not tensors.is_global(x):
         tensors.redistribute(x, placements)  # says what is wrong
     if x._is_view():
@@ -160,6 +163,27 @@ def install() -> None:
     _modules_keep_layouts()
     _loaded_tensors_keep_layouts()
     _states_take_layouts()
+    _no_process_averages_what_the_mesh_does()
+
+
+def _no_process_averages_what_the_mesh_does() -> None:
+    """DistributedDataParallel of a module on the mesh raises."""
+    init = DistributedDataParallel.__init__
+
+    @functools.wraps(init)
+    def checked(self: Any, module: Module, *args: Any, **kwargs: Any) -> None:
+        if isinstance(module, Module) and any(
+            map(tensors.is_global, module.parameters())
+        ):
+            raise ValueError(
+                "DistributedDataParallel: the module is on the mesh, where it"
+                " is not needed: gradients are summed over the devices by"
+                " themselves.\nHint: use the module as it is, and cut batches"
+                " with torch_mesh.use(mesh, batch=...). [not-needed]"
+            )
+        init(self, module, *args, **kwargs)
+
+    DistributedDataParallel.__init__ = checked  # type: ignore[method-assign]
 
 
 def _tensors_of(module: Module) -> Iterator[tuple[str, Tensor]]:

@@ -107,6 +107,8 @@ def parallelize(
             f" {type(model).__name__}.\n"
             "Hint: torch_mesh.distribute takes a tensor. [argument-type]"
         )
+    if tensors.runs_plain():
+        return model
     whole = as_layout(mesh)
     chooser = _Chooser(mesh, layouts, axis, model)
     choices = chooser.choices(model)

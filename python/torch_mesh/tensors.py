@@ -32,6 +32,11 @@ def plain_run() -> Iterator[None]:
         _runs.plain = before
 
 
+def runs_plain() -> bool:
+    """Whether this thread is in a block of `plain_run`."""
+    return _runs.plain
+
+
 def distribute(
     t: Tensor, mesh: Mesh | Layout, placements: Placements | None = None
 ) -> Tensor:

@@ -341,3 +341,20 @@ def test_unwritten_memory_of_a_parameter_is_not_allocated(mesh):
         )
         assert _C.is_unwritten(made)
     assert sum(memory.peak.values()) == 0
+
+
+def test_what_shares_out_among_processes_says_it_is_not_needed(mesh):
+    parallel = pytest.importorskip("torch.distributed.tensor.parallel")
+    model = split_net(mesh)
+    plan = {"0": parallel.ColwiseParallel()}
+    with pytest.raises(AttributeError, match="not-needed"):
+        parallel.parallelize_module(model, mesh, plan)
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    with pytest.raises(AttributeError, match="not-needed"):
+        fsdp.fully_shard(model, mesh=mesh)
+    with pytest.raises(ValueError, match=r"\[not-needed\]"):
+        torch.nn.parallel.DistributedDataParallel(model)
+    assert not hasattr(mesh, "colour")
+    with pytest.raises(AttributeError) as error:
+        _ = mesh.colour
+    assert "not-needed" not in str(error.value)
