@@ -28,6 +28,7 @@
 #include "dispatch/op.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/random_ops.h"
+#include "dispatch/sparse.h"
 #include "dispatch/tensor_split.h"
 #include "dispatch/variants.h"
 #include "rules/families.h"
@@ -309,6 +310,7 @@ void register_device() {
     register_hooks();
     register_kernels();
     register_autocast();
+    register_sparse();
     rules::on_new_rule(&clear_plans);
   });
 }

@@ -22,6 +22,7 @@
 #include "dispatch/stand_ins.h"
 #include "dispatch/variants.h"
 #include "rules/families.h"
+#include "rules/modifiers.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 
@@ -86,8 +87,13 @@ std::shared_ptr<const PreparedPlan> make_plan(
   if (plan.kind == Plan::Kind::kRewrite && !rewrite_of(op)) {
     plan = plan_op(call, nullptr, written);
   }
-  if (plan.kind == Plan::Kind::kRewrite ||
-      (rule && plan.kind == Plan::Kind::kReplicate)) {
+  // How many numbers a mask stands for, only its values say.
+  const int indices = op.schema.param("indices");
+  const bool any_mask = indices >= 0 &&
+                        call.args[indices].kind == ArgKind::kTensorList &&
+                        rules::has_masks(call.args[indices]);
+  if (!any_mask && (plan.kind == Plan::Kind::kRewrite ||
+                    (rule && plan.kind == Plan::Kind::kReplicate))) {
     check_arguments(op, args);
   }
   PreparedPlan prepared = prepare(std::move(plan));

@@ -1,12 +1,14 @@
-// local_kernel.cpp: arguments that lie better, for speed but for the last two.
-// The gradient of a pool lies as the pool's input, that of a convolution as
-// oneDNN likes it, and where the two meet torch's loops are scalar. Measured:
-// benchmarks/README.md.
+// local_kernel.cpp: arguments that lie better, for speed but for the last two,
+// and arguments that torch's kernels for the CPU take where those of
+// accelerators take others. The gradient of a pool lies as the pool's input,
+// that of a convolution as oneDNN likes it, and where the two meet torch's
+// loops are scalar. Measured: benchmarks/README.md.
 
 #include "dispatch/local_kernel.h"
 
 #include <map>
 
+#include "dispatch/counts.h"
 #include "tensor/shard.h"
 
 namespace torch_mesh {
@@ -100,17 +102,54 @@ void run_batch_norm_backward(const Op& op, Stack& stack) {
   op.handle.callBoxed(stack);
 }
 
+// What accelerators compute in half precision, and programs ask for on every
+// device but "cpu", where torch's kernel for the CPU refuses it: in float32,
+// rounded once.
+void run_halves_wide(const Op& op, Stack& stack) {
+  const at::Tensor first = argument(op, stack, 0).toTensor();
+  const c10::ScalarType dtype = first.scalar_type();
+  if (!first.is_cpu() || (dtype != at::kHalf && dtype != at::kBFloat16)) {
+    op.handle.callBoxed(stack);
+    return;
+  }
+  for (size_t i = 0; i < op.params.size(); ++i) {
+    c10::IValue& value = argument(op, stack, i);
+    if (value.isTensor() && value.toTensor().defined() &&
+        value.toTensor().scalar_type() == dtype) {
+      value = value.toTensor().to(at::kFloat);
+    }
+  }
+  op.handle.callBoxed(stack);
+  const size_t num_results = op.schema.returns.size();
+  for (size_t r = stack.size() - num_results; r < stack.size(); ++r) {
+    if (stack[r].toTensor().scalar_type() == at::kFloat) {
+      stack[r] = stack[r].toTensor().to(dtype);
+    }
+  }
+}
+
 }  // namespace
 
 LocalKernel local_kernel(const std::string& name) {
   static const std::map<std::string, LocalKernel> kernels{
+      {"aten::_upsample_bicubic2d_aa", run_halves_wide},
+      {"aten::_upsample_bicubic2d_aa_backward", run_halves_wide},
+      {"aten::_upsample_bilinear2d_aa", run_halves_wide},
+      {"aten::_upsample_bilinear2d_aa_backward", run_halves_wide},
       {"aten::avg_pool2d", run_pool},
+      {"aten::avg_pool3d", run_halves_wide},
+      {"aten::avg_pool3d_backward", run_halves_wide},
       {"aten::convolution_backward", run_convolution_backward},
       {"aten::elu_backward", run_in_one_order<0, 5>},
+      {"aten::histc", run_histc},
       {"aten::leaky_relu_backward", run_in_one_order<1, 0>},
       {"aten::max_pool2d_with_indices", run_pool},
       {"aten::max_pool2d_with_indices_backward", run_pool_backward},
       {"aten::mish_backward", run_in_one_order<0, 1>},
+      {"aten::multi_margin_loss", run_halves_wide},
+      {"aten::multi_margin_loss_backward", run_halves_wide},
+      {"aten::multilabel_margin_loss_backward", run_halves_wide},
+      {"aten::multilabel_margin_loss_forward", run_halves_wide},
       {"aten::native_batch_norm_backward", run_batch_norm_backward},
       {"aten::silu_backward", run_in_one_order<0, 1>},
       {"aten::softplus_backward", run_in_one_order<0, 1>},

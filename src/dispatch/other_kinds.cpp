@@ -13,8 +13,9 @@ void refuse(const std::string& op, OtherKind kind) {
           ErrorKind::kNotSupported,
           "no-sparse",
           op,
-          ": the mesh holds no sparse tensors.\nHint: use a dense tensor, or "
-          "compute this with x.cpu() and bring over what is dense.");
+          ": the mesh holds no sparse tensors.\nHint: leave a sparse matrix a "
+          "plain tensor, which may multiply one of the mesh (a @ x); else use "
+          "a dense tensor, or compute this with x.cpu().");
     case OtherKind::kNested:
       detail::raise(
           ErrorKind::kNotSupported,

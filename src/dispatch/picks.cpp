@@ -14,9 +14,7 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
-#include <torch_mesh/layout.h>
-
-#include "rules/op_call.h"
+#include "dispatch/places.h"
 
 namespace torch_mesh {
 namespace {
@@ -167,28 +165,63 @@ void gather(const Op& op, Stack& stack) {
   give(op, stack, at::movedim(picked, 0, dim).contiguous());
 }
 
-// x[..., i, ...] with one index, whose numbers may count from the end.
+// `result` as torch lays out self[indices].
+Tensor laid_out(
+    const Tensor& self,
+    const Indices& indices,
+    const Tensor& result) {
+  auto on_meta = [](const Tensor& tensor) {
+    return at::empty_strided(
+        tensor.sizes(), tensor.strides(), tensor.options().device(at::kMeta));
+  };
+  Indices meta;
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const std::optional<Tensor> index = indices.get(i);
+    meta.push_back(
+        index && index->defined() ? std::optional(on_meta(*index))
+                                  : std::nullopt);
+  }
+  const Tensor like = at::index(on_meta(self), meta);
+  return like.strides() == result.strides()
+             ? result
+             : at::empty_strided(
+                   result.sizes(), like.strides(), result.options())
+                   .copy_(result);
+}
+
+Tensor picked_by_several(const Tensor& self, const Indices& indices) {
+  const bool is_bool = self.scalar_type() == at::kBool;
+  const Tensor result = pick_at(is_bool ? self.to(at::kByte) : self, indices);
+  return is_bool ? result.to(at::kBool) : result;
+}
+
+// x[..., i, ...], of which the numbers may count from the end.
 void index(const Op& op, Stack& stack) {
   const Tensor self = argument(op, stack, "self").toTensor();
-  const auto indices = argument(op, stack, "indices").toListRef();
-  int64_t dim = 0;
-  while (!indices[dim].isTensor() || !indices[dim].toTensor().defined()) {
-    ++dim;
+  const Indices indices = indices_of(argument(op, stack, "indices"));
+  if (has_masks(indices)) {
+    argument(op, stack, "indices") = without_masks(self, indices);
+    run_op(op, stack);
+    return;
   }
-  const Tensor index = indices[dim].toTensor();
+  std::vector<int64_t> dims;
+  for (size_t d = 0; d < indices.size(); ++d) {
+    if (indices.get(d) && indices.get(d)->defined()) {
+      dims.push_back(static_cast<int64_t>(d));
+    }
+  }
+  if (dims.size() > 1) {
+    give(op, stack, laid_out(self, indices, picked_by_several(self, indices)));
+    return;
+  }
+  const Tensor index = *indices.get(dims[0]);
   const Tensor counted =
-      at::where(at::lt(index, 0), at::add(index, self.size(dim)), index);
-  Tensor result = rows_along(self, dim, counted);
-  if (index.dim() == 1 && !self.is_contiguous()) {
-    // As torch's iterator lays it out, to which the picked dim says nothing.
-    std::vector<int64_t> strides = self.strides().vec();
-    strides[dim] = 0;
-    strides = strides_in_order_of(
-        {result.sizes().data(), result.sizes().size()}, strides);
-    result = at::empty_strided(result.sizes(), strides, result.options())
-                 .copy_(result);
-  }
-  give(op, stack, result);
+      at::where(at::lt(index, 0), at::add(index, self.size(dims[0])), index);
+  const Tensor result = rows_along(self, dims[0], counted);
+  give(
+      op,
+      stack,
+      self.is_contiguous() ? result : laid_out(self, indices, result));
 }
 
 TORCH_LIBRARY_FRAGMENT(torch_mesh, library) {

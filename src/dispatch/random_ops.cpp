@@ -2,15 +2,30 @@
 
 #include "dispatch/random_ops.h"
 
+#include <limits>
+#include <map>
 #include <set>
 
+#include <ATen/ops/all.h>
+#include <ATen/ops/any.h>
+#include <ATen/ops/argmax.h>
 #include <ATen/ops/bernoulli.h>
+#include <ATen/ops/div.h>
 #include <ATen/ops/dropout_compositeimplicitautograd_dispatch.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/eq.h>
+#include <ATen/ops/ge.h>
+#include <ATen/ops/le.h>
+#include <ATen/ops/logical_and.h>
+#include <ATen/ops/logical_not.h>
+#include <ATen/ops/lt.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/topk.h>
 
 #include <torch_mesh/tensor.h>
 
@@ -108,6 +123,89 @@ bool native_dropout(const Op& op, Stack& stack) {
   return true;
 }
 
+// Fresh plain numbers as a tensor in the layout of `like`.
+at::Tensor give_layout(const at::Tensor& whole, const at::Tensor& like) {
+  const Layout layout = with_sums_reduced(layout_of(like));
+  return whole.is_contiguous() ? borrow(whole, layout)
+                               : distribute(whole, layout);
+}
+
+// randn_like, bernoulli(p), ...: what the first tensor holds is not read.
+bool draw_like(const Op& op, Stack& stack) {
+  const size_t base = stack.size() - op.params.size();
+  const at::Tensor self = stack[base].toTensor();
+  if (!is_global(self)) {
+    return false;
+  }
+  Stack local(stack.begin() + static_cast<ptrdiff_t>(base), stack.end());
+  local[0] = at::empty_strided(
+      self.sizes(), self.strides(), self.options().device(at::kCPU));
+  for (size_t i = 1; i < local.size(); ++i) {
+    if (local[i].isTensor() && is_global(local[i].toTensor())) {
+      local[i] = full_value(local[i].toTensor());
+    } else if (op.params[i] == Op::ParamKind::kDevice) {
+      local[i] = c10::Device(c10::kCPU);
+    }
+  }
+  op.handle.callBoxed(local);
+  stack.resize(base);
+  stack.emplace_back(give_layout(local[0].toTensor(), self));
+  return true;
+}
+
+bool is_cut(const at::Tensor& tensor) {
+  return is_global(tensor) && layout_of(tensor).sharded_axes() != 0;
+}
+
+// 1 where a number that is drawn for the place is less than the probability.
+bool bernoulli(const Op& op, Stack& stack) {
+  const size_t base = stack.size() - op.params.size();
+  const at::Tensor self = stack[base].toTensor();
+  if (!is_cut(self) || !self.is_floating_point()) {
+    return false;
+  }
+  const at::Tensor strays =
+      at::logical_not(at::logical_and(at::ge(self, 0), at::le(self, 1)));
+  if (at::any(strays).item<bool>()) {
+    return false;  // torch says what is wrong
+  }
+  const at::Tensor whole =
+      at::empty(self.sizes(), self.options().device(at::kCPU));
+  whole.uniform_(0, 1, stack[base + 1].toOptional<at::Generator>());
+  stack.resize(base);
+  stack.emplace_back(
+      at::lt(give_layout(whole, self), self).to(self.scalar_type()));
+  return true;
+}
+
+// Without replacement torch divides by numbers that are drawn for each place,
+// and takes the largest. With it, a row's numbers follow those of the rows
+// before, one by one.
+bool multinomial(const Op& op, Stack& stack) {
+  const size_t base = stack.size() - op.params.size();
+  const at::Tensor self = stack[base].toTensor();
+  const int64_t num = stack[base + 1].toInt();
+  const bool replaces = stack[base + 2].toBool();
+  if (!is_cut(self) || !self.is_floating_point() || self.dim() > 2 ||
+      (replaces && num != 1) || num <= 0 || num > self.size(-1)) {
+    return false;
+  }
+  const at::Tensor fits = at::logical_and(
+      at::ge(self, 0), at::lt(self, std::numeric_limits<double>::infinity()));
+  if (!at::all(fits).item<bool>() ||
+      at::any(at::eq(at::sum(self, -1), 0)).item<bool>()) {
+    return false;  // torch says what is wrong
+  }
+  const at::Tensor whole = empty_whole(self);
+  whole.exponential_(1, stack[base + 3].toOptional<at::Generator>());
+  const at::Tensor chances = at::div(self, give_layout(whole, self));
+  stack.resize(base);
+  stack.emplace_back(
+      num == 1 ? at::argmax(chances, -1, /*keepdim=*/true)
+               : std::get<1>(at::topk(chances, num)));
+  return true;
+}
+
 // What torch draws for dropout: 1 / p with probability p, else 0.
 at::Tensor noise_like(const at::Tensor& input, double p) {
   const at::Tensor whole = empty_whole(input);
@@ -131,10 +229,7 @@ at::Tensor dropout(const at::Tensor& input, double p, bool train) {
     const LocalOps local;
     // This runs above the dispatcher's modes, which shall not see local ops.
     const c10::impl::ExcludeDispatchKeyGuard no_modes(c10::python_ks);
-    const at::Tensor whole = noise_like(input, 1 - p);
-    const Layout layout = with_sums_reduced(layout_of(input));
-    noise = whole.is_contiguous() ? borrow(whole, layout)
-                                  : distribute(whole, layout);
+    noise = give_layout(noise_like(input, 1 - p), input);
   }
   return input.mul(noise);
 }
@@ -160,7 +255,24 @@ SpecialKernel random_kernel(const std::string& name) {
   if (draws_in_place(name)) {
     return draw_in_place;
   }
-  return name == "aten::native_dropout" ? native_dropout : nullptr;
+  static const auto* table = new std::map<std::string, SpecialKernel>{
+      {"aten::bernoulli", bernoulli},
+      {"aten::bernoulli.p", draw_like},
+      {"aten::multinomial", multinomial},
+      {"aten::native_dropout", native_dropout},
+      {"aten::rand_like", draw_like},
+      {"aten::rand_like.generator", draw_like},
+      {"aten::randint_like", draw_like},
+      {"aten::randint_like.Tensor", draw_like},
+      {"aten::randint_like.Tensor_generator", draw_like},
+      {"aten::randint_like.generator", draw_like},
+      {"aten::randint_like.low_dtype", draw_like},
+      {"aten::randint_like.low_generator_dtype", draw_like},
+      {"aten::randn_like", draw_like},
+      {"aten::randn_like.generator", draw_like},
+  };
+  const auto found = table->find(name);
+  return found == table->end() ? nullptr : found->second;
 }
 
 }  // namespace torch_mesh

@@ -9,7 +9,6 @@
 #include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/packing.h"
-#include "dispatch/rewrites.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -94,7 +93,7 @@ bool may_run_on_replicas(const Op& op) {
                      !op.is_random && !op.is_python;
   const bool scatters = op.base_name.ends_with("_scatter");
   const bool ours = op.special && op.base_name != "aten::copy_" && !scatters;
-  return plain && !ours && !rewrite_of(op);
+  return plain && !ours;
 }
 
 bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {

@@ -14,7 +14,12 @@
 #include <ATen/OpMathType.h>
 
 #include "dispatch/batch_norm.h"
+#include "dispatch/counts.h"
+#include "dispatch/ctc_loss.h"
+#include "dispatch/grouped_mm.h"
 #include "dispatch/picks.h"
+#include "dispatch/places.h"
+#include "dispatch/program.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -33,34 +38,7 @@ bool is_half(const Tensor& t) {
   return at::toOpMathType(t.scalar_type()) != t.scalar_type();
 }
 
-struct Args {
-  Args(const Op& op, Stack& stack)
-      : op(op), stack(stack), base(stack.size() - op.params.size()) {}
-
-  c10::IValue& operator[](const char* name) const {
-    return stack[base + op.schema.param(name)];
-  }
-  bool has(const char* name) const { return op.schema.param(name) >= 0; }
-  Tensor tensor(const char* name) const { return (*this)[name].toTensor(); }
-  std::optional<Tensor> optional_tensor(const char* name) const {
-    const c10::IValue& value = (*this)[name];
-    return value.isTensor() && value.toTensor().defined()
-               ? std::optional(value.toTensor())
-               : std::nullopt;
-  }
-  void give(std::initializer_list<c10::IValue> results) const {
-    stack.resize(base);
-    for (const c10::IValue& result : results) {
-      stack.push_back(result);
-    }
-  }
-
-  const Op& op;
-  Stack& stack;
-  const size_t base;
-};
-
-std::vector<int64_t> dims_of(const Args& args, const Tensor& self) {
+std::vector<int64_t> dims_of(const ProgramArgs& args, const Tensor& self) {
   std::vector<int64_t> dims;
   if (args.has("dim")) {
     const c10::IValue& dim = args["dim"];
@@ -86,13 +64,13 @@ int64_t count_of(const Tensor& self, const std::vector<int64_t>& dims) {
   return count;
 }
 
-bool keepdim_of(const Args& args) {
+bool keepdim_of(const ProgramArgs& args) {
   return args.has("keepdim") && args["keepdim"].toBool();
 }
 
 // mean(dim) = sum(dim) / count(dim)
 void mean(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const Tensor self = args.tensor("self");
   const auto dims = dims_of(args, self);
   const auto dtype = args["dtype"].toOptional<c10::ScalarType>();
@@ -123,7 +101,7 @@ struct Moments {
 };
 
 // var(dim) = sum((x - mean(dim))^2) / (count(dim) - correction)
-Moments moments(const Args& args) {
+Moments moments(const ProgramArgs& args) {
   const Tensor like = args.tensor("self");
   TORCH_CHECK(
       like.is_floating_point() || like.is_complex(),
@@ -151,53 +129,53 @@ Moments moments(const Args& args) {
 }
 
 void var(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   args.give({moments(args).rounded_var()});
 }
 
 void standard_deviation(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   args.give({moments(args).rounded_deviation()});
 }
 
 void var_mean(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const Moments m = moments(args);
   args.give({m.rounded_var(), m.rounded_mean()});
 }
 
 void std_mean(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const Moments m = moments(args);
   args.give({m.rounded_deviation(), m.rounded_mean()});
 }
 
 // all(dim): nowhere false; any(dim): somewhere true. Counts are summed.
-Tensor number_of(const Args& args, bool wanted) {
+Tensor number_of(const ProgramArgs& args, bool wanted) {
   const Tensor self = args.tensor("self");
   const Tensor hits = wanted ? at::ne(self, 0) : at::eq(self, 0);
   return at::sum(hits, dims_of(args, self), keepdim_of(args));
 }
 
-Tensor as_truth(const Args& args, const Tensor& truth) {
+Tensor as_truth(const ProgramArgs& args, const Tensor& truth) {
   return args.tensor("self").scalar_type() == at::kByte ? truth.to(at::kByte)
                                                         : truth;
 }
 
 void all(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   args.give({as_truth(args, at::eq(number_of(args, false), 0))});
 }
 
 void any(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   args.give({as_truth(args, at::ne(number_of(args, true), 0))});
 }
 
 // squeeze(dim) = squeeze(those of global size 1): a shard of size 1 is no such
 // dim.
 void squeeze(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const Tensor self = args.tensor("self");
   std::vector<int64_t> dims = dims_of(args, self);
   std::erase_if(dims, [&](int64_t d) { return self.size(d) != 1; });
@@ -208,7 +186,7 @@ void squeeze(const Op& op, Stack& stack) {
 // |x|_p = (sum |x|^p)^(1/p); for p = inf the largest, for 0 the number of
 // elements that are not 0.
 void vector_norm(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   Tensor self = args.tensor("self");
   TORCH_CHECK(
       self.is_floating_point() || self.is_complex(),
@@ -242,7 +220,7 @@ void vector_norm(const Op& op, Stack& stack) {
 // loss(mean) = loss(sum) / number of elements. A sum of float16 overflows where
 // the mean does not, so there it is the mean of the elements' losses.
 void mean_loss(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const int64_t count = args.tensor("self").numel();
   if (is_half(args.tensor("self"))) {
     args["reduction"] = kNone;
@@ -259,7 +237,7 @@ void mean_loss(const Op& op, Stack& stack) {
 // torch too reduces the losses of the elements here, which round and overflow
 // in their own dtype.
 void soft_margin_loss(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const bool is_mean = args["reduction"].toInt() == kMean;
   args["reduction"] = kNone;
   op.handle.callBoxed(stack);
@@ -269,7 +247,7 @@ void soft_margin_loss(const Op& op, Stack& stack) {
 
 // The gradient of loss(mean) is that of loss(sum), of grad_output / count.
 void mean_loss_backward(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const int64_t count = args.tensor("self").numel();
   args["reduction"] = kSum;
   args["grad_output"] = at::div(args.tensor("grad_output"), count);
@@ -278,7 +256,7 @@ void mean_loss_backward(const Op& op, Stack& stack) {
 
 // nll(mean) = nll(sum) / total weight
 void nll_loss_forward(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   args["reduction"] = kSum;
   op.handle.callBoxed(stack);
   const Tensor total_weight = stack.back().toTensor();
@@ -292,10 +270,10 @@ Tensor per_channel(const Tensor& value, const Tensor& like) {
   return at::reshape(value, sizes);
 }
 
-std::vector<int64_t> all_but_channels(const Tensor& input) {
+std::vector<int64_t> all_but(const Tensor& input, int64_t dim) {
   std::vector<int64_t> dims;
   for (int64_t d = 0; d < input.dim(); ++d) {
-    if (d != 1) {
+    if (d != dim) {
       dims.push_back(d);
     }
   }
@@ -341,7 +319,7 @@ Tensor in_format(const Tensor& result, at::MemoryFormat format) {
 
 // Batch norm with the statistics of the whole batch (what others call sync BN).
 void batch_norm(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const c10::ScalarType dtype = args.tensor("input").scalar_type();
   const Tensor input = wide(args.tensor("input"));
   const auto weight = args.optional_tensor("weight");
@@ -354,7 +332,7 @@ void batch_norm(const Op& op, Stack& stack) {
                                : std::nullopt;
   const double momentum = args["momentum"].toDouble();
   const double eps = args["eps"].toDouble();
-  const auto dims = all_but_channels(input);
+  const auto dims = all_but(input, /*dim=*/1);
   const double count = static_cast<double>(count_of(input, dims));
   const Tensor mean = at::div(at::sum(input, dims), count);
   Tensor centred = at::sub(input, per_channel(mean, input));
@@ -394,7 +372,7 @@ void batch_norm(const Op& op, Stack& stack) {
 // d input = w * invstd * (g - mean(g) - xhat * mean(g * xhat)); Ioffe and
 // Szegedy 2015, section 3, with sums over the whole batch.
 void batch_norm_backward(const Op& op, Stack& stack) {
-  const Args args(op, stack);
+  const ProgramArgs args(op, stack);
   const c10::ScalarType dtype = args.tensor("input").scalar_type();
   const Tensor grad = wide(args.tensor("grad_out"));
   const Tensor input = wide(args.tensor("input"));
@@ -402,7 +380,7 @@ void batch_norm_backward(const Op& op, Stack& stack) {
   const Tensor mean = wide(args.tensor("save_mean"));
   const Tensor invstd = wide(args.tensor("save_invstd"));
   const auto mask = args["output_mask"].toBoolList();
-  const auto dims = all_but_channels(input);
+  const auto dims = all_but(input, /*dim=*/1);
   const double count = static_cast<double>(count_of(input, dims));
   const Tensor normal = at::mul(
       at::sub(input, per_channel(mean, input)), per_channel(invstd, input));
@@ -428,10 +406,40 @@ void batch_norm_backward(const Op& op, Stack& stack) {
        mask[2] ? grad_bias.to(saved) : Tensor()});
 }
 
+// w = g * v / |v|, the norms being those of slices along `dim`. They are saved
+// in the type that the kernel computes in.
+void weight_norm(const Op& op, Stack& stack) {
+  const ProgramArgs args(op, stack);
+  const Tensor v = args.tensor("v");
+  const Tensor g = args.tensor("g");
+  const Tensor norms = at::sqrt(
+      at::sum(at::square(wide(v)), all_but(v, args["dim"].toInt()), true));
+  const Tensor w = at::mul(wide(v), at::div(wide(g), norms));
+  args.give({w.to(v.scalar_type()), norms});
+}
+
+// d g = sum(d w * v) / |v|, d v = g / |v| * (d w - v * d g / |v|)
+void weight_norm_backward(const Op& op, Stack& stack) {
+  const ProgramArgs args(op, stack);
+  const Tensor v = wide(args.tensor("saved_v"));
+  const Tensor grad = wide(args.tensor("grad_w"));
+  const Tensor norms = wide(args.tensor("saved_norms"));
+  const Tensor grad_g = at::div(
+      at::sum(at::mul(grad, v), all_but(v, args["dim"].toInt()), true), norms);
+  const Tensor grad_v = at::mul(
+      at::div(wide(args.tensor("saved_g")), norms),
+      at::sub(grad, at::mul(v, at::div(grad_g, norms))));
+  args.give(
+      {grad_v.to(args.tensor("saved_v").scalar_type()),
+       grad_g.to(args.tensor("saved_g").scalar_type())});
+}
+
 const std::map<std::string, Rewrite>& table() {
   static const auto* table = new std::map<std::string, Rewrite>{
       {"aten::_native_batch_norm_legit", batch_norm},
       {"aten::_native_batch_norm_legit.no_stats", batch_norm},
+      {"aten::_weight_norm_interface", weight_norm},
+      {"aten::_weight_norm_interface_backward", weight_norm_backward},
       {"aten::all", all},
       {"aten::all.dim", all},
       {"aten::all.dims", all},
@@ -473,7 +481,19 @@ const std::map<std::string, Rewrite>& table() {
 
 Rewrite rewrite_of(const Op& op) {
   auto found = table().find(op.schema.name);
-  return found == table().end() ? rewrite_of_pick(op) : found->second;
+  if (found != table().end()) {
+    return found->second;
+  }
+  for (const auto find : {rewrite_of_pick,
+                          rewrite_of_put,
+                          rewrite_of_count,
+                          rewrite_of_ctc_loss,
+                          rewrite_of_grouped_mm}) {
+    if (const Rewrite rewrite = find(op)) {
+      return rewrite;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace torch_mesh

@@ -19,6 +19,7 @@
 #include "dispatch/random_ops.h"
 #include "dispatch/recurrent.h"
 #include "dispatch/select_slice.h"
+#include "dispatch/sparse.h"
 #include "tensor/current_mesh.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
@@ -253,17 +254,19 @@ bool empty_like(const Op& op, Stack& stack) {
   }
   const at::Tensor like = like_on_meta(op, stack, self, device_param);
   Layout layout = layout_of(self);
-  if (like.sizes() != self.sizes()) {
+  const bool follows = like.sizes() == self.sizes();
+  if (!follows) {
     layout = Layout::replicated(layout.mesh());
   }
-  give(
-      op,
-      stack,
-      make_unwritten(
-          with_sums_reduced(layout),
-          like.sizes(),
-          like.strides(),
-          like.scalar_type()));
+  const at::Tensor made = make_unwritten(
+      with_sums_reduced(layout),
+      like.sizes(),
+      like.strides(),
+      like.scalar_type());
+  // A layout for other sizes is nobody's wish: zeros for the gradient of x[i]
+  // take that of what is added to them.
+  MeshStorage::of(made)->is_placed = follows;
+  give(op, stack, made);
   return true;
 }
 
@@ -455,6 +458,9 @@ SpecialKernel special_kernel(const std::string& name) {
   }
   if (SpecialKernel log_sigmoid = log_sigmoid_kernel(name)) {
     return log_sigmoid;
+  }
+  if (SpecialKernel sparse = sparse_kernel(name)) {
+    return sparse;
   }
   return recurrent_kernel(name);
 }

@@ -343,7 +343,9 @@ class Planner {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       const Placement& from = current_[i][axis];
       const Placement& to = choice.inputs[i];
-      const bool is_free = tensors_[i]->is_blank && !to.is_partial();
+      const bool is_free =
+          tensors_[i]->is_blank &&
+          (!to.is_partial() || choice.kind == Choice::Kind::kFactor);
       if (written_[i] && from != to && !is_free &&
           !(from.is_partial() && to.is_replicate())) {
         return std::nullopt;
@@ -541,6 +543,19 @@ Plan replicated_plan(const OpCall& call, const Mesh& mesh) {
   return plan;
 }
 
+// A program reads its arguments as they stand. Replicas need none.
+Plan program_plan(const OpCall& call, const Mesh& mesh) {
+  Plan plan = replicated_plan(call, mesh);
+  for (Plan::Input& input : plan.inputs) {
+    Redistribution& moves = input.redistribution;
+    if (!moves.from.is_replicated()) {
+      plan.kind = Plan::Kind::kRewrite;
+      moves = {moves.from, moves.from, {}};
+    }
+  }
+  return plan;
+}
+
 }  // namespace
 
 Plan plan_op(
@@ -551,6 +566,9 @@ Plan plan_op(
   Resolved resolved;
   if (!rule || !rule->resolve(call, resolved)) {
     return replicated_plan(call, mesh);
+  }
+  if (resolved.inputs.empty() && !resolved.factors.empty()) {
+    return program_plan(call, mesh);
   }
   Planner planner(call, resolved, written, mesh);
   if (!planner.decide()) {

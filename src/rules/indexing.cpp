@@ -10,16 +10,21 @@
 namespace torch_mesh::rules {
 
 void add_indexing_rules(RuleTable& table) {
-  table.add("aten::gather", "x*, y* -> y* rewritten(dim) along(dim) linear(0)");
-  table.add_all(
-      {"aten::scatter.src", "aten::scatter_add"},
-      "x*, y*, z* -> x* along(dim) linear(0 2)");
+  table.add(
+      "aten::gather", "x*, y* -> y* rewritten(dim) along(dim, 1) linear(0)");
+  table.add(
+      "aten::scatter.src",
+      "x*, y*, z* -> x* rewritten(dim) along(dim) linear(0 2)");
+  table.add(
+      "aten::scatter_add",
+      "x*, y*, z* -> x* rewritten(dim) along(dim, 1) linear(0 2) adds(0)");
   table.add_all(
       {"aten::scatter.reduce", "aten::scatter_reduce"},
-      "x*, y*, z* -> x* along(dim)");
+      "x*, y*, z* -> x* rewritten(dim) along(dim)");
   table.add_all(
       {"aten::scatter.value", "aten::scatter.value_reduce"},
-      "x*, y* -> x* along(dim)");
+      "x*, y* -> x* rewritten(dim) along(dim)");
+  table.add("torch_mesh::put_along", "x*, y*, z* -> x* along(dim, begin)");
 
   table.add(
       "aten::index_select",
@@ -27,10 +32,11 @@ void add_indexing_rules(RuleTable& table) {
       "x*, . -> x* resizes(dim, 1) linear(0)");
   table.add(
       "aten::index_add",
-      "x*, i, y* -> x* swaps(dim, i, y*) linear(0 2) adds(0)");
+      "x*, i, y* -> x* rewritten(dim) swaps(dim, i, y*) linear(0 2) adds(0)");
   table.add(
       "aten::index_copy",
-      "x*, i, y* -> x* swaps(dim, i, y*) whole(i) linear(0 2)");
+      "x*, i, y* -> x* rewritten(dim) swaps(dim, i, y*) whole(i) "
+      "linear(0 2)");
   // The kernel of a product refuses slices of one element in half precision.
   table.add(
       "aten::index_reduce",
@@ -38,16 +44,26 @@ void add_indexing_rules(RuleTable& table) {
       "x*, i, y* -> x* whole(x*, i, y*) when(reduce=prod)");
   table.add(
       "aten::index_fill",
-      "x*, i -> x* whole(dim, i) | x*, i, . -> x* whole(dim, i)");
+      "x*, i -> x* rewritten(dim) whole(i) | "
+      "x*, i, . -> x* rewritten(dim) whole(i)");
 
+  // A mask becomes numbers: how many, only its values say.
   table.add_all(
       {"aten::_unsafe_index", "aten::index"},
+      "x*, each: i* -> x* program when(indices=masks) | "
       "x*, each: i* -> y* indexes(indices, y*, 1) linear(0)");
+  table.add(
+      "torch_mesh::pick_at",
+      "x*, each: i* -> y* indexes(indices, y*, begin) linear(0)");
+  const std::string put = "x*, each: i*, ~y* -> x* ";
+  auto puts = [&](const std::string& indexes) {
+    return put + indexes + " linear(0 2) adds(0) when(accumulate=true) | " +
+           put + indexes + " whole(i*) linear(0 2)";
+  };
   table.add_all(
       {"aten::_index_put_impl", "aten::_unsafe_index_put", "aten::index_put"},
-      "x*, each: i*, ~y* -> x* indexes(indices, y*) linear(0 2) adds(0) "
-      "when(accumulate=true) | "
-      "x*, each: i*, ~y* -> x* indexes(indices, y*) whole(i*) linear(0 2)");
+      put + "program when(indices=masks) | " + puts("indexes(indices, y*, 1)"));
+  table.add("torch_mesh::put_at", puts("indexes(indices, y*, begin)"));
 
   // Places in the whole tensor, laid flat.
   table.add("aten::take", "_, i* -> i*");

@@ -80,6 +80,20 @@ void add_margin_losses(RuleTable& table) {
   table.add("aten::multilabel_margin_loss_backward", multilabel_back);
 }
 
+// t steps, n sequences, c classes, s places of a target. Lists of lengths would
+// have to be cut with the batch: as tensors they can be.
+void add_ctc_loss(RuleTable& table) {
+  table.add("aten::_ctc_loss", "t n c, s*, ... -> n, n t a program");
+  table.add("aten::_ctc_loss_backward", "n, t n c, s*, ... -> t n c program");
+  table.add(
+      "torch_mesh::ctc_loss",
+      "t n c, n s, n, n -> n, n t a size(a, width) whole(t, c, s) filled");
+  table.add(
+      "torch_mesh::ctc_loss_backward",
+      "n, t n c, n s, n, n, n, n t a -> t n c whole(t, c, s, a) linear(0) "
+      "filled");
+}
+
 }  // namespace
 
 void add_loss_rules(RuleTable& table) {
@@ -91,6 +105,7 @@ void add_loss_rules(RuleTable& table) {
   add_margin_losses(table);
   add_nll_loss(table, "nll_loss", "n");
   add_nll_loss(table, "nll_loss2d", "n s*");
+  add_ctc_loss(table);
 }
 
 }  // namespace torch_mesh::rules

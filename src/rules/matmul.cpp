@@ -30,6 +30,18 @@ void add_matmul_rules(RuleTable& table) {
   table.add("aten::linear", "b* k, n k, ~n -> b* n linear(0 2, 1 2) adds(2)");
   // An activation follows the sum, so the sum must be complete.
   table.add("aten::_addmm_activation", "~m n, m k, k n -> m n whole(k)");
+
+  // Groups end at places of the whole; a matrix that another device holds
+  // leaves its rows to that one.
+  table.add("aten::_grouped_mm", "x*, y*, ... -> z* program");
+  table.add(
+      "torch_mesh::grouped_mm",
+      "m k, g k n, _ -> m n shifts(begin, m) shifts(first, g) linear(0, 1) | "
+      "m k, k n, g -> g m n shifts(begin, k) whole(g) linear(0, 1) | "
+      "g m k, k n, _ -> m n shifts(begin, n) shifts(first, g) linear(0, 1)");
+  table.add(
+      "torch_mesh::sparse_mm",
+      "2 e, e, k n -> m n size(m, rows) shifts(begin, k) whole(e) linear(2)");
 }
 
 }  // namespace torch_mesh::rules

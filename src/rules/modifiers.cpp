@@ -15,6 +15,11 @@ bool is_floating(int64_t dtype) {
   return (dtype >= 5 && dtype <= 10) || dtype == 15;
 }
 
+bool is_mask(const TensorInfo& tensor) {
+  const std::string dtype = tensor.dtype;
+  return dtype == "b8" || dtype == "u8";
+}
+
 bool is_all_digits(const std::string& word) {
   return !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
     return c >= '0' && c <= '9';
@@ -31,7 +36,9 @@ bool holds_one(const OpCall& call, const std::string& condition) {
   static const Arg none;
   const Arg& arg = index < 0 ? none : call.args[index];
   bool equal = false;
-  if (value == "None") {
+  if (value == "masks") {
+    equal = has_masks(arg);
+  } else if (value == "None") {
     equal = arg.is_none();
   } else if (value == "floating") {
     equal = arg.is_none() ||
@@ -248,7 +255,7 @@ constexpr size_t kMany = 100;
 const std::map<std::string, Entry>& table() {
   static const auto* table = new std::map<std::string, Entry>{
       {"adds", {nothing, 1, kMany, false}},
-      {"along", {align_along, 1, 1, true}},
+      {"along", {align_along, 1, 2, true}},
       {"checked", {nothing, 0, 0, false}},
       {"convolves", {convolve, 3, 3, false}},
       {"diagonals", {take_diagonal, 3, 3, true}},
@@ -260,6 +267,7 @@ const std::map<std::string, Entry>& table() {
       {"linear", {nothing, 1, kMany, false}},
       {"pads", {pad_dims, 1, 1, true}},
       {"permutes", {permute_dims, 1, 1, true}},
+      {"program", {nothing, 0, 0, false}},
       {"random", {nothing, 0, 0, false}},
       {"reduces", {reduce_sum, 1, 2, true}},
       {"reduces_whole", {reduce_whole, 1, 2, true}},
@@ -390,6 +398,10 @@ std::string problem_of_modifier(const Alternative& alternative) {
     }
   }
   return "";
+}
+
+bool has_masks(const Arg& indices) {
+  return std::any_of(indices.tensors.begin(), indices.tensors.end(), is_mask);
 }
 
 bool apply_modifier(Binding& binding, const Modifier& modifier) {

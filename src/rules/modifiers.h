@@ -19,6 +19,9 @@ bool apply_modifier(Binding& binding, const Modifier& modifier);
 // Whether the arguments of a call are as `when(...)` says.
 bool holds(const OpCall& call, const Modifier& when);
 
+// Whether an index is one of bools or bytes.
+bool has_masks(const Arg& indices);
+
 // Modifiers by topic. `dims` stands for the dims that the main group has on the
 // right; see docs/notation.md.
 using Args = std::vector<std::string>;

@@ -52,6 +52,17 @@ void add_norm_rules(RuleTable& table) {
       "size(n, N) size(g, group) size(g c, C) size(s*, HxW) whole(c, s*) "
       "filled linear(0)");
 
+  // Norms of what lies along the first dim, or the last.
+  table.add(
+      "aten::_weight_norm_interface",
+      "n x*, n x*1 -> n x*, n x*1 rewritten(x*) when(dim=0) | "
+      "x* n, x*1 n -> x* n, x*1 n rewritten(x*)");
+  table.add(
+      "aten::_weight_norm_interface_backward",
+      "n x*, n x*, n x*1, n x*1 -> n x*, n x*1 rewritten(x*) linear(0) "
+      "when(dim=0) | "
+      "x* n, x* n, x*1 n, x*1 n -> x* n, x*1 n rewritten(x*) linear(0)");
+
   const std::string with_statistics = "n c s*, c, c, c, c";
   table.add_all(
       {"aten::_native_batch_norm_legit", "aten::native_batch_norm"},

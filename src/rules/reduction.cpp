@@ -46,6 +46,12 @@ void add_reduction_rules(RuleTable& table) {
        "aten::mode",
        "aten::nanmedian.dim"},
       "x* -> x*, x* reduces_whole(dim, keepdim)");
+  // Where a range is not given, it is that of all values; how many numbers
+  // there are to count, the largest says; the answer of `equal` is a number.
+  table.add("aten::histc", "x* -> x* program");
+  table.add("torch_mesh::histogram", "x* -> b size(b, bins)");
+  table.add("aten::bincount", "i, i -> b program");
+  table.add("aten::equal", "x*, y* -> . program");
   table.add("aten::trace", "m n -> . whole(m, n)");
 
   table.add(

@@ -41,6 +41,12 @@ class ParsedRule : public Rule {
         return false;
       }
     }
+    if (alternative.modifier("program")) {
+      // The planner knows it by a factor that no tensor has.
+      out = {};
+      out.factors.push_back({"program", 0, Factor::Kind::kRewrite});
+      return true;
+    }
     rules::Binding binding(call, alternative);
     return binding.bind() && binding.apply_modifiers() && binding.result(out);
   }

@@ -81,11 +81,16 @@ void materialise(MeshStorage& storage) {
 }
 
 // Takes the local views of the storage's present shards.
-void retake_alias(GlobalMeta& meta, const MeshStorage& storage) {
+void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
+  GlobalMeta& meta = meta_of(tensor);
   if (meta.shards.empty()) {
-    // The window that the storage was made with.
+    // The window that the storage was made with, or torch.jit.load's own.
     meta.layout = storage.layout;
     meta.shards = storage.shards;
+    for (at::Tensor& shard : meta.shards) {
+      shard = is_whole(tensor) ? shard
+                               : window_on(shard, tensor, tensor.scalar_type());
+    }
     return;
   }
   for (size_t lane = 0; lane < meta.shards.size(); ++lane) {
@@ -108,10 +113,8 @@ void retake_alias(GlobalMeta& meta, const MeshStorage& storage) {
 }
 
 // Takes the value again from the whole base.
-void retake_copy(
-    const at::Tensor& tensor,
-    GlobalMeta& meta,
-    const MeshStorage& storage) {
+void retake_copy(const at::Tensor& tensor, const MeshStorage& storage) {
+  GlobalMeta& meta = meta_of(tensor);
   const at::Tensor value =
       window_on(full_base(storage), tensor, tensor.scalar_type()).clone();
   const Layout replicated = Layout::replicated(storage.layout.mesh());
@@ -145,10 +148,8 @@ bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
 }
 
 // Requires the storage's lock.
-void refresh_locked(
-    const at::Tensor& tensor,
-    GlobalMeta& meta,
-    MeshStorage& storage) {
+void refresh_locked(const at::Tensor& tensor, MeshStorage& storage) {
+  GlobalMeta& meta = meta_of(tensor);
   TORCH_CHECK(
       !storage.broken,
       CurrentOp::name(),
@@ -163,10 +164,10 @@ void refresh_locked(
     materialise(storage);
   }
   if (meta.is_write_back) {
-    retake_copy(tensor, meta, storage);
+    retake_copy(tensor, storage);
     meta.value_generation = storage.value_generation;
   } else {
-    retake_alias(meta, storage);
+    retake_alias(tensor, storage);
   }
   meta.memory_generation.store(
       storage.memory_generation, std::memory_order_release);
@@ -179,7 +180,7 @@ void refresh_layout(const at::Tensor& tensor) {
   if (storage.broken) {
     return;
   }
-  refresh_locked(tensor, meta_of(tensor), storage);
+  refresh_locked(tensor, storage);
 }
 
 // Gives a storage memory of its own; windows retake theirs later.
@@ -349,7 +350,7 @@ Held held_memory(const at::Tensor& tensor) {
   }
   std::lock_guard lock(storage.mutex);
   if (!is_current(meta, storage)) {
-    refresh_locked(tensor, meta, storage);
+    refresh_locked(tensor, storage);
   }
   return {meta.layout, meta.shards, meta.memory_generation.load()};
 }

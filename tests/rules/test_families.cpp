@@ -114,6 +114,39 @@ TEST(Embedding, GradientsSumOverPlacesUnlessTheyAreScaledByFrequency) {
       "i0! i1! d, i0! i1! -> v! d");
 }
 
+TEST(Indexing, WritesAlongAShardedDimAreRewritten) {
+  EXPECT_EQ(
+      table_text(
+          "aten::index_add",
+          Call("self:f32[6,4] dim:0 index:i64[3] source:f32[3,4] alpha:1")),
+      "x0? x1, i, i x1 -> x0? x1; 0 sums i");
+  EXPECT_EQ(
+      table_text(
+          "aten::scatter_add",
+          Call("self:f32[6,4] dim:0 index:i64[3,4] src:f32[3,4]")),
+      "x0? x1, y0 x1, y0 x1 -> x0? x1; 0 sums y0");
+}
+
+TEST(Indexing, AWriteOfPartsCountsFromWhereTheyBegin) {
+  const Resolved resolved = resolve(
+      "torch_mesh::put_at",
+      Call(
+          "self:f32[6,4] indices:{-,i64[3]} values:f32[6,3] "
+          "accumulate:true begin:[0,0] size:[6,4] from_end:true"));
+  EXPECT_EQ(testing::text_of(resolved), "x0 x1, i0, x0 i0 -> x0 x1; 0 sums i0");
+  ASSERT_EQ(resolved.local_sizes.size(), 1U);
+  EXPECT_TRUE(resolved.local_sizes[0].elements[0].up.empty());
+  EXPECT_EQ(resolved.local_sizes[0].elements[1].up, std::vector<int>{1});
+}
+
+TEST(Indexing, AMaskMakesAProgram) {
+  const Resolved resolved =
+      resolve("aten::index", Call("self:f32[6,4] indices:{b8[6]}"));
+  EXPECT_TRUE(resolved.inputs.empty());
+  ASSERT_EQ(resolved.factors.size(), 1U);
+  EXPECT_EQ(resolved.factors[0].kind, Factor::Kind::kRewrite);
+}
+
 std::string conv(const std::string& tensors, const std::string& rest) {
   return tensors + " stride:[1,1] padding:[0,0] dilation:[1,1] " + rest +
          " output_padding:[0,0]";
@@ -277,10 +310,10 @@ TEST(Indexing, AnAccumulatingPutSumsOverItsIndices) {
       "self:f32[9,4] indices:{i64[3]} values:f32[3,4] accumulate:";
   EXPECT_EQ(
       table_text("aten::index_put", Call(tensors + "true")),
-      "x0! x1, i0, i0 x1 -> x0! x1; 0 sums i0");
+      "x0? x1, i0, i0 x1 -> x0? x1; 0 sums i0");
   EXPECT_EQ(
       table_text("aten::index_put", Call(tensors + "false")),
-      "x0! x1, i0!, i0! x1 -> x0! x1");
+      "x0? x1, i0!, i0! x1 -> x0? x1");
 }
 
 TEST(Views, ADtypeViewHasNoRuleThatFits) {
