@@ -14,7 +14,8 @@ void refuse(const std::string& op, OtherKind kind) {
           "no-sparse",
           op,
           ": the mesh holds no sparse tensors.\nHint: leave a sparse matrix a "
-          "plain tensor, which may multiply one of the mesh (a @ x); else use "
+          "plain tensor, which may multiply one of the mesh (torch.mm); else "
+          "use "
           "a dense tensor, or compute this with x.cpu().");
     case OtherKind::kNested:
       detail::raise(
