@@ -22,6 +22,7 @@
 #include "device/composed_out.h"
 #include "device/hooks.h"
 #include "device/operators.h"
+#include "device/recurrent_layers.h"
 #include "dispatch/attention.h"
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
@@ -266,6 +267,7 @@ void register_kernels() {
     library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
     library->impl("tensor_split.tensor_indices_or_sections", tensor_split);
   }
+  register_recurrent_layers();
   // All others, except those that have a kernel now.
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {

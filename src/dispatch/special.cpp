@@ -211,6 +211,13 @@ bool local_scalar_dense(const Op& op, Stack& stack) {
   return true;
 }
 
+// Whether a padded batch may become a nested tensor. The mesh holds none of
+// strided layout, so torch's encoder keeps the padded one and its mask.
+bool may_be_nested(const Op& op, Stack& stack) {
+  give(op, stack, false);
+  return true;
+}
+
 // Sizes, strides and dtype of `self`'s like. Those of a dense tensor are its
 // own unless another format is asked for; for all else torch is asked, on the
 // meta device, where this op is a program in Python.
@@ -418,6 +425,7 @@ bool slice_scatter(const Op& op, Stack& stack) {
 const std::map<std::string, SpecialKernel>& table() {
   static const auto* table = new std::map<std::string, SpecialKernel>{
       {"aten::_local_scalar_dense", local_scalar_dense},
+      {"aten::_nested_tensor_from_mask_left_aligned", may_be_nested},
       {"aten::_reshape_alias", reshape_alias},
       {"aten::_to_copy", to_copy},
       {"aten::alias", alias},

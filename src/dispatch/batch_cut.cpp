@@ -1,0 +1,236 @@
+// batch_cut.cpp: lanes in the order of the batch, joined and cut again.
+
+#include "dispatch/batch_cut.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty_strided.h>
+
+#include <torch_mesh/redistribute.h>
+
+#include "comm/communicator_steps.h"
+#include "comm/slice.h"
+#include "dispatch/packing.h"
+#include "run/joined.h"
+#include "tensor/global_tensor.h"
+
+namespace torch_mesh {
+namespace {
+
+using at::Tensor;
+using Tensors = LocalProgram::Tensors;
+
+std::span<const int64_t> as_span(c10::IntArrayRef sizes) {
+  return {sizes.data(), sizes.size()};
+}
+
+std::vector<Part> parts_of(const Mesh& mesh, AxisMask axes, int64_t batch) {
+  Layout rows = Layout::replicated(mesh);
+  for (int axis = 0; axis < mesh.num_axes(); ++axis) {
+    if ((axes >> axis) & 1) {
+      rows = rows.with(axis, Placement::shard(0));
+    }
+  }
+  const Lanes& lanes = mesh.lanes(axes);
+  const int64_t sizes[] = {batch};
+  std::map<int, std::vector<std::pair<Range, int>>> of_memory;
+  for (int lane = 0; lane < lanes.num; ++lane) {
+    const int device = lanes.first_device[lane];
+    of_memory[mesh.memory(device)].emplace_back(
+        shard_range(rows, sizes, 0, device), lane);
+  }
+  std::vector<Part> parts;
+  for (auto& [memory, held] : of_memory) {
+    std::sort(held.begin(), held.end(), [](const auto& a, const auto& b) {
+      return std::pair(a.first.begin, a.second) <
+             std::pair(b.first.begin, b.second);
+    });
+    Part part;
+    part.first_device = lanes.first_device[held[0].second];
+    part.place = torch_device(mesh.devices()[part.first_device]);
+    for (const auto& [range, lane] : held) {
+      part.lanes.push_back(lane);
+      part.ranges.push_back(range);
+    }
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
+// The shards of a global tensor in another layout of its mesh.
+Shards shards_in(const Tensor& tensor, const Layout& to) {
+  Held now = held(tensor);
+  if (now.layout == to) {
+    return now.shards;
+  }
+  const bool comes_from_elsewhere = now.layout.mesh() != to.mesh();
+  if (comes_from_elsewhere) {  // a gradient may stand on no mesh yet
+    const Tensor value = full_value(tensor);
+    now.layout = Layout::replicated(to.mesh());
+    now.shards.clear();
+    for (int device : now.layout.lanes().first_device) {
+      now.shards.push_back(value.to(torch_device(to.mesh().devices()[device])));
+    }
+  }
+  const Redistribution moves = plan_redistribution(
+      now.layout, to, as_span(tensor.sizes()), tensor.itemsize());
+  Shards moved = run_redistribution(moves, now.shards);
+  AxisMask reduced = 0;
+  for (const Step& step : moves.steps) {
+    reduced |= step.kind == Step::Kind::kAllReduce ? 1u << step.axis : 0;
+  }
+  if (reduced && !comes_from_elsewhere) {
+    reduce_storage(tensor, reduced);
+  }
+  return moved;
+}
+
+// What a part holds of a tensor: along the batch, or whole.
+Tensor local_of(
+    const Cut& cut,
+    const Part& part,
+    const Shards& shards,
+    int64_t batch_dim) {
+  if (batch_dim < 0) {
+    const Lanes& lanes = cut.mesh.lanes(0);
+    return shards[lanes.lane_of_device[part.first_device]];
+  }
+  Shards held;
+  for (int lane : part.lanes) {
+    held.push_back(shards[lane]);
+  }
+  if (const std::optional<Tensor> joined = join_shards(held, batch_dim)) {
+    return *joined;
+  }
+  return at::cat(
+      at::ITensorListRef(at::TensorList(held.data(), held.size())), batch_dim);
+}
+
+// The strides of a dense tensor whose dims lie in this order.
+std::vector<int64_t> strides_of(
+    c10::IntArrayRef sizes,
+    const std::vector<int64_t>& order) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t step = 1;
+  for (size_t k = order.size(); k-- > 0;) {
+    strides[order[k]] = step;
+    step *= std::max<int64_t>(sizes[order[k]], 1);
+  }
+  return strides;
+}
+
+// A local tensor in memory of its own, dense and in this order of dims.
+Tensor own(const Tensor& local, const std::vector<int64_t>& strides) {
+  return at::empty_strided(
+             local.sizes(),
+             strides_in_order_of(as_span(local.sizes()), strides),
+             local.options())
+      .copy_(local);
+}
+
+// Whether nothing else can see a tensor's memory, which is dense and its alone.
+bool is_free(const Tensor& local, const std::vector<int64_t>& strides) {
+  return local.use_count() == 1 && local.storage().use_count() == 1 &&
+         local.is_non_overlapping_and_dense() && local.storage_offset() == 0 &&
+         local.strides() == c10::IntArrayRef(strides_in_order_of(
+                                as_span(local.sizes()), strides)) &&
+         static_cast<size_t>(local.numel()) * local.itemsize() ==
+             local.storage().nbytes() &&
+         local.is_inference() == c10::InferenceMode::is_enabled();
+}
+
+}  // namespace
+
+std::optional<Cut> cut_of(const LocalProgram& program, const Tensors& inputs) {
+  Cut cut{layout_of(inputs[0]).mesh(), 0, -1, {}};
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Layout layout = layout_of(inputs[i]);
+    const int64_t batch_dim = program.batch_dims[i];
+    if (layout.mesh() != cut.mesh) {
+      return std::nullopt;
+    }
+    for (int axis = 0; axis < cut.mesh.num_axes(); ++axis) {
+      const Placement& placement = layout[axis];
+      if (!placement.is_shard() || batch_dim == LocalProgram::kGathered) {
+        continue;
+      }
+      if (placement.block != 0 || placement.dim != batch_dim) {
+        return std::nullopt;
+      }
+      cut.axes |= 1u << axis;
+    }
+    if (batch_dim >= 0) {
+      if (batch_dim >= inputs[i].dim() ||
+          (cut.batch >= 0 && inputs[i].size(batch_dim) != cut.batch)) {
+        return std::nullopt;
+      }
+      cut.batch = inputs[i].size(batch_dim);
+    }
+  }
+  for (const Device& device : cut.mesh.devices()) {
+    if (device.kind == DeviceKind::kTpu) {
+      return std::nullopt;
+    }
+  }
+  cut.parts = parts_of(cut.mesh, cut.axes, std::max<int64_t>(cut.batch, 0));
+  return cut;
+}
+
+std::vector<Tensors> locals_of(
+    const Cut& cut,
+    const Tensors& tensors,
+    const std::vector<int64_t>& batch_dims) {
+  std::vector<Tensors> locals(cut.parts.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].defined()) {
+      for (Tensors& local : locals) {
+        local.emplace_back();
+      }
+      continue;
+    }
+    const Shards shards = shards_in(tensors[i], cut.layout(batch_dims[i]));
+    for (size_t p = 0; p < cut.parts.size(); ++p) {
+      locals[p].push_back(local_of(cut, cut.parts[p], shards, batch_dims[i]));
+    }
+  }
+  return locals;
+}
+
+Tensor pack_parts(
+    const Cut& cut,
+    Tensors locals,
+    int64_t batch_dim,
+    const Layout& layout,
+    const std::vector<int64_t>& order) {
+  std::vector<int64_t> sizes = locals[0].sizes().vec();
+  if (batch_dim >= 0) {
+    sizes[batch_dim] = cut.batch;
+  }
+  const std::vector<int64_t> strides =
+      order.empty() ? strides_of_whole(sizes, {}, locals[0])
+                    : strides_of(sizes, order);
+  const c10::ScalarType dtype = locals[0].scalar_type();
+  Shards shards(layout.lanes().num);
+  for (size_t p = 0; p < cut.parts.size(); ++p) {
+    const Part& part = cut.parts[p];
+    if (batch_dim < 0 || part.lanes.size() == 1) {
+      const int lane = layout.lanes().lane_of_device[part.first_device];
+      shards[lane] =
+          is_free(locals[p], strides) ? locals[p] : own(locals[p], strides);
+      continue;
+    }
+    int64_t begin = 0;
+    for (size_t l = 0; l < part.lanes.size(); ++l) {
+      const int64_t length = part.ranges[l].length;
+      shards[part.lanes[l]] =
+          own(slice_of(locals[p], batch_dim, begin, length), strides);
+      begin += length;
+    }
+  }
+  return make_global(layout, sizes, strides, dtype, std::move(shards));
+}
+
+}  // namespace torch_mesh
