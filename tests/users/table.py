@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import statistics
+import textwrap
 import traceback
 
 import torch
@@ -239,6 +240,11 @@ def page(rows):
     if found:
         lines += ["", "## What falls short", ""]
         lines += [f"- {line}".replace("|", "\\|") for line in found]
+    missing = sorted(PROGRAMS.keys() - {row.name for row in rows})
+    if missing:
+        lines += ["", "## Not measured", ""]
+        lines.append("The run that wrote this page left out these programs:")
+        lines += textwrap.wrap(", ".join(missing) + ".", 79)
     replicated = sorted(set().union(*(row.replicated for row in rows)))
     if replicated:
         lines += ["", "## Ops on replicas", ""]
