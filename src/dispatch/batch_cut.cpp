@@ -210,8 +210,12 @@ Tensor pack_parts(
     sizes[batch_dim] = cut.batch;
   }
   const std::vector<int64_t> strides =
-      order.empty() ? strides_of_whole(sizes, {}, locals[0])
-                    : strides_of(sizes, order);
+      !order.empty() ? strides_of(sizes, order)
+      : locals[0].is_contiguous()
+          ? contiguous_strides(sizes)
+          : strides_in_order_of(
+                sizes,
+                {locals[0].strides().data(), locals[0].strides().size()});
   const c10::ScalarType dtype = locals[0].scalar_type();
   Shards shards(layout.lanes().num);
   for (size_t p = 0; p < cut.parts.size(); ++p) {
