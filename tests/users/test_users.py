@@ -35,7 +35,6 @@ AWAITED = {
     "keras_miniature_gpt": "ops.tile with a tensor",
     "keras_mistakes": "messages",
     "keras_quiet_log": "lines at INFO",
-    "keras_xception": "a difference of 2e-4 and a damaged heap",
     "mixture_of_experts": "histc of integers",
     "plain_constants": "plain tensors beside global ones",
     "scripted_module": "TorchScript modules on the mesh",

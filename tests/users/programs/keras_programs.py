@@ -228,7 +228,7 @@ def keras_autoencoder(place):
 def keras_xception(place):
     """Separable convolutions, residuals, augmentation, label smoothing."""
     place.distribution(DENSE)
-    width, rows, batch, size = place.size((32, 32, 16, 32), (4, 16, 8, 32))
+    width, rows, batch, size = place.size((32, 32, 16, 32), (8, 16, 8, 32))
     pictures = keras.Input((size, size, 3))
     h = layers.Rescaling(2.0, -1.0)(pictures)
     h = layers.Conv2D(width, 3, 2, "same", use_bias=False)(h)
