@@ -4,7 +4,8 @@ torch calls `install` at the end of `import torch` (entry point group
 `torch.backends`). All it does is put one finder on `sys.meta_path`, which looks
 for the few modules of Keras named below and lets `torch_mesh.keras.install` act
 right before and right after each of them is executed. Nothing of torch_mesh or
-Keras is imported before that.
+Keras is imported before that. And `torch.load(weights_only=True)` is told of
+the function that a pickle of `torch.device("mesh")` calls.
 
 Nothing here raises: an error would make `import torch` fail for everyone, or
 Keras fail for those who use no distribution. It becomes a warning, and Keras is
@@ -28,10 +29,31 @@ _WATCHED = frozenset(
 
 
 def install():
-    """Puts the finder on `sys.meta_path`, once. Does nothing else."""
+    """Puts the finder on `sys.meta_path`, once; names `mesh_device` safe."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         # In front: the finders behind it would find Keras's modules first.
         sys.meta_path.insert(0, _Finder())
+    serialization = sys.modules.get("torch.serialization")
+    add_safe_globals = getattr(serialization, "add_safe_globals", None)
+    if add_safe_globals is not None:
+        add_safe_globals([mesh_device])
+
+
+def mesh_device(index=None):
+    """What a pickle of `torch.device("mesh")` calls.
+
+    Args:
+        index: of the device, or None.
+
+    Returns:
+        A `torch.device`, in a process that may not have known its name.
+    """
+    import torch
+
+    import torch_mesh.device
+
+    torch_mesh.device.register()
+    return torch.device("mesh", *(() if index is None else (index,)))
 
 
 class _Finder:

@@ -8,7 +8,10 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
+
+#include <ATen/core/TensorBody.h>
 
 namespace torch_mesh {
 
@@ -39,5 +42,13 @@ class CountingMemory {
  private:
   Session* session_;
 };
+
+// All that the devices hold, and the most since the first call or the last
+// reset_peak_memory(). Counting begins with the first call, with what `living`
+// holds: all global tensors that the caller can find.
+HeldBytes memory_of_process(std::span<const at::Tensor> living);
+// Whether it has begun: then `living` is not looked at.
+bool is_memory_counted();
+void reset_peak_memory();
 
 }  // namespace torch_mesh

@@ -9,9 +9,10 @@
 Tensors on `torch.device("mesh")` are global tensors: one shard per device plus
 a layout. Every op of torch works on them, below autograd.
 
-Importing this package registers the device. Only Keras's hooks import it
-without (`torch_mesh_autoload` says so): with them, `import keras` changes
-nothing until a distribution is asked for.
+Importing this package registers the device; beside another accelerator, of
+which torch has one, the first global tensor does, or `use(mesh)`. Keras's hooks
+import it without (`torch_mesh_autoload` says so): with them, `import keras`
+changes nothing until a distribution is asked for.
 """
 
 import importlib
@@ -184,6 +185,6 @@ if not _made_for_hooks:
     _check_library()
     from torch_mesh import device
 
-    device.register()
+    device.register_if_alone()
     if "torch_mesh.keras" in sys.modules:
         keras = sys.modules["torch_mesh.keras"]

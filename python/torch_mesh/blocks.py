@@ -32,6 +32,9 @@ def zeros(layout: Layout, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: if the layout does not fit the sizes.
     """
+    from torch_mesh import device
+
+    device.register()
     like = torch.empty((), dtype=dtype)
     return _C.zeros(layout._native, list(sizes), like)
 

@@ -1,8 +1,8 @@
 """Registers `mesh` as a device of torch, beside the machine's own."""
 
+import copyreg
 import functools
 import threading
-import types
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 import torch.utils.dlpack
 from torch.multiprocessing.reductions import reduce_tensor
 
+import torch_mesh_autoload
 from torch_mesh import (
     _C,
     archive,
     arrays,
-    devices,
+    device_module,
     in_force,
     moves,
     tensor_file,
@@ -25,6 +26,22 @@ from torch_mesh import (
 _BEFORE_TORCHS_OWN = 9
 
 _registered = False
+
+
+def register_if_alone() -> None:
+    """Registers the device, unless the machine has another accelerator.
+
+    Torch's autograd takes a named extra device for the accelerator of the
+    process: backward on another one would end in an assertion. So beside
+    another, whoever makes the first global tensor registers the device.
+    """
+    if torch.accelerator.current_accelerator() is None:
+        register()
+
+
+def is_registered() -> bool:
+    """Whether `torch.device("mesh")` exists."""
+    return _registered
 
 
 def register() -> None:
@@ -48,7 +65,7 @@ def register() -> None:
     answers = {name: _answer(function) for name, function in keep.items()}
     _C.register_device()
     torch.utils.rename_privateuse1_backend("mesh")
-    torch._register_device_module("mesh", _module())
+    torch._register_device_module("mesh", device_module.make())
     torch.utils.generate_methods_for_privateuse1_backend()
     for name, answer in answers.items():
         setattr(torch._C, name, answer)
@@ -58,6 +75,7 @@ def register() -> None:
     arrays.install()
     moves.install()
     _pickles_hold_plain_storages()
+    _pickles_register_the_device()
     _queues_hold_plain_tensors()
     torch.serialization.register_package(
         _BEFORE_TORCHS_OWN, lambda storage: None, _load_onto_mesh
@@ -78,54 +96,6 @@ def _answer(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **kwargs: value
 
 
-class _Device:
-    """`with torch.mesh.device(0):`; there is one device, index 0."""
-
-    def __init__(self, device: object) -> None:
-        pass
-
-    def __enter__(self) -> "_Device":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-def _module() -> types.ModuleType:
-    module = types.ModuleType("torch.mesh", "The mesh device.")
-
-    def manual_seed_all(seed: int) -> None:
-        """Nothing: the mesh draws from torch's CPU generator."""
-
-    def get_rng_state(device: object = None) -> torch.Tensor:
-        return torch.get_rng_state()
-
-    def set_rng_state(state: torch.Tensor, device: object = None) -> None:
-        torch.set_rng_state(state)
-
-    contents: dict[str, Any] = {
-        # False keeps DataLoader and others from taking mesh as the accelerator.
-        "is_available": lambda: False,
-        "is_initialized": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda device: None,
-        "synchronize": lambda device=None: None,
-        "device": _Device,
-        "manual_seed": torch.manual_seed,
-        "manual_seed_all": manual_seed_all,
-        "initial_seed": torch.initial_seed,
-        "get_rng_state": get_rng_state,
-        "set_rng_state": set_rng_state,
-        "_is_in_bad_fork": lambda: False,
-        "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
-        "list_devices": devices.list_devices,
-    }
-    for name, value in contents.items():
-        setattr(module, name, value)
-    return module
-
-
 def _storage_on_mesh(storage: torch.TypedStorage, typed: bool) -> Any:
     """What a pickle calls to bring a storage back."""
     register()
@@ -137,6 +107,7 @@ def _load_onto_mesh(storage: Any, location: str) -> Any:
     """`torch.load(map_location="mesh")`; None for all other locations."""
     if torch.device(location.partition(":")[0] or "cpu").type != "mesh":
         return None
+    _C.check_device_index(torch.device(location))
     return storage.to(device="mesh")
 
 
@@ -196,6 +167,23 @@ def _pickles_hold_plain_storages() -> None:
 
     for kind in (torch.TypedStorage, torch.UntypedStorage):
         setattr(kind, "__reduce__", reducing(kind.__reduce__))  # noqa: B010
+
+
+def _pickles_register_the_device() -> None:
+    """A pickle of `torch.device("mesh")` makes the device exist where it is
+    read: in a process that was spawned torch knows no device of that name.
+    """
+    before = copyreg.dispatch_table.get(torch.device)
+
+    def reduce(device: torch.device) -> Any:
+        if device.type == "mesh":
+            return torch_mesh_autoload.mesh_device, (device.index,)
+        if before is not None:
+            return before(device)
+        return device.__reduce__()
+
+    copyreg.pickle(torch.device, reduce)
+    torch.serialization.add_safe_globals([torch_mesh_autoload.mesh_device])
 
 
 def _no_capsule_holds_an_address() -> None:

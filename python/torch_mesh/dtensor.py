@@ -204,7 +204,7 @@ def _shard(x: Tensor, device_mesh: Any) -> Tensor:
             _lane_of(layout, d) for d in range(layout.mesh.size)
         ):
             return held[lane].contiguous()
-    return tensors.shards(x)[device]
+    return _C.shards(x)[device]
 
 
 def _whole(x: Tensor) -> Tensor:

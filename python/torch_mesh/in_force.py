@@ -37,6 +37,10 @@ class use:
     started inside of a block begins with what the process has: give it the
     mesh, and a block of its own. `use(None)` unsets.
 
+    Beside another accelerator (CUDA) `torch.device("mesh")` exists from the
+    first `use(mesh)` or global tensor on, and not from the import: until then
+    it is torch's own error for an unknown device.
+
     With `batch=`, batches that are moved to the mesh are cut on dim 0 over
     that axis, or over several: what a loop of somebody else's does with
     `x.to("mesh")` or `x.to(device)`. Not cut is what `Module.to`,
@@ -69,15 +73,23 @@ class use:
                 f" {mesh!r}.\nHint: torch_mesh.Mesh({{'data': 2}}) makes one."
                 " [argument-type]"
             )
-        self._layout = _layout_of(mesh, batch)
-        # What the blocks of this object restore, the innermost last.
-        self._before: list[_C.Layout | None] = []
-        self._replaced: _C.Layout | None = None
-        self._is_set = False
+        layout = _layout_of(mesh, batch)
+        if mesh is not None:
+            from torch_mesh import device
+
+            device.register()
+        self._begin(layout)
         # Set for the process in the blink before `with` enters the block, it
         # would be seen by all other threads.
         if not _is_entered_next(sys._getframe(1)):
             self._set()
+
+    def _begin(self, layout: _C.Layout) -> None:
+        self._layout = layout
+        # What the blocks of this object restore, the innermost last.
+        self._before: list[_C.Layout | None] = []
+        self._replaced: _C.Layout | None = None
+        self._is_set = False
 
     def _set(self) -> None:
         self._is_set = True
@@ -101,6 +113,17 @@ class use:
 
     def __exit__(self, *error: object) -> None:
         _C.set_override_of_thread(self._before.pop())
+
+
+def set_mesh(mesh: Mesh | None) -> None:
+    """`use(mesh)` without making the device exist where it does not yet.
+
+    Args:
+        mesh: a `Mesh`, or None.
+    """
+    setting = use.__new__(use)
+    setting._begin(_layout_of(mesh, None))
+    setting._set()
 
 
 class batches_paused:

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from torch_mesh import _C
 from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
+from torch_mesh.shard_gradients import put_together, take_apart
 
 
 class _Runs(threading.local):
@@ -58,7 +59,15 @@ def distribute(
     layout = as_layout(mesh, placements, ndim)
     if _runs.plain:
         return t.clone()
+    _register()
     return _C.distribute(t, layout._native)
+
+
+def _register() -> None:
+    """Makes `torch.device("mesh")` exist, on a machine where import did not."""
+    from torch_mesh import device
+
+    device.register()
 
 
 def _tensor(name: str, value: object) -> Tensor:
@@ -139,7 +148,8 @@ def full(x: Tensor) -> Tensor:
 
     Returns:
         Plain tensor of the shape and dtype of `x`, on the first device of its
-        mesh. Not differentiable: use `x.cpu()` for that.
+        mesh. Differentiable: the gradient arrives in the layout of `x`, on its
+        mesh.
     """
     return _C.full(_tensor("full", x))
 
@@ -147,9 +157,10 @@ def full(x: Tensor) -> Tensor:
 def shards(x: Tensor) -> list[Tensor]:
     """What each device holds, as plain tensors, row-major.
 
-    Copies: with lanes, a write to one device's replica would be a write to
-    all. Of a partial sum the first device shows the sum formed so far, the
-    others -0.0.
+    Copies, and read-only: a write to one, or to a view of it, raises. What
+    bypasses torch's operators is not noticed, and lost: a NumPy array or DLPack
+    capsule of a shard, `data_ptr()`. Of a partial sum the first device shows
+    the sum formed so far, the others -0.0.
 
     Args:
         x: a global tensor.
@@ -162,7 +173,7 @@ def shards(x: Tensor) -> list[Tensor]:
     Raises:
         ValueError: if `x` is not on the mesh.
     """
-    return _C.shards(_tensor("shards", x))
+    return [_C.read_only(shard) for shard in _C.shards(_tensor("shards", x))]
 
 
 def from_shards(
@@ -179,7 +190,9 @@ def from_shards(
         placements: as for `distribute`.
 
     Returns:
-        A global tensor; copies. Not differentiable.
+        A global tensor; copies. Differentiable: each tensor gets the gradient
+        of its slice, each part of a sum the whole one, and of replicas the
+        first alone.
 
     Raises:
         ValueError: if the sizes are not those of one tensor so cut.
@@ -192,7 +205,9 @@ def from_shards(
         )
     parts = [_tensor("from_shards", tensor) for tensor in tensors]
     ndim = parts[0].dim() if parts else None
-    return _C.from_shards(parts, as_layout(mesh, placements, ndim)._native)
+    layout = as_layout(mesh, placements, ndim)
+    _register()
+    return put_together(parts, layout)
 
 
 def map_shards(
@@ -208,7 +223,10 @@ def map_shards(
 
     Returns:
         The global tensor of which device i holds what `f` gave for the shards
-        of device i. Not differentiable.
+        of device i. Differentiable, twice too: the gradient of a shard is what
+        `f` makes of it on that device, and that of a replicated tensor the sum
+        over all devices. Where `out` replicates, the result is that of the
+        first device, and so is the gradient.
 
     Raises:
         ValueError: if the tensors are not on one mesh, or the results are no
@@ -224,7 +242,7 @@ def map_shards(
                 "Hint: bring one of them over with torch_mesh.distribute."
                 " [mixed-meshes]"
             )
-    parts = [shards(tensor) for tensor in (x, *xs)]
+    parts = [take_apart(tensor) for tensor in (x, *xs)]
     results = [f(*local) for local in zip(*parts, strict=True)]
     for result in results:
         _tensor("map_shards: of the function", result)
@@ -257,6 +275,7 @@ def borrow(
     layout = as_layout(mesh, placements, ndim)
     if _runs.plain:
         return t.clone()
+    _register()
     return _C.borrow(t, layout._native)
 
 

@@ -3,6 +3,7 @@
 #include <torch_mesh/tensor.h>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_to_copy.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/full_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -10,6 +11,7 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
+#include "dispatch/autograd_thread.h"
 #include "dispatch/buckets.h"
 #include "dispatch/other_kinds.h"
 #include "tensor/global_tensor.h"
@@ -164,7 +166,11 @@ at::Tensor distribute_now(const at::Tensor& tensor, const Layout& layout) {
 }
 
 bool needs_gradient(const at::Tensor& tensor) {
-  return at::GradMode::is_enabled() && tensor.requires_grad();
+  const bool needs = at::GradMode::is_enabled() && tensor.requires_grad();
+  if (needs) {
+    prepare_autograd();
+  }
+  return needs;
 }
 
 // Keeps a layout, its mesh with it, between forward and backward.
@@ -240,8 +246,16 @@ at::Tensor redistribute(const at::Tensor& tensor, const Layout& layout) {
 }
 
 at::Tensor full(const at::Tensor& tensor) {
+  constexpr uint64_t kForwardLevel = 0;
+  const bool is_recorded =
+      needs_gradient(tensor) || tensor._fw_grad(kForwardLevel).defined();
   if (!is_global(tensor)) {
-    return tensor.detach().clone();
+    return is_recorded ? tensor.clone() : tensor.detach().clone();
+  }
+  if (is_recorded) {
+    const c10::Device first =
+        torch_device(layout_of(tensor).mesh().devices()[0]);
+    return at::_to_copy(tensor, tensor.options().device(first));
   }
   return below_autograd("full", [&] { return own_copy(full_value(tensor)); });
 }

@@ -24,6 +24,8 @@
 #include "device/operators.h"
 #include "device/recurrent_layers.h"
 #include "dispatch/attention.h"
+#include "dispatch/autograd_thread.h"
+#include "dispatch/device_index.h"
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
 #include "dispatch/op.h"
@@ -33,6 +35,8 @@
 #include "dispatch/tensor_split.h"
 #include "dispatch/variants.h"
 #include "rules/families.h"
+#include "tensor/capacity.h"
+#include "tensor/first_storage.h"
 #include "tensor/global_tensor.h"
 #include "tensor/window.h"
 
@@ -63,7 +67,16 @@ class BoxedKernel final : public c10::OperatorKernel {
 
 // Operators of other libraries, also those registered later.
 void fallback(const c10::OperatorHandle& handle, Stack* stack) {
-  run_op(op_of(handle), *stack);
+  const Op& op = op_of(handle);
+  const int device = op.schema.param("device");
+  if (device >= 0) {
+    const c10::IValue& asked =
+        (*stack)[stack->size() - op.params.size() + device];
+    if (asked.isDevice()) {
+      check_device_index(asked.toDevice());
+    }
+  }
+  run_op(op, *stack);
 }
 
 at::Tensor empty_strided(
@@ -73,20 +86,16 @@ at::Tensor empty_strided(
     std::optional<c10::Layout>,
     std::optional<c10::Device> device,
     std::optional<bool>) {
-  TORCH_CHECK(
-      !device || device->index() <= 0,
-      "there is one mesh device, and it has the index 0, not ",
-      static_cast<int>(device->index()),
-      ".\nHint: device=\"mesh\"; the devices inside of it are those of a "
-      "torch_mesh.Mesh. [device-index]");
+  if (device) {
+    check_device_index(*device);
+  }
+  const c10::ScalarType type = c10::dtype_or_default(dtype);
   // Throws if that many bytes cannot be counted.
-  at::detail::computeStorageNbytes(
-      sizes, strides, c10::elementSize(c10::dtype_or_default(dtype)));
-  const at::Tensor made = make_unwritten(
-      Layout::replicated(current_mesh()),
-      sizes,
-      strides,
-      c10::dtype_or_default(dtype));
+  const size_t num_bytes =
+      at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(type));
+  const Layout layout = Layout::replicated(current_mesh());
+  check_capacity(layout, sizes, num_bytes, /*is_placed=*/false);
+  const at::Tensor made = make_unwritten(layout, sizes, strides, type);
   MeshStorage::of(made)->is_placed = false;
   return made;
 }
@@ -140,8 +149,9 @@ at::Tensor kaiser_window(
     double beta,
     std::optional<c10::ScalarType> dtype,
     std::optional<c10::Layout> layout,
-    std::optional<c10::Device>,
+    std::optional<c10::Device> device,
     std::optional<bool>) {
+  check_device_index(device.value_or(kDevice));
   const at::Tensor plain = at::kaiser_window(
       length, periodic, beta, dtype, layout, at::kCPU, std::nullopt);
   return plain.to(kDevice);
@@ -314,6 +324,7 @@ void register_device() {
     register_autocast();
     register_sparse();
     rules::on_new_rule(&clear_plans);
+    on_first_storage = &prepare_autograd;
   });
 }
 

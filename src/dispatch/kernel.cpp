@@ -11,6 +11,7 @@
 
 #include "dispatch/autograd_thread.h"
 #include "dispatch/call_key.h"
+#include "dispatch/device_index.h"
 #include "dispatch/execution.h"
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
@@ -194,6 +195,9 @@ bool make_elsewhere(const Op& op, Stack& stack) {
   const auto device =
       stack[base + op.schema.param("device")].toOptional<c10::Device>();
   if (!device || device->is_privateuseone()) {
+    if (device) {
+      check_device_index(*device);
+    }
     return false;
   }
   const at::Tensor self = stack[base].toTensor();
@@ -203,19 +207,11 @@ bool make_elsewhere(const Op& op, Stack& stack) {
   return true;
 }
 
-void run(const Op& op, Stack& stack) {
-  const size_t num_args = op.params.size();
-  const c10::ArrayRef<c10::IValue> args(
-      stack.data() + stack.size() - num_args, num_args);
-  const CallTensors tensors = tensors_of(op, args);
-  if (!tensors.any_global && tensors.any_fake) {
-    op.handle.redispatchBoxed(
-        c10::DispatchKeySet(c10::DispatchKey::Meta), &stack);
-    return;
-  }
-  if (tensors.any_plain_grad && at::GradMode::is_enabled()) [[unlikely]] {
-    bring_gradients_home(tensors);
-  }
+void run_call(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors,
+    Stack& stack) {
   if (tensors.any_written && op.checks_overlap) {
     check_overlap(tensors);
   }
@@ -274,6 +270,27 @@ void run(const Op& op, Stack& stack) {
   }
   TORCH_MESH_ASSERT(
       false, op.schema.name, ": the layouts of its arguments do not settle.");
+}
+
+void run(const Op& op, Stack& stack) {
+  const size_t num_args = op.params.size();
+  const c10::ArrayRef<c10::IValue> args(
+      stack.data() + stack.size() - num_args, num_args);
+  const CallTensors tensors = tensors_of(op, args);
+  if (!tensors.any_global && tensors.any_fake) {
+    op.handle.redispatchBoxed(
+        c10::DispatchKeySet(c10::DispatchKey::Meta), &stack);
+    return;
+  }
+  if (tensors.any_plain_grad && at::GradMode::is_enabled()) [[unlikely]] {
+    bring_gradients_home(tensors);
+    const size_t base = stack.size() - num_args;
+    run_call(op, args, tensors, stack);
+    watch_results(
+        c10::ArrayRef<c10::IValue>(stack.data() + base, stack.size() - base));
+    return;
+  }
+  run_call(op, args, tensors, stack);
 }
 
 // A write over all of a broken tensor mends it, unless it fails too.

@@ -123,9 +123,11 @@ bool writes_plain(const Op& op, const CallTensors& tensors) {
 }
 
 void run_on_plain(const Op& op, const CallTensors& tensors, Stack& stack) {
-  if (at::GradMode::is_enabled()) {
+  const bool records = at::GradMode::is_enabled();
+  if (records) {
     bring_gradients_to_mesh(tensors);
   }
+  const size_t base = stack.size() - op.params.size();
   const bool makes_new = std::any_of(
       op.schema.returns.begin(), op.schema.returns.end(), [](const auto& r) {
         return (r.is_tensor || r.is_tensor_list) && !r.is_written;
@@ -134,6 +136,10 @@ void run_on_plain(const Op& op, const CallTensors& tensors, Stack& stack) {
     run_on_stand_ins(op, tensors, stack);
   } else {
     run_plain(op, tensors, stack);
+  }
+  if (records) {
+    watch_results(
+        c10::ArrayRef<c10::IValue>(stack.data() + base, stack.size() - base));
   }
 }
 

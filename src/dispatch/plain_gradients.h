@@ -16,4 +16,9 @@ void bring_gradients_home(const CallTensors& tensors);
 // its global tensors arrive plain.
 void bring_gradients_to_mesh(const CallTensors& tensors);
 
+// Called with the results of a call that one of these was called for: gradients
+// that its node makes are brought home before autograd adds to them what other
+// ops contribute. Its node exists once the results are used. Threads: safe.
+void watch_results(c10::ArrayRef<c10::IValue> results);
+
 }  // namespace torch_mesh

@@ -6,6 +6,7 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/MemoryOverlap.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_local_scalar_dense.h>
 #include <ATen/ops/_to_copy.h>
 #include <ATen/ops/empty.h>
@@ -13,13 +14,17 @@
 
 #include <torch_mesh/error.h>
 
+#include "comm/communicator_steps.h"
 #include "dispatch/batch_norm.h"
+#include "dispatch/crossings.h"
+#include "dispatch/device_index.h"
 #include "dispatch/log_sigmoid.h"
 #include "dispatch/op.h"
 #include "dispatch/random_ops.h"
 #include "dispatch/recurrent.h"
 #include "dispatch/select_slice.h"
 #include "dispatch/sparse.h"
+#include "tensor/capacity.h"
 #include "tensor/current_mesh.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
@@ -100,14 +105,39 @@ at::Tensor cut_batch(
   return batch;
 }
 
+// A new tensor in the layout `to`, of a value that is whole on each lane.
+at::Tensor cut(const Shards& whole, const Layout& from, const Layout& to) {
+  const at::Tensor first = whole[0];
+  const std::vector<int64_t> sizes = first.sizes().vec();
+  const std::vector<int64_t> strides = first.strides().vec();
+  Shards shards = run_redistribution(
+      plan_redistribution(from, to, sizes, first.itemsize()), whole);
+  for (at::Tensor& shard : shards) {
+    shard = at::empty_strided(
+                shard.sizes(),
+                strides_in_order_of(
+                    {shard.sizes().data(), shard.sizes().size()}, strides),
+                shard.options())
+                .copy_(shard);
+  }
+  return make_global(
+      to, sizes, strides, first.scalar_type(), std::move(shards));
+}
+
 // Crosses the border of the mesh: no device of the mesh does that alone.
 bool to_copy(const Op& op, Stack& stack) {
   const at::Tensor self = argument(op, stack, 0).toTensor();
   const auto device = argument(op, stack, 3).toOptional<c10::Device>();
   auto dtype = argument(op, stack, 1).toOptional<c10::ScalarType>();
+  if (device) {
+    check_device_index(*device);
+  }
   if (is_global(self)) {
     if (!device || device->is_privateuseone()) {
       return false;
+    }
+    if (at::GradMode::is_enabled() && self.requires_grad()) {
+      remember_layout(self);
     }
     give(
         op,
@@ -122,8 +152,9 @@ bool to_copy(const Op& op, Stack& stack) {
             argument(op, stack, 6).toOptional<c10::MemoryFormat>()));
     return true;
   }
+  const auto returning = layout_of_returning_gradient();
   const Layout in_force = layout_in_force();
-  if (in_force.sharded_axes() != 0 && is_batch(self)) {
+  if (!returning && in_force.sharded_axes() != 0 && is_batch(self)) {
     give(
         op,
         stack,
@@ -134,7 +165,8 @@ bool to_copy(const Op& op, Stack& stack) {
             in_force));
     return true;
   }
-  const Layout layout = Layout::replicated(in_force.mesh());
+  const Layout layout =
+      Layout::replicated(returning ? returning->mesh() : in_force.mesh());
   Shards shards;
   for (int first : layout.lanes().first_device) {
     const c10::Device to = torch_device(layout.mesh().devices()[first]);
@@ -158,6 +190,10 @@ bool to_copy(const Op& op, Stack& stack) {
       shard = shard.contiguous();
     }
   }
+  if (returning && *returning != layout) {
+    give(op, stack, cut(shards, layout, *returning));
+    return true;
+  }
   const at::Tensor& first = shards[0];
   give(
       op,
@@ -172,6 +208,9 @@ bool copy(const Op& op, Stack& stack) {
   const at::Tensor self = argument(op, stack, 0).toTensor();
   const at::Tensor source = argument(op, stack, 1).toTensor();
   if (!is_global(self)) {
+    if (at::GradMode::is_enabled() && source.requires_grad()) {
+      remember_layout(source);
+    }
     if (!copy_bytes_to_host(self, source)) {
       self.copy_(full_value(source), argument(op, stack, 2).toBool());
     }
@@ -259,17 +298,23 @@ bool empty_like(const Op& op, Stack& stack) {
   if (!is_global(self) || (device && !device->is_privateuseone())) {
     return false;
   }
+  if (device) {
+    check_device_index(*device);
+  }
   const at::Tensor like = like_on_meta(op, stack, self, device_param);
   Layout layout = layout_of(self);
   const bool follows = like.sizes() == self.sizes();
   if (!follows) {
     layout = Layout::replicated(layout.mesh());
   }
-  const at::Tensor made = make_unwritten(
-      with_sums_reduced(layout),
+  layout = with_sums_reduced(layout);
+  check_capacity(
+      layout,
       like.sizes(),
-      like.strides(),
-      like.scalar_type());
+      like.unsafeGetTensorImpl()->unsafe_storage().nbytes(),
+      /*is_placed=*/follows);
+  const at::Tensor made =
+      make_unwritten(layout, like.sizes(), like.strides(), like.scalar_type());
   // A layout for other sizes is nobody's wish: zeros for the gradient of x[i]
   // take that of what is added to them.
   MeshStorage::of(made)->is_placed = follows;

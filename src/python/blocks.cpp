@@ -40,6 +40,15 @@ void bind_blocks(py::module_& m) {
       py::arg("values"),
       Release());
   m.def("read_bytes", &read_bytes, py::arg("to"), py::arg("source"), Release());
+  m.def(
+      "memory_of_process",
+      [](const std::vector<at::Tensor>& living) {
+        const HeldBytes held = memory_of_process(living);
+        return std::pair(held.now, held.peak);
+      },
+      py::arg("living"));
+  m.def("is_memory_counted", &is_memory_counted);
+  m.def("reset_peak_memory", &reset_peak_memory);
   py::class_<CountingMemory>(m, "CountingMemory")
       .def(py::init<>())
       .def_property_readonly(

@@ -7,6 +7,8 @@
 #include <torch_mesh/rule.h>
 #include <torch_mesh/tensor.h>
 
+#include "device/read_only.h"
+#include "dispatch/device_index.h"
 #include "dispatch/explain.h"
 #include "python/blocks.h"
 #include "python/layout_map.h"
@@ -201,6 +203,8 @@ void bind_tensors(py::module_& m) {
   m.def("full", &full, py::arg("tensor"), Release());
   m.def("borrow", &borrow, py::arg("tensor"), py::arg("layout"), Release());
   m.def("shards", &shards, py::arg("tensor"), Release());
+  m.def("read_only", &read_only, py::arg("tensor"));
+  m.def("check_device_index", &check_device_index, py::arg("device"));
   m.def(
       "from_shards",
       [](const std::vector<at::Tensor>& shards, const Layout& layout) {

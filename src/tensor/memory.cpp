@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "tensor/global_tensor.h"
 #include "tensor/held.h"
 
 namespace torch_mesh {
@@ -36,6 +37,8 @@ struct State {
   std::mutex mutex;  // guards all that follows; a leaf of the lock order
   Bytes now;
   std::set<CountingMemory::Session*> sessions;
+  // That of memory_of_process, which never ends; nullptr before the first call.
+  CountingMemory::Session* process = nullptr;
 };
 
 State& state() {
@@ -54,6 +57,40 @@ void add(const std::vector<std::pair<DeviceKey, int64_t>>& bytes, int sign) {
       peak = std::max(peak, now);
     }
   }
+}
+
+// As `add`, of shards that were there before anybody counted: for all but the
+// process they are none of what was made since. The caller holds the mutex.
+void add_older(const std::vector<std::pair<DeviceKey, int64_t>>& bytes) {
+  for (const auto& [device, num_bytes] : bytes) {
+    int64_t& now = state().now[device];
+    now += num_bytes;
+    for (CountingMemory::Session* session : state().sessions) {
+      int64_t& peak =
+          session->peak.try_emplace(device, now - num_bytes).first->second;
+      if (session == state().process) {
+        peak = std::max(peak, now);
+      } else {
+        session->start[device] += num_bytes;
+        peak += num_bytes;
+      }
+    }
+  }
+}
+
+// Whether this thread tells of older shards.
+thread_local bool is_telling_older = false;
+
+// False if it has begun before.
+bool start_counting_process() {
+  std::lock_guard lock(state().mutex);
+  if (state().process) {
+    return false;
+  }
+  state().process = new CountingMemory::Session{state().now, state().now};
+  state().sessions.insert(state().process);
+  ++num_memory_counters;
+  return true;
 }
 
 int64_t at_start(const Bytes& start, const DeviceKey& device) {
@@ -89,6 +126,42 @@ HeldBytes CountingMemory::so_far() const {
   return result;
 }
 
+bool is_memory_counted() {
+  std::lock_guard lock(state().mutex);
+  return state().process != nullptr;
+}
+
+void reset_peak_memory() {
+  std::lock_guard lock(state().mutex);
+  if (state().process) {
+    state().process->peak = state().now;
+  }
+}
+
+HeldBytes memory_of_process(std::span<const at::Tensor> living) {
+  if (start_counting_process()) {
+    is_telling_older = true;
+    for (const at::Tensor& tensor : living) {
+      if (is_global(tensor)) {
+        MeshStorage& storage = *MeshStorage::of(tensor);
+        std::lock_guard lock(storage.mutex);
+        storage.count_shards();
+      }
+    }
+    is_telling_older = false;
+  }
+  std::lock_guard lock(state().mutex);
+  HeldBytes result;
+  for (const auto& [device, now] : state().now) {
+    const std::string name = Device{device.first, device.second}.str();
+    const Bytes& peak = state().process->peak;
+    const auto found = peak.find(device);
+    result.now[name] = now;
+    result.peak[name] = found == peak.end() ? now : found->second;
+  }
+  return result;
+}
+
 void HeldShards::tell(const Layout& layout, const Shards& shards) {
   auto told = std::make_unique<Told>();
   const Lanes& lanes = layout.lanes();
@@ -101,6 +174,13 @@ void HeldShards::tell(const Layout& layout, const Shards& shards) {
         shard.numel() * static_cast<int64_t>(shard.itemsize()));
   }
   std::lock_guard lock(state().mutex);
+  if (is_telling_older) {
+    if (!told_) {
+      told_ = told.release();
+      add_older(told_->bytes);
+    }
+    return;
+  }
   if (told_) {
     add(told_->bytes, -1);
     delete told_;

@@ -7,12 +7,18 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/accumulate.h>
 
+#include "tensor/first_storage.h"
+
 namespace torch_mesh {
+
+std::atomic<void (*)()> on_first_storage{nullptr};
+
 namespace {
 
 // Non-canonical on x86-64 and outside user space elsewhere: a stray read faults
 // instead of returning something.
-std::atomic<uint64_t> next_address{0x8000000000000000ull};
+constexpr uint64_t kFirstAddress = 0x8000000000000000ull;
+std::atomic<uint64_t> next_address{kFirstAddress};
 
 c10::DataPtr address(size_t num_bytes) {
   return {unique_address(num_bytes),
@@ -42,8 +48,14 @@ void* unique_address(size_t num_bytes) {
   constexpr size_t kMostBytes = size_t{1} << 47;
   const size_t advance =
       (std::min(num_bytes, kMostBytes) + kAlignment) / kAlignment * kAlignment;
-  return reinterpret_cast<void*>(
-      next_address.fetch_add(advance, std::memory_order_relaxed));
+  const uint64_t address =
+      next_address.fetch_add(advance, std::memory_order_relaxed);
+  if (address == kFirstAddress) [[unlikely]] {
+    if (void (*hook)() = on_first_storage) {
+      hook();
+    }
+  }
+  return reinterpret_cast<void*>(address);
 }
 
 MeshStorage::MeshStorage(

@@ -143,7 +143,7 @@ def contiguous(shape):
 
 def scaled(leaf):
     """The largest element, off by 1 %; an integer by one, a truth negated."""
-    value = tm.full(leaf).resolve_conj().resolve_neg()
+    value = tm.full(leaf.detach()).resolve_conj().resolve_neg()
     if value.numel() == 0:
         return None
     flat = value.reshape(-1)
@@ -167,7 +167,7 @@ def scaled(leaf):
 
 def swapped(leaf):
     """The first two shards of equal size along the first dim exchanged."""
-    value = tm.full(leaf).resolve_conj().resolve_neg()
+    value = tm.full(leaf.detach()).resolve_conj().resolve_neg()
     if value.dim() == 0 or value.shape[0] < 2:
         return None
     if value.dtype.is_floating_point and value.dtype.itemsize == 1:

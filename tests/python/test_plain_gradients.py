@@ -65,3 +65,83 @@ def test_a_plain_module_trains_on_global_inputs(x):
     for one, other in zip(module.parameters(), twin.parameters(), strict=True):
         assert one.grad.device.type == "cpu"
         assert_close(one.grad, other.grad)
+
+
+def penalty(module):
+    return 0.1 * sum(p.square().sum() for p in module.parameters())
+
+
+# A plain module on what `put` gives, and its plain weights beside it, in one
+# graph.
+BOTH_PLACES = {
+    "penalty behind": lambda m, x, put: m(put(x)).square().mean() + penalty(m),
+    "penalty in front": lambda m, x, put: (
+        penalty(m) + m(put(x)).square().mean()
+    ),
+    "both losses plain": lambda m, x, put: (
+        m(put(x)).square().mean().cpu() + penalty(m)
+    ),
+    "plain call behind": lambda m, x, put: (
+        m(put(x)).sum().cpu() * 2 + m(x).square().mean()
+    ),
+    "plain call in front": lambda m, x, put: (
+        m(x).square().mean() + m(put(x)).sum().cpu() * 2
+    ),
+    "an edge without an op": lambda m, x, put: (
+        ((put(x) + m.weight).sum() * 3).cpu() + penalty(m)
+    ),
+    "a result": lambda m, x, put: (
+        lambda w: (put(x) * w).sum().cpu() + w.square().sum()
+    )(m.weight * 2),
+    "a result without an op": lambda m, x, put: (
+        lambda w: (put(x) + w).sum().cpu() + w.square().sum()
+    )(m.weight * 2),
+}
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["one", "separate"])
+@pytest.mark.parametrize("placement", ["R", "S0", "S1"])
+@pytest.mark.parametrize("name", BOTH_PLACES)
+def test_a_plain_leaf_takes_part_on_the_mesh_and_off_it(
+    name, placement, separate
+):
+    tm._C.separate_memories_for_testing(separate)
+    module = nn.Linear(3, 3)
+    twin = copy.deepcopy(module)
+    x, mesh = torch.randn(3, 3), tm.Mesh({"data": 2})
+
+    def put(t):
+        return tm.distribute(t, mesh, (placement,))
+
+    for _ in range(2):  # gradients add up
+        BOTH_PLACES[name](module, x, put).backward()
+        BOTH_PLACES[name](twin, x, lambda t: t).backward()
+    for one, other in zip(module.parameters(), twin.parameters(), strict=True):
+        if other.grad is None:
+            assert one.grad is None
+            continue
+        assert one.grad.device.type == "cpu"
+        assert_close(one.grad, other.grad)
+
+
+def test_gradients_of_a_leaf_in_both_places_can_be_asked_for(x):
+    p = torch.full((4, 3), 2.0, requires_grad=True)
+    (first,) = torch.autograd.grad(
+        (x * p * p).sum().cpu() + p.pow(3).sum(), p, create_graph=True
+    )
+    (second,) = torch.autograd.grad(first.sum(), p)
+    assert (first.device.type, second.device.type) == ("cpu", "cpu")
+    assert_close(first.detach(), 2 * 2 * tm.full(x) + 3 * 4)
+    assert_close(second, 2 * tm.full(x) + 6 * 2)
+
+
+def test_a_write_in_place_of_a_leaf_in_both_places(x):
+    p = torch.full((4, 3), 2.0, requires_grad=True)
+    q = p.detach().clone().requires_grad_()
+    y = x * 2
+    y.add_(p)
+    z = torch.zeros_like(x)
+    z.mul_(3).sub_(p)
+    (y.sum().cpu() + z.sum().cpu() * 3 + p.square().sum()).backward()
+    (q.sum() - q.sum() * 3 + q.square().sum()).backward()
+    assert_close(p.grad, q.grad)

@@ -8,11 +8,13 @@ the process's, and a thread's own comes first.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from keras.src.backend.common import global_state
 
 import torch_mesh as tm
+from torch_mesh import device, in_force
 from torch_mesh.keras import install
 from torch_mesh.keras.device_name import MeshDevice, names_mesh
 
@@ -67,9 +69,29 @@ def switch(distribution: Any) -> None:
     mesh = distribution.device_mesh.backend_mesh
     if _stock is None:
         _stock = (core.DEFAULT_DEVICE, tm.current_mesh())
-    tm.use(mesh)
+    in_force.set_mesh(mesh)
     core.DEFAULT_DEVICE = MeshDevice(torch_kind(mesh))
+    if not device.is_registered():
+        install.rebind(core.get_device, _registering(core.get_device))
     _process_distribution = distribution
+
+
+def _registering(get_device: Any) -> Any:
+    """Keras's `get_device`, which registers the mesh where it first names it.
+
+    Beside another accelerator a distribution alone registers nothing: the
+    first tensor does, and all of Keras asks here where to put it.
+    """
+
+    @functools.wraps(get_device)
+    def asked() -> Any:
+        name = get_device()
+        if names_mesh(name):
+            install.rebind(asked, get_device)
+            device.register()
+        return name
+
+    return asked
 
 
 def torch_kind(mesh: Any) -> str:

@@ -351,7 +351,7 @@ def install_now() -> None:
     )
     for module, attribute in list(_originals):
         if "." not in attribute:
-            _rebind(
+            rebind(
                 _originals[module, attribute],
                 getattr(importlib.import_module(module), attribute),
             )
@@ -439,7 +439,7 @@ def _replacement(patch: Patch) -> Callable[[Any], Any]:
     return getattr(module, function)
 
 
-def _rebind(original: Any, replacement: Any) -> None:
+def rebind(original: Any, replacement: Any) -> None:
     """Replaces a function where Keras's modules hold it by value."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] != "keras":
@@ -509,8 +509,8 @@ def _name_mesh_device(module: types.ModuleType) -> None:
         return
     names = _light("device_name")
     if names.names_mesh(getattr(module, "DEFAULT_DEVICE", "")):
-        tm = importlib.import_module("torch_mesh")
-        kind = tm.list_devices()[0].partition(":")[0]
+        importlib.import_module("torch_mesh.device").register()
+        kind = sys.modules["torch_mesh"].list_devices()[0].partition(":")[0]
         module.DEFAULT_DEVICE = names.MeshDevice(  # type: ignore[attr-defined]
             "cuda" if kind == "gpu" else kind
         )
