@@ -1,0 +1,1 @@
+"""Random programs, run on plain torch and on the mesh, compared bit for bit."""

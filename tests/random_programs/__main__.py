@@ -1,0 +1,48 @@
+"""`python -m tests.random_programs --count 1000 --first 0 --jobs 2`."""
+
+import argparse
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+import sys
+
+from tests.random_programs.program import check_many
+
+CHUNK = 100
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    last = options.first + options.count
+    chunks = [
+        (first, min(CHUNK, last - first))
+        for first in range(options.first, last, CHUNK)
+    ]
+    differ = []
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        options.jobs, mp_context=context
+    ) as pool:
+        for found in pool.map(check_many, *zip(*chunks, strict=True)):
+            for seed, text in found:
+                print(f"--- seed {seed}\n{text}\n", flush=True)
+            differ += found
+    kinds = collections.Counter(
+        text.splitlines()[0][:120] for _, text in differ
+    )
+    for kind, number in kinds.most_common():
+        print(f"{number:6}  {kind}")
+    print(
+        f"seeds {options.first} to {last - 1}: {options.count - len(differ)}"
+        f" right, {len(differ)} differ"
+    )
+    return bool(differ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
