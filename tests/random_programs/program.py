@@ -209,12 +209,13 @@ def check(seed):
     program = make(seed)
     try:
         run_on_mesh(program)
-    except Different:
+    except Different as last:
+        text = str(last)
         try:
             run_on_mesh(make(seed), after_each=True)
         except Different as first:
-            difference = first
-        raise Different(f"{difference}\n{program}") from None
+            text = str(first)
+        raise Different(f"{text}\n{program}") from None
 
 
 def check_many(first, count):

@@ -205,8 +205,12 @@ class Chooser:
 
     # ------------------------------------------------------------- arithmetic
 
-    def partner(self, world, i):
-        """Something to compute with: (text, function of a world)."""
+    def partner(self, world, i, written=None):
+        """Something to compute with: (text, function of a world).
+
+        A view that overlaps `written` otherwise than as the same window is
+        copied: plain torch would read what it has just written.
+        """
         t = world.pool[i]
 
         def fits(other):
@@ -224,6 +228,8 @@ class Chooser:
             values = self.values(t.shape, t.dtype)
             placements = self.placements(t.dim(), t.dtype)
             return f"new {placements}", lambda w: w.place(values, placements)
+        if written is not None and overlap(world.pool[j], written):
+            return f"a copy of {j}", lambda w: w.number(j).clone()
         return f"number {j}", lambda w: w.number(j)
 
     def pointwise(self, world):
@@ -250,7 +256,7 @@ class Chooser:
     def write(self, world):
         i = self.any_tensor(world)
         t = world.pool[i]
-        text, other = self.partner(world, i)
+        text, other = self.partner(world, i, written=t)
         number = self.random.randint(-3, 3)
         every = self.random.randrange(2, 5)
         mask = (torch.arange(t.numel()) % every == 0).reshape(t.shape)
@@ -538,10 +544,15 @@ class Chooser:
             return None
         i = self.any_tensor(world)
         t = world.pool[i]
-        text, other = self.partner(world, i)
         j = self.any_tensor(
-            world, lambda o: o.dtype == t.dtype and o.shape == t.shape
+            world,
+            lambda o: (
+                o.dtype == t.dtype and o.shape == t.shape and not overlap(t, o)
+            ),
         )
+        if j is None:
+            return None
+        text, other = self.partner(world, i, written=world.pool[j])
         name, f = self.one_of(
             {
                 "add": lambda a, b, o: torch.add(a, b, out=o),
@@ -566,6 +577,13 @@ def wrapped(i):
         return []
 
     return Step(f"remainder_ of {i}", run)
+
+
+def overlap(a, b):
+    """Whether two windows share memory and are not the same."""
+    same = a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
+    shared = a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    return shared and not (same and a.shape == b.shape)
 
 
 def is_large(t):
