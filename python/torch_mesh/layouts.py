@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index
@@ -261,13 +262,21 @@ def as_layout(
         )
     if placements is None:
         return Layout._of(_C.Layout.replicated(mesh_or_layout._native))
-    return Layout(mesh_or_layout, _texts_of(placements, ndim))
+    placed = _texts_of(placements, ndim)
+    if isinstance(placed, str):
+        return Layout(mesh_or_layout, placed)
+    return Layout._of(_C.Layout(mesh_or_layout._native, placed))
 
 
 def _texts_of(
     placements: Placements, ndim: int | None = None
 ) -> str | list[str]:
     """Placements as the text of a layout, or as a text for each axis."""
+    if type(placements) is tuple:
+        try:
+            return _texts_of_tuple(placements, ndim)
+        except TypeError:
+            pass  # not hashable, or wrong: then it is said below
 
     def from_the_start(text: str) -> str:
         def dim(found: re.Match[str]) -> str:
@@ -289,6 +298,16 @@ def _texts_of(
             f" {type(placements).__name__}.\n"
             'Hint: write ("S0", "R"). [argument-type]'
         ) from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _texts_of_tuple(
+    placements: tuple[Placement, ...], ndim: int | None
+) -> list[str]:
+    """The usual case, once for each tuple. Nobody writes the list."""
+    found = _texts_of(list(placements), ndim)
+    assert isinstance(found, list)
+    return found
 
 
 def _text_of(placement: Placement) -> str:

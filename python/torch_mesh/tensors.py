@@ -13,29 +13,27 @@ from torch_mesh import _C
 from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
 from torch_mesh.shard_gradients import put_together, take_apart
 
-
-class _Runs(threading.local):
-    """Whether this thread runs a step of the mesh on plain tensors."""
-
-    plain = False
-
-
-_runs = _Runs()
+# Threads that run a step of the mesh on plain tensors.
+_plain_threads: set[int] = set()
 
 
 @contextlib.contextmanager
 def plain_run() -> Iterator[None]:
     """In the block tensors are placed nowhere: for `check_parity`."""
-    before, _runs.plain = _runs.plain, True
+    thread = threading.get_ident()
+    if thread in _plain_threads:
+        yield
+        return
+    _plain_threads.add(thread)
     try:
         yield
     finally:
-        _runs.plain = before
+        _plain_threads.remove(thread)
 
 
-def runs_plain() -> bool:
-    """Whether this thread is in a block of `plain_run`."""
-    return _runs.plain
+def runs_plainly() -> bool:
+    """Whether this thread is in a `plain_run`."""
+    return threading.get_ident() in _plain_threads
 
 
 def distribute(
@@ -57,7 +55,7 @@ def distribute(
     """
     ndim = _tensor("distribute", t).dim()
     layout = as_layout(mesh, placements, ndim)
-    if _runs.plain:
+    if _plain_threads and runs_plainly():
         return t.clone()
     _register()
     return _C.distribute(t, layout._native)
@@ -95,7 +93,7 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
     Raises:
         ValueError: if `x` is not on the mesh, or the layout does not fit.
     """
-    if _runs.plain:
+    if _plain_threads and runs_plainly():
         return _tensor("redistribute", x).clone()
     try:
         if not isinstance(placements, Layout):
@@ -108,7 +106,8 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
             f"redistribute: the tensor is on {x.device}, not on the mesh.\n"
             "Hint: use distribute. [not-global]"
         ) from None
-    if isinstance(x, Parameter):
+    # isinstance asks a metaclass in Python, for every tensor.
+    if type(x) is not Tensor and isinstance(x, Parameter):
         from torch_mesh.moves import remember
 
         remember(x, moved)
@@ -273,7 +272,7 @@ def borrow(
     """
     ndim = _tensor("borrow", t).dim()
     layout = as_layout(mesh, placements, ndim)
-    if _runs.plain:
+    if _plain_threads and runs_plainly():
         return t.clone()
     _register()
     return _C.borrow(t, layout._native)

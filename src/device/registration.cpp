@@ -22,6 +22,7 @@
 #include "device/composed_out.h"
 #include "device/hooks.h"
 #include "device/operators.h"
+#include "device/plain_beside.h"
 #include "device/recurrent_layers.h"
 #include "dispatch/attention.h"
 #include "dispatch/autograd_thread.h"
@@ -289,6 +290,7 @@ void register_kernels() {
       continue;
     }
     register_if_composed_out(*op);
+    register_if_compares_devices(*op);
     if (is_ours(name, *op)) {
       add_kernel(
           name,

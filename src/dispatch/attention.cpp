@@ -12,6 +12,7 @@
 #include <torch_mesh/tensor.h>
 
 #include "comm/local_ops.h"
+#include "dispatch/plain_arguments.h"
 
 namespace torch_mesh {
 namespace {
@@ -52,6 +53,26 @@ at::Tensor scaled_dot_product_attention(
     bool is_causal,
     std::optional<double> scale,
     bool enable_gqa) {
+  // torch compares the devices of queries, keys and values.
+  if (query.is_cpu() || key.is_cpu() || value.is_cpu() ||
+      (mask && mask->is_cpu())) {
+    if (const auto mesh =
+            mesh_among({query, key, value, mask.value_or(at::Tensor())})) {
+      std::optional<at::Tensor> over = mask;
+      if (mask) {
+        over = brought_over(*mask, *mesh);
+      }
+      return torch_mesh::scaled_dot_product_attention(
+          brought_over(query, *mesh),
+          brought_over(key, *mesh),
+          brought_over(value, *mesh),
+          over,
+          dropout,
+          is_causal,
+          scale,
+          enable_gqa);
+    }
+  }
   std::optional<at::Tensor> both = mask;
   if (is_causal && mask && mask->defined() && query.dim() > 1 &&
       key.dim() > 1) {
