@@ -279,6 +279,16 @@ void register_kernels() {
     library->impl("tensor_split.tensor_indices_or_sections", tensor_split);
   }
   register_recurrent_layers();
+  // Once a nested tensor is made, autograd asks it for its sizes where no error
+  // can be thrown.
+  for (const char* makes_nested : {"aten::_nested_tensor_from_tensor_list",
+                                   "aten::_nested_view_from_buffer"}) {
+    add_kernel(
+        {makes_nested, ""},
+        kKey,
+        c10::KernelFunction::makeFromBoxedFunction<
+            &refuse_op<OtherKind::kNested>>());
+  }
   // All others, except those that have a kernel now.
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {

@@ -19,28 +19,8 @@ load()
 
 # Programs whose repair of the engine has not landed; the table runs them all.
 AWAITED = {
-    "averaged_weights": "integer buffers in AveragedModel",
-    "batch_size_finder": "memory that cannot be had is noticed late",
-    "channels_last_views": "GroupNorm of one row",
-    "crossing_meshes": "gradients over two meshes",
-    "device_indices": "device indices refused alike",
-    "encoder_eval": "padding masks in eval",
-    "first_backward": "a backward before any op",
-    "flat_buffers": "lists of views of one storage",
     "flex_attention": "FlexAttention in eager",
-    "gcn_sparse": "constant sparse matrices",
-    "hf_mixtral": "histc of integers",
     "jagged_attention": "attention over jagged tensors",
-    "keras_custom_loop": "NumPy arrays of global tensors",
-    "keras_miniature_gpt": "ops.tile with a tensor",
-    "keras_mistakes": "messages",
-    "keras_quiet_log": "lines at INFO",
-    "mixture_of_experts": "histc of integers",
-    "plain_constants": "plain tensors beside global ones",
-    "scripted_module": "TorchScript modules on the mesh",
-    "spawned_worker": "the device in a fresh process",
-    "transposed_norms": "strides of batch norm and shuffles",
-    "word2vec": "sparse gradients",
 }
 
 

@@ -66,7 +66,7 @@ def first_backward(place):
     leaf = torch.randn(rows, width)
 
     def step():
-        x = place.batch(leaf).requires_grad_()
+        x = place.batch(leaf.clone()).requires_grad_()
         if place.mesh:
             y = tm.redistribute(x, ["R"] * len(place.mesh.shape))
         else:
