@@ -73,9 +73,9 @@ class Memory:
             "peak": self.peak,
         }
         shown = {n: c for n, c in columns.items() if c or n in ("now", "peak")}
-        devices = sorted(
-            {device for column in shown.values() for device in column}, key=_key
-        )
+        # Of a model or an optimizer, the devices that hold some of it.
+        own = {d for name in names for d in columns[name]}
+        devices = sorted(own or {*self.now, *self.peak}, key=_key)
         rows = [
             ["device", *shown],
             *(

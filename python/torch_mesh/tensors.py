@@ -97,6 +97,11 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
         return _tensor("redistribute", x).clone()
     try:
         if not isinstance(placements, Layout):
+            if placements is None:
+                raise TypeError(
+                    "redistribute: placements are due, and this is None.\n"
+                    'Hint: ("R",) on each axis replicates. [argument-type]'
+                )
             placements = as_layout(layout(x).mesh, placements, x.dim())
         moved = _C.redistribute(_tensor("redistribute", x), placements._native)
     except ValueError:

@@ -277,10 +277,20 @@ TORCH_LIBRARY_FRAGMENT(torch_mesh, library) {
 
 // --- programs -------------------------------------------------------------
 
-// What an op writes to: its argument, or a copy for the result.
+// What an op writes to: its argument, or a copy for the result. torch makes
+// that in the order of its argument for index_put and index_fill, in the usual
+// order for all others.
 Tensor destination(const ProgramArgs& args) {
   const Tensor self = args.tensor("self");
-  return args.op.schema.params[0].is_written ? self : at::clone(self);
+  if (args.op.schema.params[0].is_written) {
+    return self;
+  }
+  const std::string& name = args.op.base_name;
+  const bool keeps_order =
+      name.ends_with("index_put") || name == "aten::index_fill";
+  return at::clone(
+      self,
+      keeps_order ? at::MemoryFormat::Preserve : at::MemoryFormat::Contiguous);
 }
 
 void put_at(

@@ -25,10 +25,12 @@ using Bytes = std::map<DeviceKey, int64_t>;
 struct CountingMemory::Session {
   Bytes start;
   Bytes peak;
+  uint64_t begun = 0;  // that of the process: before all others
 };
 
 struct HeldShards::Told {
   std::vector<std::pair<DeviceKey, int64_t>> bytes;
+  uint64_t told_at = 0;  // sessions that begun later do not count it
 };
 
 namespace {
@@ -37,6 +39,7 @@ struct State {
   std::mutex mutex;  // guards all that follows; a leaf of the lock order
   Bytes now;
   std::set<CountingMemory::Session*> sessions;
+  uint64_t num_begun = 0;  // of sessions
   // That of memory_of_process, which never ends; nullptr before the first call.
   CountingMemory::Session* process = nullptr;
 };
@@ -47,15 +50,33 @@ State& state() {
 }
 
 // The caller holds the mutex.
-void add(const std::vector<std::pair<DeviceKey, int64_t>>& bytes, int sign) {
+void add(const std::vector<std::pair<DeviceKey, int64_t>>& bytes) {
   for (const auto& [device, num_bytes] : bytes) {
     int64_t& now = state().now[device];
-    now += sign * num_bytes;
+    now += num_bytes;
     for (CountingMemory::Session* session : state().sessions) {
-      int64_t& peak = session->peak.try_emplace(device, now - sign * num_bytes)
-                          .first->second;
+      int64_t& peak =
+          session->peak.try_emplace(device, now - num_bytes).first->second;
       peak = std::max(peak, now);
     }
+  }
+}
+
+// The caller holds the mutex. What was there before a session began is none of
+// what was made since, and so is its end.
+void take(
+    const std::vector<std::pair<DeviceKey, int64_t>>& bytes,
+    uint64_t told_at) {
+  for (const auto& [device, num_bytes] : bytes) {
+    int64_t& now = state().now[device];
+    for (CountingMemory::Session* session : state().sessions) {
+      int64_t& peak = session->peak.try_emplace(device, now).first->second;
+      if (told_at < session->begun) {
+        session->start[device] -= num_bytes;
+        peak -= num_bytes;
+      }
+    }
+    now -= num_bytes;
   }
 }
 
@@ -103,6 +124,7 @@ int64_t at_start(const Bytes& start, const DeviceKey& device) {
 CountingMemory::CountingMemory() : session_(new Session) {
   std::lock_guard lock(state().mutex);
   session_->start = state().now;
+  session_->begun = ++state().num_begun;
   state().sessions.insert(session_);
   ++num_memory_counters;
 }
@@ -182,16 +204,17 @@ void HeldShards::tell(const Layout& layout, const Shards& shards) {
     return;
   }
   if (told_) {
-    add(told_->bytes, -1);
+    take(told_->bytes, told_->told_at);
     delete told_;
   }
   told_ = told.release();
-  add(told_->bytes, +1);
+  told_->told_at = state().num_begun;
+  add(told_->bytes);
 }
 
 void HeldShards::take_back() {
   std::lock_guard lock(state().mutex);
-  add(told_->bytes, -1);
+  take(told_->bytes, told_->told_at);
   delete told_;
   told_ = nullptr;
 }

@@ -47,12 +47,9 @@ class CollectiveLogger(Callback):
     Attributes:
         steps: List of a `Step` for each training step since `fit` began.
 
-    Example:
-
-    ```python
-    history = model.fit(x, y, callbacks=[torch_mesh.keras.CollectiveLogger()])
-    history.history["collective_bytes"]
-    ```
+    Note:
+        `model.fit(x, y, callbacks=[CollectiveLogger()])` gives a history with
+        `history.history["collective_bytes"]`, a mean for each epoch.
     """
 
     def __init__(self, verbose: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 from placing import SMALL, assert_equal, cases, every_layout, mesh_of, place
 
@@ -28,11 +29,15 @@ def test_law_05_results_do_not_alias_what_they_came_from(mesh_name, placements):
         },
     }
     shards = tm.shards(x)
+    held = [shard.clone() for shard in shards]
     before = {name: t.cpu().clone() for name, t in copies.items()}
     x.fill_(-1)
     plain.fill_(-2)
     for shard in shards:
-        shard.fill_(-3)
+        with pytest.raises(RuntimeError, match=r"\[shards-read-only\]"):
+            shard.fill_(-3)
+    for shard, own in zip(shards, held, strict=True):
+        assert_equal(shard, own)
     for name, copied in copies.items():
         assert_equal(copied, before[name])
     for copied in copies.values():
