@@ -31,7 +31,7 @@ def plain_run() -> Iterator[None]:
         _plain_threads.remove(thread)
 
 
-def runs_plainly() -> bool:
+def runs_plain() -> bool:
     """Whether this thread is in a `plain_run`."""
     return threading.get_ident() in _plain_threads
 
@@ -55,7 +55,7 @@ def distribute(
     """
     ndim = _tensor("distribute", t).dim()
     layout = as_layout(mesh, placements, ndim)
-    if _plain_threads and runs_plainly():
+    if _plain_threads and runs_plain():
         return t.clone()
     _register()
     return _C.distribute(t, layout._native)
@@ -93,7 +93,7 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
     Raises:
         ValueError: if `x` is not on the mesh, or the layout does not fit.
     """
-    if _plain_threads and runs_plainly():
+    if _plain_threads and runs_plain():
         return _tensor("redistribute", x).clone()
     try:
         if not isinstance(placements, Layout):
@@ -277,7 +277,7 @@ def borrow(
     """
     ndim = _tensor("borrow", t).dim()
     layout = as_layout(mesh, placements, ndim)
-    if _plain_threads and runs_plainly():
+    if _plain_threads and runs_plain():
         return t.clone()
     _register()
     return _C.borrow(t, layout._native)
