@@ -18,6 +18,7 @@ from torch_mesh import (
     arrays,
     device_module,
     in_force,
+    late_modules,
     moves,
     tensor_file,
 )
@@ -73,6 +74,7 @@ def register() -> None:
     archive.install()
     tensor_file.install()
     arrays.install()
+    late_modules.install()
     moves.install()
     _pickles_hold_plain_storages()
     _pickles_register_the_device()

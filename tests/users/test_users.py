@@ -19,7 +19,6 @@ load()
 
 # Programs whose repair of the engine has not landed; the table runs them all.
 AWAITED = {
-    "flex_attention": "FlexAttention in eager",
     "jagged_attention": "attention over jagged tensors",
 }
 
