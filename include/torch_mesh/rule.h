@@ -71,6 +71,9 @@ struct Resolved {
   // The kernel refuses tensors without elements: no device may be left without
   // a part of a sharded factor.
   bool filled = false;
+  // A short program of other ops stands for the op, which reads its arguments
+  // as they are: all else is empty.
+  bool is_program = false;
 };
 
 // A line of rule, parsed. Immutable.

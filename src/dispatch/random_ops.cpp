@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include <ATen/OpMathType.h>
 #include <ATen/ops/all.h>
 #include <ATen/ops/any.h>
 #include <ATen/ops/argmax.h>
@@ -169,12 +170,14 @@ bool bernoulli(const Op& op, Stack& stack) {
   if (at::any(strays).item<bool>()) {
     return false;  // torch says what is wrong
   }
+  // Of halves too the number is one of float32: rounded, it may be another.
+  const c10::ScalarType wide = at::toOpMathType(self.scalar_type());
   const at::Tensor whole =
-      at::empty(self.sizes(), self.options().device(at::kCPU));
+      at::empty(self.sizes(), self.options().device(at::kCPU).dtype(wide));
   whole.uniform_(0, 1, stack[base + 1].toOptional<at::Generator>());
   stack.resize(base);
   stack.emplace_back(
-      at::lt(give_layout(whole, self), self).to(self.scalar_type()));
+      at::lt(give_layout(whole, self), self.to(wide)).to(self.scalar_type()));
   return true;
 }
 

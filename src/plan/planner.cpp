@@ -567,7 +567,7 @@ Plan plan_op(
   if (!rule || !rule->resolve(call, resolved)) {
     return replicated_plan(call, mesh);
   }
-  if (resolved.inputs.empty() && !resolved.factors.empty()) {
+  if (resolved.is_program) {
     return program_plan(call, mesh);
   }
   Planner planner(call, resolved, written, mesh);

@@ -42,9 +42,8 @@ class ParsedRule : public Rule {
       }
     }
     if (alternative.modifier("program")) {
-      // The planner knows it by a factor that no tensor has.
       out = {};
-      out.factors.push_back({"program", 0, Factor::Kind::kRewrite});
+      out.is_program = true;
       return true;
     }
     rules::Binding binding(call, alternative);

@@ -252,6 +252,10 @@ void check_resolved(
     }
   };
   const std::vector<const TensorInfo*> tensors = call.tensors();
+  if (resolved.is_program) {
+    require(num_factors == 0 && resolved.inputs.empty(), facts, ": a program");
+    return;
+  }
   require(resolved.inputs.size() == tensors.size(), facts, ": inputs");
   for (size_t i = 0; i < tensors.size(); ++i) {
     const DimFactors& dims = resolved.inputs[i];

@@ -36,6 +36,9 @@ COUNTS = {
     "bernoulli of a transpose": lambda x: torch.bernoulli(x.sigmoid().t()),
     "bernoulli of doubles": lambda x: torch.bernoulli(x.double().sigmoid()),
     "bernoulli of halves": lambda x: torch.bernoulli(x.sigmoid().bfloat16()),
+    "bernoulli of many halves": lambda x: torch.bernoulli(
+        x.sigmoid().half().repeat(40, 40)
+    ),
     "bernoulli of one p": lambda x: torch.bernoulli(x, 0.3),
     "multinomial": lambda x: torch.multinomial(x.softmax(1), 2),
     "multinomial of one": lambda x: torch.multinomial(x.softmax(1), 1),

@@ -126,6 +126,8 @@ def hf_trainer(place):
 def accelerate_loop(place):
     """accelerate: prepare, accumulate, clip, gather for metrics."""
     width, batch = place.size((512, 128), (8, 6))
+    # One state for the process, which another program may have set.
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = accelerate.Accelerator(
         cpu=True, device_placement=False, gradient_accumulation_steps=2
     )
