@@ -83,7 +83,7 @@ def _flex_attention_takes_global_tensors(module: ModuleType) -> None:
     def validated(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
-        given = (query, key, value)
+        given: tuple[torch.Tensor, ...] = (query, key, value)
         if query.device.type == "mesh":
             given = tuple(
                 torch.empty(0, requires_grad=t.requires_grad) for t in given
