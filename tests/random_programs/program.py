@@ -119,15 +119,18 @@ def run_on_mesh(program, after_each=False):
     """Runs it on its mesh; raises `Different` where plain torch differs."""
     _C.separate_memories_for_testing(program.separate)
     try:
-        world = World(tm.Mesh(program.mesh))
-        with mode_of(program):
-            _run(program, world, after_each)
+        run_in(World(tm.Mesh(program.mesh)), program, after_each)
     finally:
         _C.separate_memories_for_testing(False)
 
 
+def run_in(world, program, after_each=False):
+    """Runs the steps in a new world, and compares with the plain run."""
+    with mode_of(program):
+        _run(program, world, after_each)
+
+
 def _run(program, world, after_each):
-    leaves = 0
     for number, (step, refused) in enumerate(program.steps):
         try:
             results = step.run(world)
@@ -141,12 +144,9 @@ def _run(program, world, after_each):
         if refused:
             raise Different(f"step {number}, {step.text}, does not raise")
         world.pool += results
-        if step.text == "times one":
-            pass
-        elif step.text.startswith("new ") and program.gradients:
+        if step.text.startswith("new ") and program.gradients:
             for t in results:
                 t.requires_grad_()
-            leaves += len(results)
         if after_each:
             compare_prefix(program, world, number)
     compare(program.plain, world)

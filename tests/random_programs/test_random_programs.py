@@ -2,7 +2,13 @@
 
 import pytest
 from tests.random_programs import program, steps
-from tests.random_programs.program import Different, check, make, run_on_mesh
+from tests.random_programs.program import (
+    Different,
+    check,
+    make,
+    run_in,
+    run_on_mesh,
+)
 
 CHUNKS = 12
 EACH = 25
@@ -46,8 +52,11 @@ def test_a_seed_makes_the_same_program_each_time():
 
 @pytest.mark.parametrize("lost", ["add_ to", "slice", "_foreach_", "sum"])
 def test_a_step_that_does_nothing_on_the_mesh_is_seen(lost):
-    """What the comparison is worth: one step left out, and it differs."""
-    seen = tried = 0
+    """What the comparison is worth: one step left out, and it differs.
+
+    Where plain torch ends alike without the step, there is nothing to see.
+    """
+    tried = 0
     for seed in range(40):
         made = make(seed)
         at = [
@@ -59,13 +68,19 @@ def test_a_step_that_does_nothing_on_the_mesh_is_seen(lost):
             continue
         step = made.steps[at[0]][0]
         made.steps[at[0]] = (steps.Step(step.text, lambda w: []), False)
+        if ends_alike(lambda made=made: run_in(steps.World(), made)):
+            continue
         tried += 1
-        try:
-            run_on_mesh(made)
-        except (Different, IndexError):
-            seen += 1
+        assert not ends_alike(lambda made=made: run_on_mesh(made)), seed
     assert tried >= 3
-    assert seen >= 0.7 * tried
+
+
+def ends_alike(run):
+    try:
+        run()
+    except (Different, IndexError):
+        return False
+    return True
 
 
 def test_meshes_have_uneven_and_empty_parts():
