@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from keras import layers, ops
 
+import torch_mesh as tm
+
 from ..registry import program
 
 # Its products are of float32 whatever the floatx: no program has another form.
@@ -179,14 +181,20 @@ def keras_custom_loop(place):
     x = random().rand(batch, 64).astype(keras.config.floatx())
     y = keras.utils.to_categorical(random().randint(0, 10, batch), 10)
     y = y.astype(keras.config.floatx())
+    inputs, targets = torch.tensor(x), torch.tensor(y)
+    if place.mesh:
+        mesh = tm.current_mesh()
+        split = ("S0", *["R"] * (len(mesh.shape) - 1))
+        inputs = tm.distribute(inputs, mesh, split)
+        targets = tm.distribute(targets, mesh, split)
 
     def step():
-        found = model(x)
-        loss = loss_of(y, found)
+        found = model(inputs)
+        loss = loss_of(targets, found)
         model.zero_grad()
         loss.backward()
         optimizer.step()
-        metric.update_state(y, found)
+        metric.update_state(targets, found)
         found = found.detach()
         lines = f"{loss.detach().numpy():.4f} {float(metric.result()):.4f}"
         arrays = [
