@@ -2,11 +2,9 @@
 
 #include "dispatch/foreach.h"
 
-#include <algorithm>
 #include <map>
 #include <set>
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/maximum.h>
 
@@ -16,7 +14,7 @@
 #include "dispatch/buckets.h"
 #include "dispatch/call_key.h"
 #include "dispatch/destinations.h"
-#include "dispatch/overlaps.h"
+#include "dispatch/list_call.h"
 #include "dispatch/stand_ins.h"
 #include "rules/families.h"
 #include "tensor/global_tensor.h"
@@ -26,90 +24,9 @@
 namespace torch_mesh {
 namespace {
 
-// One list argument, element by element.
-struct ListArg {
-  size_t param;
-  bool is_written;
-  std::vector<at::Tensor> tensors;
-  std::vector<Shards> shards;   // of each tensor, in `layouts`
-  std::vector<Layout> layouts;  // of `shards`
-  // Whether `shards` are the tensor's own, for writing in place; else they are
-  // copied back.
-  std::vector<bool> stands;
-};
-
-// A tensor for all elements: the learning rate, the scale of gradients.
-struct SharedArg {
-  size_t param;
-  bool is_written;
-  at::Tensor tensor;
-  bool stands = false;
-  Shards replicas;  // one for each memory
-};
-
-class ForeachCall {
+class ForeachCall : private ListCall {
  public:
-  ForeachCall(const Op& op, Stack& stack)
-      : op_(op), stack_(stack), base_(stack.size() - op.params.size()) {
-    for (size_t p = 0; p < op.params.size(); ++p) {
-      if (op.params[p] == Op::ParamKind::kTensorList) {
-        lists_.push_back(
-            {p,
-             op.schema.params[p].is_written,
-             stack[base_ + p].toTensorVector(),
-             {},
-             {},
-             {}});
-      } else if (stack[base_ + p].isTensor() &&
-                 stack[base_ + p].toTensor().defined()) {
-        shared_.push_back(
-            {p, op.schema.params[p].is_written, stack[base_ + p].toTensor()});
-      }
-    }
-  }
-
-  // False if the lists are not element by element: torch reports that.
-  bool fits() const {
-    if (lists_.empty() || lists_[0].tensors.empty()) {
-      return false;
-    }
-    for (const ListArg& list : lists_) {
-      if (list.tensors.size() != size() && !list.tensors.empty()) {
-        return false;
-      }
-    }
-    return true;
-  }
-
-  // Whether the elements must be run one after the other: some lie in one
-  // storage and are written, or may fail where others do not, and then those
-  // before them are written.
-  bool is_sequence() const {
-    std::vector<ListOfCall> lists;
-    for (const ListArg& list : lists_) {
-      lists.push_back({&list.tensors, list.is_written});
-    }
-    return may_overlap(lists) || (!is_fused_ && !is_uniform());
-  }
-
-  size_t size() const { return lists_[0].tensors.size(); }
-
-  // Puts the lists of element `e` alone onto `one`.
-  void push_element(size_t e, Stack& one) const {
-    size_t next_list = 0;
-    for (size_t p = 0; p < op_.params.size(); ++p) {
-      if (op_.params[p] != Op::ParamKind::kTensorList) {
-        one.push_back(stack_[base_ + p]);
-        continue;
-      }
-      const ListArg& list = lists_[next_list++];
-      c10::List<at::Tensor> part;
-      if (!list.tensors.empty()) {
-        part.push_back(list.tensors[e]);
-      }
-      one.emplace_back(std::move(part));
-    }
-  }
+  explicit ForeachCall(ListCall call) : ListCall(std::move(call)) {}
 
   void run() {
     reduce_pending();
@@ -129,56 +46,20 @@ class ForeachCall {
             !fails_on_all_values(
                 op_, lists_of_lane(axes, elements, 0), error.msg())) {
           end_writes_after(error.what_without_backtrace(), axes, elements);
+          count_writes(size());
         }
         throw;
       } catch (const std::exception& error) {
         end_writes_after(error.what(), axes, elements);
+        count_writes(size());
         throw;
       }
     }
     finish();
+    count_writes(size());
   }
 
  private:
-  // Whether what one element refuses all refuse: sizes of an element are the
-  // same, those of each list of one dtype, numbers of one kind, and no
-  // destination has one element in two places.
-  bool is_uniform() const {
-    const bool writes = lists_[0].is_written;
-    for (const ListArg& list : lists_) {
-      const size_t num = list.tensors.size();
-      for (size_t e = 0; e < num; ++e) {
-        const at::Tensor& tensor = list.tensors[e];
-        if ((tensor.dim() > 0 &&
-             tensor.sizes() != lists_[0].tensors[e].sizes()) ||
-            (writes && tensor.scalar_type() != list.tensors[0].scalar_type()) ||
-            (list.is_written && !tensor.is_non_overlapping_and_dense() &&
-             at::has_internal_overlap(tensor) != at::MemOverlap::No)) {
-          return false;
-        }
-      }
-    }
-    for (size_t p = 0; p < op_.params.size(); ++p) {
-      const c10::IValue& value = stack_[base_ + p];
-      if (op_.schema.params[p].name == "scalars" && value.isTensor()) {
-        return false;  // one number for each element
-      }
-      if (writes && op_.params[p] != Op::ParamKind::kTensorList &&
-          value.isList()) {
-        const auto numbers = value.toListRef();
-        const bool same = std::all_of(
-            numbers.begin(), numbers.end(), [&](const c10::IValue& number) {
-              return number.isDouble() == numbers[0].isDouble() &&
-                     number.isInt() == numbers[0].isInt();
-            });
-        if (!same) {
-          return false;
-        }
-      }
-    }
-    return true;
-  }
-
   void reduce_pending() {
     std::vector<const at::Tensor*> pending;
     std::vector<AxisMask> axes;
@@ -345,22 +226,6 @@ class ForeachCall {
     }
   }
 
-  // An argument that is no tensor; of one number for each element, theirs.
-  c10::IValue numbers(size_t p, const std::vector<size_t>& elements) const {
-    const c10::IValue& value = stack_[base_ + p];
-    if (value.isList()) {
-      const auto list = value.toListRef();
-      if (list.size() == size() && elements.size() != size()) {
-        c10::impl::GenericList part(value.toList().elementType());
-        for (size_t e : elements) {
-          part.push_back(list[e]);
-        }
-        return part;
-      }
-    }
-    return value;
-  }
-
   // Groups that are done have been written, as the first elements of a plain
   // list; in the group that failed some lanes may have been and others not.
   void end_writes_after(
@@ -472,12 +337,6 @@ class ForeachCall {
         std::move(results_[e]));
   }
 
-  const Op& op_;
-  Stack& stack_;
-  const size_t base_;
-  const bool is_fused_ = op_.base_name.rfind("aten::_fused_", 0) == 0;
-  std::vector<ListArg> lists_;
-  std::vector<SharedArg> shared_;
   Mesh mesh_;
   int lane_ = 0;                 // at work
   std::vector<Layout> layouts_;  // of each element
@@ -508,11 +367,27 @@ bool is_loop(const Op& op) {
              c10::DispatchKey::CompositeExplicitAutograd);
 }
 
-void run_in_sequence(const Op& op, Stack& stack, const ForeachCall& call) {
+// On arguments of its own: the loop takes lists of numbers out of its stack.
+void run_loop(const Op& op, Stack& stack, const ListCall& call) {
+  const size_t base = stack.size() - op.params.size();
+  Stack loop(stack.begin() + base, stack.end());
+  try {
+    op.handle.redispatchBoxed(
+        c10::DispatchKeySet(c10::DispatchKey::CPU), &loop);
+  } catch (const std::exception&) {
+    call.count_writes(call.num_before_error());
+    throw;
+  }
+  call.count_writes(call.size());
+  stack.resize(base);
+  std::move(loop.begin(), loop.end(), std::back_inserter(stack));
+}
+
+void run_in_sequence(const Op& op, Stack& stack, const ListCall& call) {
   for (size_t e = 0; e < call.size(); ++e) {
     Stack one;
     call.push_element(e, one);
-    ForeachCall(op, one).run();
+    ForeachCall(ListCall(op, one)).run();
   }
   stack.resize(stack.size() - op.params.size());
 }
@@ -525,30 +400,29 @@ bool is_foreach_op(const std::string& name) {
   return is_norm || rules::is_elementwise_group(name);
 }
 
-void count_versions(const Op& op, const CallTensors& tensors) {
-  if (op.base_name.rfind("aten::_foreach_", 0) != 0) {
-    return;
+void count_write(const at::Tensor& tensor) {
+  if (!tensor.is_inference()) {
+    tensor.unsafeGetTensorImpl()->bump_version();
   }
-  for (const CallTensors::Entry& entry : tensors.entries) {
-    if (entry.is_written && !entry.tensor->is_inference()) {
-      entry.tensor->unsafeGetTensorImpl()->bump_version();
-    }
-  }
+}
+
+void count_writes_before_error(const Op& op, Stack& stack) {
+  const ListCall call(op, stack);
+  call.count_writes(call.num_before_error());
 }
 
 bool run_foreach(const Op& op, Stack& stack) {
   if (op.base_name == "aten::_foreach_norm") {
     return run_norms(op, stack);
   }
-  ForeachCall call(op, stack);
+  ListCall call(op, stack);
   if (!call.fits()) {
     return false;
   }
   if (!call.is_sequence()) {
-    call.run();
+    ForeachCall(std::move(call)).run();
   } else if (is_loop(op)) {
-    op.handle.redispatchBoxed(
-        c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
+    run_loop(op, stack, call);
   } else {
     run_in_sequence(op, stack, call);
   }

@@ -18,10 +18,12 @@ namespace torch_mesh {
 // false, with the stack as it was, if the lists do not fit together.
 bool run_foreach(const Op& op, Stack& stack);
 
-// Counts the writes of `_foreach_*_` in the versions of all that it writes: in
-// plain torch the ops on the elements do. Called before them, so that an error
-// counts too many rather than too few.
-void count_versions(const Op& op, const CallTensors& tensors);
+// `_foreach_*_` counts its writes in the versions of what it writes, as the ops
+// on the elements do in plain torch; other ops leave that to torch.
+void count_write(const at::Tensor& tensor);
+// After an error: those of the elements before the one that plain torch
+// refuses; of all where that cannot be told.
+void count_writes_before_error(const Op& op, Stack& stack);
 
 // Whether that is how an op runs; by its name with its overload.
 bool is_foreach_op(const std::string& name);

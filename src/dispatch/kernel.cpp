@@ -226,9 +226,6 @@ void run_call(
       run_on_plain(op, tensors, stack);
       return;
     }
-    if (op.is_foreach) {
-      count_versions(op, tensors);
-    }
   }
   if (op.runs_on_replicas && run_on_replicas(op, tensors, stack)) {
     return;

@@ -182,6 +182,7 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
   special = special_kernel(schema.name);
   local_kernel = torch_mesh::local_kernel(schema.name);
   is_foreach = is_foreach_op(schema.name);
+  counts_writes = is_foreach && base_name.rfind("aten::_foreach_", 0) == 0;
   runs_on_replicas = may_run_on_replicas(*this);
 }
 

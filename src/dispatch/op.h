@@ -50,7 +50,8 @@ struct Op {
   bool is_inplace_view = false;  // t_, squeeze_, ...: changes the metadata
   bool is_out = false;           // out= variant
   bool is_random = false;
-  bool is_foreach = false;  // on lists, element by element
+  bool is_foreach = false;     // on lists, element by element
+  bool counts_writes = false;  // in versions, which torch leaves to it
   // Whether local kernels may count on inputs as dense as the global ones.
   bool needs_dense = false;
   // A destination that overlaps itself or an argument is an error.

@@ -6,6 +6,7 @@
 
 #include "dispatch/arguments.h"
 #include "dispatch/explain.h"
+#include "dispatch/foreach.h"
 #include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/packing.h"
@@ -124,6 +125,9 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
         end_write(*entry.tensor);
       }
     }
+    if (op.counts_writes) {
+      count_writes_before_error(op, stack);
+    }
     error.add_context(context_of(op, tensors, layout.mesh()));
     throw;
   }
@@ -135,6 +139,9 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
         replicas[i] = nullptr;  // the tensor has others now
       } else {
         end_write(*entry.tensor);
+      }
+      if (op.counts_writes) {
+        count_write(*entry.tensor);
       }
     }
   }

@@ -222,7 +222,7 @@ bool copy(const Op& op, Stack& stack) {
     give(op, stack, self);
     return true;
   }
-  if (is_unwritten(self) && is_global(source) &&
+  if (is_unwritten(self) && is_global(source) && !source.is_alias_of(self) &&
       source.sizes() == self.sizes()) {
     const Layout& layout = layout_of(source);
     adopt_layout(

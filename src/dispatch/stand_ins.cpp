@@ -281,6 +281,17 @@ void check_arguments(const Op& op, c10::ArrayRef<c10::IValue> args) {
   }
 }
 
+bool is_refused(const Op& op, c10::ArrayRef<c10::IValue> args) {
+  try {
+    Stack plain = with_stand_ins(op, args, at::kCPU);
+    fill(plain, 0);
+    op.handle.callBoxed(plain);
+  } catch (const std::exception&) {
+    return true;
+  }
+  return false;
+}
+
 bool fails_on_all_values(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,

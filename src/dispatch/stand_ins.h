@@ -36,6 +36,9 @@ void find_hidden_strides(
 // op that fails on meta tensors is run on plain ones, for plain torch's words.
 void check_arguments(const Op& op, c10::ArrayRef<c10::IValue> args);
 
+// Whether plain torch refuses tensors like these.
+bool is_refused(const Op& op, c10::ArrayRef<c10::IValue> args);
+
 // Whether the op fails with this text on tensors like these whatever they hold.
 // Such an error comes before the op writes.
 bool fails_on_all_values(

@@ -164,6 +164,7 @@ def test_elements_before_one_that_is_refused_are_written(mesh_name, placements):
                 errors.append(type(error).__name__)
             else:
                 errors.append(None)
+            errors.append((x._version, integer._version, other._version))
         return errors, x, integer, other
 
     mesh = mesh_of(mesh_name)
