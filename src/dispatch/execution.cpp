@@ -18,6 +18,7 @@
 #include "dispatch/destinations.h"
 #include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
+#include "dispatch/overlaps.h"
 #include "dispatch/packing.h"
 #include "dispatch/stand_ins.h"
 #include "run/joined.h"
@@ -271,6 +272,9 @@ class Execution {
         [&](const at::Tensor&, size_t, size_t n) {
           return widened(local_tensor(n, lane));
         });
+    if (call_.any_written && op_.checks_overlap) {
+      unite_places(op_, local);
+    }
     if (is_joined_) {
       return;
     }

@@ -326,9 +326,12 @@ class ForeachCall : private ListCall {
           first.scalar_type(),
           std::move(results_[e]));
     }
-    const std::vector<int64_t> strides = strides_in_order_of(
-        {model.sizes().data(), model.sizes().size()},
-        {model.strides().data(), model.strides().size()});
+    const std::vector<int64_t> strides =
+        model.is_contiguous()
+            ? contiguous_strides({model.sizes().data(), model.sizes().size()})
+            : strides_in_order_of(
+                  {model.sizes().data(), model.sizes().size()},
+                  {model.strides().data(), model.strides().size()});
     return make_global(
         layout,
         model.sizes(),

@@ -16,6 +16,7 @@
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
 #include "dispatch/op.h"
+#include "dispatch/overlapping_destinations.h"
 #include "dispatch/plain_destinations.h"
 #include "dispatch/plain_gradients.h"
 #include "dispatch/replicas.h"
@@ -149,7 +150,12 @@ void explain(
 // another argument, as plain torch does: by sizes, strides and offsets, which
 // are those of plain torch. Shards do not show it. Plain tensors and global
 // ones share no memory.
-void check_overlap(const CallTensors& tensors) {
+void check_overlap(const Op& op, const CallTensors& tensors) {
+  const auto& entries = tensors.entries;
+  if (entries.size() == 2 && entries[0].tensor->is_same(*entries[1].tensor) &&
+      op.base_name == "aten::copy_") {
+    return;  // torch does nothing then, and refuses nothing
+  }
   for (const CallTensors::Entry& written : tensors.entries) {
     if (!written.is_written) {
       continue;
@@ -213,7 +219,7 @@ void run_call(
     const CallTensors& tensors,
     Stack& stack) {
   if (tensors.any_written && op.checks_overlap) {
-    check_overlap(tensors);
+    check_overlap(op, tensors);
   }
   if (op.makes_like && make_elsewhere(op, stack)) {
     return;
@@ -224,6 +230,10 @@ void run_call(
   if (tensors.any_written) {
     if (writes_plain(op, tensors)) [[unlikely]] {
       run_on_plain(op, tensors, stack);
+      return;
+    }
+    if (writes_over_itself(op, tensors)) [[unlikely]] {
+      run_over_itself(op, tensors, stack);
       return;
     }
   }

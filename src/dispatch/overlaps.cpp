@@ -105,6 +105,21 @@ Span span_of(const at::Tensor& tensor) {
   return {tensor.storage_offset() * itemsize, (last + 1) * itemsize};
 }
 
+// Whether both are the same elements in the same order.
+bool are_one_place(const at::Tensor& a, const at::Tensor& b) {
+  if (storage_of(a) != storage_of(b) ||
+      a.storage_offset() != b.storage_offset() || a.sizes() != b.sizes() ||
+      a.scalar_type() != b.scalar_type()) {
+    return false;
+  }
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) > 1 && a.stride(d) != b.stride(d)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // What earlier tensors of a call read and wrote in a storage.
 struct Used {
   Span read;
@@ -138,6 +153,25 @@ bool may_overlap(const std::vector<ListOfCall>& lists) {
     }
   }
   return false;
+}
+
+void unite_places(const Op& op, Stack& local) {
+  const size_t base = local.size() - op.params.size();
+  auto tensor_at = [&](size_t p) -> const at::Tensor* {
+    const c10::IValue& value = local[base + p];
+    return value.isTensor() && value.toTensor().defined() ? &value.toTensor()
+                                                          : nullptr;
+  };
+  for (size_t w = 0; w < op.params.size(); ++w) {
+    const at::Tensor* written =
+        op.schema.params[w].is_written ? tensor_at(w) : nullptr;
+    for (size_t p = 0; written && p < op.params.size(); ++p) {
+      const at::Tensor* other = p == w ? nullptr : tensor_at(p);
+      if (other && are_one_place(*other, *written)) {
+        local[base + p] = *written;
+      }
+    }
+  }
 }
 
 }  // namespace torch_mesh

@@ -15,6 +15,8 @@
 #include <torch/library.h>
 
 #include "dispatch/places.h"
+#include "dispatch/stand_ins.h"
+#include "tensor/global_tensor.h"
 
 namespace torch_mesh {
 namespace {
@@ -119,6 +121,32 @@ void give(const Op& op, Stack& stack, const Tensor& result) {
   stack.emplace_back(result);
 }
 
+// The same elements with these strides, which also say how dims of size 1 lie.
+Tensor with_all_strides(
+    const Tensor& tensor,
+    const std::vector<int64_t>& strides) {
+  if (tensor.strides() == strides) {
+    return tensor;
+  }
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) > 1 && tensor.stride(d) != strides[d]) {
+      return at::empty_strided(tensor.sizes(), strides, tensor.options())
+          .copy_(tensor);
+    }
+  }
+  return make_global(
+      layout_of(tensor),
+      tensor.sizes(),
+      strides,
+      tensor.scalar_type(),
+      read(tensor));
+}
+
+Tensor contiguous(const Tensor& tensor) {
+  return with_all_strides(
+      tensor.contiguous(), contiguous_strides(tensor.sizes().vec()));
+}
+
 // The rows of dim `dim` that an index of any shape names, in the index's place.
 Tensor rows_along(const Tensor& self, int64_t dim, const Tensor& index) {
   const Tensor rows =
@@ -127,7 +155,7 @@ Tensor rows_along(const Tensor& self, int64_t dim, const Tensor& index) {
   std::vector<int64_t> sizes = there.sizes().vec();
   sizes.erase(sizes.begin() + dim);
   sizes.insert(sizes.begin() + dim, index.sizes().begin(), index.sizes().end());
-  return at::reshape(there.contiguous(), sizes);
+  return contiguous(at::reshape(there.contiguous(), sizes));
 }
 
 int64_t dim_of(const Op& op, Stack& stack, const Tensor& self) {
@@ -162,7 +190,7 @@ void gather(const Op& op, Stack& stack) {
       "torch_mesh::pick_along",
       at::movedim(self, dim, 0),
       at::movedim(index, dim, 0));
-  give(op, stack, at::movedim(picked, 0, dim).contiguous());
+  give(op, stack, contiguous(at::movedim(picked, 0, dim)));
 }
 
 // `result` as torch lays out self[indices].
@@ -170,23 +198,8 @@ Tensor laid_out(
     const Tensor& self,
     const Indices& indices,
     const Tensor& result) {
-  auto on_meta = [](const Tensor& tensor) {
-    return at::empty_strided(
-        tensor.sizes(), tensor.strides(), tensor.options().device(at::kMeta));
-  };
-  Indices meta;
-  for (size_t i = 0; i < indices.size(); ++i) {
-    const std::optional<Tensor> index = indices.get(i);
-    meta.push_back(
-        index && index->defined() ? std::optional(on_meta(*index))
-                                  : std::nullopt);
-  }
-  const Tensor like = at::index(on_meta(self), meta);
-  return like.strides() == result.strides()
-             ? result
-             : at::empty_strided(
-                   result.sizes(), like.strides(), result.options())
-                   .copy_(result);
+  return with_all_strides(
+      result, index_on_meta(self, indices)->strides().vec());
 }
 
 Tensor picked_by_several(const Tensor& self, const Indices& indices) {

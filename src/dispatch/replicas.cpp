@@ -9,6 +9,7 @@
 #include "dispatch/foreach.h"
 #include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
+#include "dispatch/overlaps.h"
 #include "dispatch/packing.h"
 #include "tensor/global_tensor.h"
 
@@ -116,6 +117,9 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
       [&](const at::Tensor& tensor, size_t, size_t n) -> const at::Tensor& {
         return replicas[n] ? (*replicas[n])[0] : tensor;
       });
+  if (tensors.any_written && op.checks_overlap) {
+    unite_places(op, local);
+  }
   try {
     run_local(op, local);
   } catch (c10::Error& error) {

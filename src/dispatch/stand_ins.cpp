@@ -5,8 +5,11 @@
 #include <algorithm>
 
 #include <ATen/OpMathType.h>
+#include <ATen/WrapDimUtils.h>
+#include <ATen/ops/cat_meta_dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/index_meta_dispatch.h>
 
 #include "dispatch/arguments.h"
 #include "dispatch/batch_norm.h"
@@ -118,7 +121,7 @@ bool hides_strides(
 bool keeps_memory_format(const Op& op) {
   return op.base_name == "aten::convolution" ||
          op.base_name == "aten::channel_shuffle" ||
-         op.base_name == "aten::floor_divide" || op.base_name == "aten::roll" ||
+         op.base_name == "aten::floor_divide" ||
          op.base_name == "aten::max_unpool2d";
 }
 
@@ -129,35 +132,62 @@ bool is_iterated(const Op& op) {
              c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
 }
 
-// Of x[..., i] with one list of numbers, to which the picked dim says nothing.
-std::optional<at::Tensor> result_of_index(
+at::Tensor on_meta(const at::Tensor& tensor) {
+  return at::empty_strided(
+      tensor.sizes(), tensor.strides(), tensor.options().device(at::kMeta));
+}
+
+bool is_laid_out_by_kernel(const Op& op) {
+  return op.schema.name == "aten::index.Tensor" ||
+         op.schema.name == "aten::cat" || op.schema.name == "aten::roll";
+}
+
+// Of ops that Python's meta kernels lay out as no kernel does: by torch's own
+// in C++, which its kernels ask too. Nothing for other ops.
+std::optional<at::Tensor> laid_out_by_kernel(
     const Op& op,
+    c10::ArrayRef<c10::IValue> args) {
+  if (!is_laid_out_by_kernel(op)) {
+    return std::nullopt;
+  }
+  if (op.schema.name == "aten::index.Tensor") {
+    const auto indices = args[1].to<c10::List<std::optional<at::Tensor>>>();
+    return index_on_meta(args[0].toTensor(), indices);
+  }
+  if (op.schema.name == "aten::cat") {
+    std::vector<at::Tensor> parts;
+    for (const at::Tensor& part : args[0].toTensorVector()) {
+      parts.push_back(on_meta(part));
+    }
+    return at::meta::cat(parts, args[1].toInt());
+  }
+  at::Tensor rolled = on_meta(args[0].toTensor());
+  const std::vector<int64_t> shifts = args[1].toIntVector();
+  const std::vector<int64_t> dims = args[2].toIntVector();
+  if (dims.empty() || rolled.numel() == 0) {
+    return at::empty(rolled.sizes(), rolled.options());
+  }
+  for (size_t i = 0; i < dims.size(); ++i) {
+    const int64_t dim = c10::maybe_wrap_dim(dims[i], rolled.dim());
+    const int64_t size = rolled.size(dim);
+    const int64_t begin = (size - shifts[i] % size) % size;
+    rolled = at::meta::cat(
+        std::vector<at::Tensor>{rolled.narrow(dim, begin, size - begin),
+                                rolled.narrow(dim, 0, begin)},
+        dim);
+  }
+  return rolled;
+}
+
+// Whether all tensors have these sizes and lie in the usual order.
+bool are_contiguous(
     c10::ArrayRef<c10::IValue> args,
     const std::vector<int64_t>& sizes) {
-  if (op.schema.name != "aten::index.Tensor") {
-    return std::nullopt;
-  }
-  const at::Tensor self = args[0].toTensor();
-  const auto indices = args[1].toListRef();
-  std::vector<int64_t> strides = self.strides().vec();
-  int num_lists = 0;
-  for (size_t d = 0; d < indices.size(); ++d) {
-    if (indices[d].isTensor() && indices[d].toTensor().defined()) {
-      ++num_lists;
-      if (indices[d].toTensor().dim() != 1 ||
-          indices[d].toTensor().scalar_type() == at::kBool) {
-        return std::nullopt;
-      }
-      strides[d] = 0;
-    }
-  }
-  if (num_lists != 1 || self.is_contiguous()) {
-    return std::nullopt;
-  }
-  return at::empty_strided(
-      sizes,
-      strides_in_order_of(sizes, strides),
-      self.options().device(at::kMeta));
+  return std::all_of(args.begin(), args.end(), [&](const c10::IValue& arg) {
+    return !arg.isTensor() || !arg.toTensor().defined() ||
+           (arg.toTensor().sizes() == c10::IntArrayRef(sizes) &&
+            arg.toTensor().is_contiguous());
+  });
 }
 
 // The position of batch norm's input; -1 for other ops.
@@ -176,12 +206,19 @@ std::optional<std::vector<at::Tensor>> laid_out_results(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const std::vector<int64_t>& sizes) {
-  if (const auto picked = result_of_index(op, args, sizes)) {
-    return std::vector<at::Tensor>{*picked};
+  if (const auto laid_out = laid_out_by_kernel(op, args)) {
+    return std::vector<at::Tensor>{*laid_out};
   }
   const int input = input_of_batch_norm(op);
   if (input < 0 && !keeps_memory_format(op)) {
-    return results_on_meta(op, args);
+    auto results = results_on_meta(op, args);
+    if (results && is_iterated(op) && are_contiguous(args, sizes)) {
+      // torch's iterator does not look at their strides, Python's kernels do.
+      for (at::Tensor& result : *results) {
+        result = at::empty(result.sizes(), result.options());
+      }
+    }
+    return results;
   }
   const at::Tensor self = args[std::max(input, 0)].toTensor();
   const at::MemoryFormat format =
@@ -193,6 +230,25 @@ std::optional<std::vector<at::Tensor>> laid_out_results(
 }
 
 }  // namespace
+
+std::optional<at::Tensor> index_on_meta(
+    const at::Tensor& self,
+    const c10::List<std::optional<at::Tensor>>& indices) {
+  c10::List<std::optional<at::Tensor>> metas;
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const std::optional<at::Tensor> index = indices.get(i);
+    if (!index || !index->defined()) {
+      metas.push_back(std::nullopt);
+      continue;
+    }
+    if (index->scalar_type() == at::kBool ||
+        index->scalar_type() == at::kByte) {
+      return std::nullopt;
+    }
+    metas.push_back(on_meta(*index));
+  }
+  return at::meta::index(on_meta(self), metas);
+}
 
 std::vector<PreparedPlan::Window> windows_of(
     const Op& op,
@@ -262,7 +318,8 @@ void find_hidden_strides(
         known.shard_strides.emplace_back(
             strides_of_shard.begin(), strides_of_shard.end());
       }
-      known.is_certain = input_of_batch_norm(op) >= 0 || is_iterated(op);
+      known.is_certain = input_of_batch_norm(op) >= 0 || is_iterated(op) ||
+                         is_laid_out_by_kernel(op);
     }
   }
 }

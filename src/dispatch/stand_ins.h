@@ -32,6 +32,12 @@ void find_hidden_strides(
     c10::ArrayRef<c10::IValue> args,
     PreparedPlan& prepared);
 
+// self[indices] on the meta device, as torch's kernel lays it out; nothing if
+// there are masks among the indices.
+std::optional<at::Tensor> index_on_meta(
+    const at::Tensor& self,
+    const c10::List<std::optional<at::Tensor>>& indices);
+
 // Lets torch say what is wrong with sizes and dtypes, before anything moves: an
 // op that fails on meta tensors is run on plain ones, for plain torch's words.
 void check_arguments(const Op& op, c10::ArrayRef<c10::IValue> args);

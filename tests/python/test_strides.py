@@ -10,7 +10,7 @@ import random
 import pytest
 import torch
 import view_chains
-from placing import mesh_of, place
+from placing import assert_equal, mesh_of, place
 from torch._prims_common import suggest_memory_format
 from torch.nn import functional as F
 
@@ -230,6 +230,37 @@ def test_one_row_of_pixels_keeps_its_memory_format(
 
 def image(x):
     return x.permute(0, 2, 1).reshape(x.shape[0], 8, 2, 3)
+
+
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
+@pytest.mark.parametrize("placements", ["S0", "S1", "S2", "S3", "R", "P+"])
+@pytest.mark.parametrize("sizes", [(2, 5, 4, 3), (2, 1, 5, 3), (5, 5, 1, 3)])
+def test_what_is_picked_and_put_together_lies_as_in_plain_torch(
+    num_devices, placements, sizes
+):
+    """Also in dims of size 1, by which memory formats are told apart."""
+    mesh = tm.Mesh({"data": num_devices})
+    t = torch.randn(sizes).contiguous(memory_format=torch.channels_last)
+    m = tm.distribute(t, mesh, (placements,))
+    one, two = torch.tensor([0, 0]), torch.tensor([[0], [0]])
+    for f in (
+        *(lambda x, d=d: x.roll(1, d) for d in range(4)),
+        lambda x: x.roll((1, 2), (3, 0)),
+        lambda x: x.roll(3),
+        *(lambda x, d=d: torch.cat([x, x], d) for d in range(4)),
+        lambda x: torch.cat([x[:, :1], x[:, :1]], 1),
+        *(lambda x, d=d: x[(slice(None),) * d + (one,)] for d in range(4)),
+        lambda x: x[:, two],
+        lambda x: x[:, one, :, one],
+        lambda x: x[:, :, one, one],
+        *(lambda x, d=d: x.index_select(d, one[:1]) for d in range(4)),
+        lambda x: x.gather(1, torch.zeros(1, 1, 1, 2, dtype=torch.long)),
+        lambda x: x.clamp(-1, 1),
+    ):
+        right, mine = f(t), f(m)
+        assert mine.shape == right.shape
+        assert mine.stride() == right.stride()
+        assert_equal(mine, right)
 
 
 @pytest.mark.parametrize("rows", [8, 4, 1])
