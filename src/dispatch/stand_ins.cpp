@@ -125,11 +125,18 @@ bool keeps_memory_format(const Op& op) {
          op.base_name == "aten::max_unpool2d";
 }
 
-// Whether torch's iterator lays out the results on all devices.
+// Whether torch's iterator lays out the results on all devices: of structured
+// ops, and of those on one tensor.
 bool is_iterated(const Op& op) {
-  return op.schema.is_pointwise && !keeps_memory_format(op) &&
-         op.handle.hasKernelForDispatchKey(
-             c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
+  if (!op.schema.is_pointwise || keeps_memory_format(op)) {
+    return false;
+  }
+  const auto is_tensor = [](Op::ParamKind kind) {
+    return kind == Op::ParamKind::kTensor;
+  };
+  return op.handle.hasKernelForDispatchKey(
+             c10::DispatchKey::CompositeExplicitAutogradNonFunctional) ||
+         std::count_if(op.params.begin(), op.params.end(), is_tensor) == 1;
 }
 
 at::Tensor on_meta(const at::Tensor& tensor) {

@@ -256,6 +256,8 @@ def test_what_is_picked_and_put_together_lies_as_in_plain_torch(
         *(lambda x, d=d: x.index_select(d, one[:1]) for d in range(4)),
         lambda x: x.gather(1, torch.zeros(1, 1, 1, 2, dtype=torch.long)),
         lambda x: x.clamp(-1, 1),
+        lambda x: x.abs().relu(),
+        lambda x: x.as_strided((3, 3), (0, 4)).t().abs(),
     ):
         right, mine = f(t), f(m)
         assert mine.shape == right.shape
