@@ -10,11 +10,11 @@
 #include <mutex>
 #include <string>
 
-#include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/node.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include "dispatch/edge_hooks.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -44,16 +44,6 @@ std::mutex& mutex() {
   return *mutex;
 }
 
-const RememberedLayout* remembered(const Edge& edge) {
-  for (const auto& hook : edge.function->tensor_pre_hooks()) {
-    const auto* ours = dynamic_cast<const RememberedLayout*>(hook.get());
-    if (ours && ours->input == edge.input_nr) {
-      return ours;
-    }
-  }
-  return nullptr;
-}
-
 std::optional<Layout> layout_at(const Edge& edge) {
   if (!edge.is_valid()) {
     return std::nullopt;
@@ -64,7 +54,7 @@ std::optional<Layout> layout_at(const Edge& edge) {
                ? std::optional(with_sums_reduced(layout_of(leaf->variable)))
                : std::nullopt;
   }
-  const RememberedLayout* found = remembered(edge);
+  const auto* found = hook_at<RememberedLayout>(edge);
   return found ? std::optional(found->layout) : std::nullopt;
 }
 
@@ -85,7 +75,7 @@ void remember_layout(const at::Tensor& tensor) {
     return;
   }
   const std::lock_guard lock(mutex());
-  if (!remembered(edge)) {
+  if (!hook_at<RememberedLayout>(edge)) {
     edge.function->add_tensor_pre_hook(
         std::make_unique<RememberedLayout>(
             edge.input_nr, with_sums_reduced(layout_of(tensor))));

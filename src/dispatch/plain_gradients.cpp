@@ -14,11 +14,12 @@
 #include <utility>
 #include <vector>
 
-#include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/node.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <torch_mesh/tensor.h>
+
+#include "dispatch/edge_hooks.h"
 
 namespace torch_mesh {
 namespace {
@@ -63,17 +64,6 @@ std::mutex& mutex() {
   return *mutex;
 }
 
-// The hook at the end of an edge, or nullptr.
-const BringHome* hook_at(const Edge& edge) {
-  for (const auto& hook : edge.function->tensor_pre_hooks()) {
-    const auto* ours = dynamic_cast<const BringHome*>(hook.get());
-    if (ours && ours->input == edge.input_nr) {
-      return ours;
-    }
-  }
-  return nullptr;
-}
-
 // Behind the node of an op among global and plain tensors.
 struct SendHome final : FunctionPostHook {
   explicit SendHome(std::vector<std::optional<Home>> homes)
@@ -102,7 +92,8 @@ void send_home(Node& node) {
   }
   std::vector<std::optional<Home>> homes;
   for (const Edge& edge : node.next_edges()) {
-    const BringHome* hook = edge.is_valid() ? hook_at(edge) : nullptr;
+    const BringHome* hook =
+        edge.is_valid() ? hook_at<BringHome>(edge) : nullptr;
     homes.push_back(hook ? std::optional(hook->home) : std::nullopt);
   }
   node.add_post_hook(std::make_unique<SendHome>(std::move(homes)));
@@ -180,7 +171,7 @@ void bring_gradient_home(const at::Tensor& tensor) {
   }
   // A leaf keeps its hooks itself: its node may be another one in each step.
   // Hooks of the user come behind ours, and see a plain gradient.
-  if (!hook_at(edge)) {
+  if (!hook_at<BringHome>(edge)) {
     auto& hooks = node.tensor_pre_hooks();
     const Layout layout = is_global(tensor)
                               ? Layout::replicated(layout_of(tensor).mesh())
