@@ -21,6 +21,7 @@
 
 PYTHON ?= python3
 JOBS ?= $(shell nproc)
+TEST_JOBS ?= 2
 DEMO ?= examples/demo.py
 
 VENV := .venv
@@ -65,8 +66,10 @@ test-cpp: build $(TEST_SETUP)
 	$(BIN)/cmake --build $(BUILD) -j $(JOBS) -t test_torch_free -t test_engine
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
 
+# Two files at a time; threads of torch's own would take turns on the cores.
 test-python: build $(TEST_SETUP)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile \
+	  --no-loadscope-reorder
 
 build: $(BUILT)
 

@@ -197,5 +197,15 @@ def _layout_of(
                 " mesh.\nHint: use(mesh, batch=...). [unknown-axis]"
             )
         return _C.Layout.replicated(_C.Mesh([], []))
-    names = (batch,) if isinstance(batch, str) else tuple(batch or ())
+    names = [batch] if isinstance(batch, str) else batch
+    names = list(names) if isinstance(names, Iterable) else names
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(n, str) for n in names)
+    ):
+        raise TypeError(
+            "use: batch takes the name of a mesh axis, or several names, and"
+            f" this is {batch!r}.\n"
+            f"Hint: the axes are {', '.join(mesh.axis_names)}. [argument-type]"
+        )
+    names = names or []
     return Layout(mesh, dict.fromkeys(names, "S0"))._native

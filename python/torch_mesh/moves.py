@@ -69,39 +69,49 @@ def redistribute_(x: Tensor, placements: Placements | Layout) -> Tensor:
         return x
     if not tensors.is_global(x):
         tensors.redistribute(x, placements)  # says what is wrong
-    if x._is_view():
+    if not isinstance(placements, Layout):
+        placements = as_layout(tensors.layout(x).mesh, placements, x.dim())
+    if x._is_view() or not place(x, placements, may_part=False):
         raise ValueError(
             "redistribute_: the tensor is a view, and shares its memory with"
             f" others.\n  layout  {tensors.layout(x)}\n"
             "Hint: redistribute_ its base, or use redistribute for a copy."
             " [view-layout]"
         )
-    if not isinstance(placements, Layout):
-        placements = as_layout(tensors.layout(x).mesh, placements, x.dim())
-    place(x, placements)
     return x
 
 
-def place(x: Tensor, layout: Layout) -> None:
+def place(x: Tensor, layout: Layout, may_part: bool = True) -> bool:
     """Brings a tensor and its gradient, from wherever, into a layout.
+
+    A global tensor that is all of its storage changes the layout of that, for
+    all who share it.
 
     Args:
         x: any tensor but one of the meta device; keeps its identity.
         layout: fits its shape.
+        may_part: whether a part of a storage gets memory of its own.
+
+    Returns:
+        Whether it is there now.
     """
     global _num_changes, _hook
-    if tensors.is_global(x) and _C.layout_of(x) == layout._native:
-        return
+    is_global = tensors.is_global(x)
+    if is_global and _C.layout_of(x) == layout._native:
+        return True
     grad = x.grad if x.is_leaf else None
     with torch.no_grad():
-        if grad is not None:
+        if not is_global or not _C.change_layout(x.detach(), layout._native):
+            if is_global and not may_part:
+                return False
             x.grad = None
-        x.data = _in_layout(x.detach(), layout)
+            x.data = _in_layout(x.detach(), layout)
         if grad is not None:
             x.grad = _in_layout(grad.detach(), layout)
     _num_changes += 1
     if _hook is None:
         _hook = register_optimizer_step_pre_hook(_states_follow)
+    return True
 
 
 def _in_layout(x: Tensor, layout: Layout) -> Tensor:

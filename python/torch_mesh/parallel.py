@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import UninitializedTensorMixin
 
 from torch_mesh import _C, moves, plan_words, tensors
 from torch_mesh.description import PATTERNS, named_tensors
@@ -24,6 +25,10 @@ Value: TypeAlias = Placements | Layout | str | None
 AnyModule = TypeVar("AnyModule", bound=Module)
 
 _REGEX_ONLY = re.compile(r"[\\()\[\]{}+^$|]")
+_PARAMETRIZED = re.compile(
+    r"(.*?\.|)parametrizations\.([^.]+)\.original\d*"
+)
+_NAME = re.compile(r"[\w./-]+")
 _STAR_OF_A_GLOB = re.compile(r"(?:^|[\w-])\*")
 _PREFERRED_AXES = ("model", "tp")
 
@@ -149,7 +154,7 @@ class _Chooser:
     ) -> None:
         self._mesh = mesh
         self._is_shipped = layouts is None
-        table = _plan_of(model) if layouts is None else layouts
+        table = _plan_of(model) if layouts is None else _table_of(layouts)
         self._patterns = list(table)
         self._values = list(table.values())
         self._axis = _axis_of(mesh, axis)
@@ -187,14 +192,16 @@ class _Chooser:
         """
         modules = dict(model.named_modules(remove_duplicate=False))
         owned = [
-            _Tensor(name, tensor, modules[name.rpartition(".")[0]])
+            _Tensor(name, tensor, modules[_plain_name(name).rpartition(".")[0]])
             for name, tensor in named_tensors(model)
         ]
+        for item in owned:
+            _check_has_shape(item)
         choices: dict[int, _Choice] = {}
         by_name: dict[str, tuple[_Tensor, _Choice]] = {}
         open_biases = []
         for item in owned:
-            found = self._find(item.name)
+            found = self._find(_plain_name(item.name))
             if found is None:
                 if "bias" in item.name.rpartition(".")[2]:
                     open_biases.append(item)
@@ -208,7 +215,7 @@ class _Chooser:
             ):
                 continue  # a buffer of a module that is named
             choice = self._choice(item, found)
-            by_name[item.name] = (item, choice)
+            by_name[_plain_name(item.name)] = (item, choice)
             choices.setdefault(id(item.tensor), choice)
         for item in open_biases:
             weight = by_name.get(_weight_of(item.name))
@@ -266,8 +273,8 @@ class _Chooser:
             if found.is_keras_kernel:
                 layout = _as_torch_stores(layout, item.tensor.dim())
             layout.shard_shape(item.tensor.shape)
-        except ValueError as error:
-            raise ValueError(
+        except (ValueError, TypeError) as error:
+            raise type(error)(
                 f'parallelize: "{item.name}" of {list(item.tensor.shape)} does'
                 f' not take what "{pattern}" has for it, {value!r}.\n{error}'
             ) from None
@@ -290,8 +297,13 @@ class _Chooser:
                 )
 
     def hook(self, model: Module) -> None:
-        """Gives modules the hooks that their layouts and words ask for."""
+        """Gives modules the hooks that their layouts and words ask for.
+
+        Scripted modules take none; without one more is moved, no value differs.
+        """
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             hooks = module._forward_pre_hooks
             for key, hook in list(hooks.items()):
                 if isinstance(hook, _HOOKS):
@@ -319,6 +331,24 @@ def _has_cut_outputs(module: Module) -> bool:
         if any(p.partition("/")[0] == f"S{dim}" for p in placements):
             return True
     return False
+
+
+def _plain_name(name: str) -> str:
+    """"fc.weight" of "fc.parametrizations.weight.original0"; else the name.
+
+    torch.nn.utils.parametrize moves the tensors of a parameter there; they go
+    where it would.
+    """
+    parts = _PARAMETRIZED.fullmatch(name)
+    return name if parts is None else parts[1] + parts[2]
+
+
+def _check_has_shape(item: _Tensor) -> None:
+    if isinstance(item.tensor, UninitializedTensorMixin):
+        raise ValueError(
+            f'parallelize: "{item.name}" of a lazy module has no shape yet.\n'
+            "Hint: run the model on one batch first. [lazy-parameter]"
+        )
 
 
 def _is_word(value: Value) -> bool:
@@ -361,6 +391,33 @@ def _as_torch_stores(layout: Layout, ndim: int) -> Layout:
     return Layout(layout.mesh, placements)
 
 
+def _table_of(layouts: Mapping[str, Value]) -> Mapping[str, Value]:
+    """The patterns of a user, who may have given something else."""
+    if not isinstance(layouts, Mapping):
+        raise TypeError(
+            "parallelize: layouts are a dict of pattern to value, and this is"
+            f" a {type(layouts).__name__}.\n"
+            'Hint: {"fc1": "colwise", "fc2": "rowwise"}. [argument-type]'
+        )
+    for pattern in layouts:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                "parallelize: a pattern is a text, and this is"
+                f" {pattern!r}.\n"
+                "Hint: give names of parameters or modules. [argument-type]"
+            )
+        try:
+            _compiled(_regex_of(pattern))
+        except re.error as error:
+            raise ValueError(
+                f'parallelize: "{pattern}" is no name, no glob and no regular'
+                f" expression: {error}.\n"
+                "Hint: a backslash before (, [ or { takes it as it is."
+                " [pattern-text]"
+            ) from None
+    return layouts
+
+
 def _axis_of(mesh: Mesh, axis: str | None) -> str:
     names = mesh.axis_names
     if axis is None:
@@ -394,7 +451,9 @@ def _regex_of_plan(pattern: str) -> str:
 
 
 def _regex_of(pattern: str) -> str:
-    """A pattern as a regular expression; a glob becomes one."""
+    """A pattern as a regular expression; a name or a glob becomes one."""
+    if _NAME.fullmatch(pattern):
+        return pattern.replace(".", r"\.")
     if _REGEX_ONLY.search(pattern) or not _STAR_OF_A_GLOB.search(pattern):
         return pattern
     return re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")

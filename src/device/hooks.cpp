@@ -5,7 +5,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
-#include <c10/core/Allocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/StorageImpl.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
@@ -30,6 +30,14 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   c10::Stream exchangeStream(c10::Stream stream) const override {
     return stream;
+  }
+  void synchronizeDevice(const c10::DeviceIndex) const override {
+    if (at::globalContext().hasCUDA()) {
+      const auto& cuda = at::detail::getCUDAHooks();
+      for (c10::DeviceIndex i = 0; i < cuda.deviceCount(); ++i) {
+        cuda.deviceSynchronize(i);
+      }
+    }
   }
   c10::DeviceIndex deviceCount() const noexcept override {
     return autograd_is_prepared() ? 1 : 0;
@@ -64,12 +72,36 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   }
 };
 
-// Addresses, no memory: shards are allocated by the ops that make them.
-struct AddressAllocator final : c10::Allocator {
+// Addresses, no memory: shards are allocated by the ops that make them. So what
+// `torch.accelerator` asks of an allocator is told by `torch.mesh`.
+struct AddressAllocator final : c10::DeviceAllocator {
   c10::DataPtr allocate(size_t num_bytes) override {
     return {unique_address(num_bytes), c10::Device(kType, 0)};
   }
   void copy_data(void*, const void*, size_t) const override {}
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t) override {}
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(
+      c10::DeviceIndex) override {
+    refuse();
+  }
+  void resetAccumulatedStats(c10::DeviceIndex) override { refuse(); }
+  void resetPeakStats(c10::DeviceIndex) override { refuse(); }
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex) override {
+    refuse();
+  }
+
+ private:
+  [[noreturn]] static void refuse() {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        false,
+        "torch.accelerator: the mesh is several devices, each with memory of "
+        "its own.\n"
+        "Hint: torch.mesh.memory_allocated, max_memory_allocated, "
+        "memory_stats, mem_get_info and reset_peak_memory_stats tell of the "
+        "fullest one. [accelerator-memory]");
+  }
 };
 
 // Storages that torch makes itself, in torch.load and deepcopy.

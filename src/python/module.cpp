@@ -200,6 +200,15 @@ void bind_tensors(py::module_& m) {
       py::arg("tensor"),
       py::arg("layout"),
       Release());
+  m.def(
+      "change_layout",
+      [](const at::Tensor& tensor, const Layout& layout) {
+        check_layout(layout, tensor.sizes().vec());
+        return change_layout(tensor, layout);
+      },
+      py::arg("tensor"),
+      py::arg("layout"),
+      Release());
   m.def("full", &full, py::arg("tensor"), Release());
   m.def("borrow", &borrow, py::arg("tensor"), py::arg("layout"), Release());
   m.def("shards", &shards, py::arg("tensor"), Release());

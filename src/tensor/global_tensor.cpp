@@ -112,6 +112,27 @@ void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
   meta.layout = without_reduced(meta.layout, storage.layout);
 }
 
+// After the storage got another layout: an alias of all of it, else a copy.
+void take_anew(const at::Tensor& tensor, const MeshStorage& storage) {
+  GlobalMeta& meta = meta_of(tensor);
+  meta.layout_generation = storage.layout_generation;
+  if (meta.is_write_back) {
+    return;
+  }
+  meta.is_write_back =
+      tensor.scalar_type() != storage.dtype || tensor.storage_offset() != 0 ||
+      tensor.sizes() != c10::IntArrayRef(storage.base_sizes) ||
+      tensor.strides() != c10::IntArrayRef(storage.base_strides);
+  if (!meta.is_write_back) {
+    meta.layout = storage.layout;
+    meta.shards = storage.shards;
+    meta.origins.clear();
+    for (const at::Tensor& shard : storage.shards) {
+      meta.origins.push_back(shard.storage_offset());
+    }
+  }
+}
+
 // Takes the value again from the whole base.
 void retake_copy(const at::Tensor& tensor, const MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
@@ -162,6 +183,9 @@ void refresh_locked(const at::Tensor& tensor, MeshStorage& storage) {
   const LocalOps local;
   if (storage.is_unwritten()) {
     materialise(storage);
+  }
+  if (meta.layout_generation != storage.layout_generation) [[unlikely]] {
+    take_anew(tensor, storage);
   }
   if (meta.is_write_back) {
     retake_copy(tensor, storage);
@@ -295,6 +319,7 @@ at::Tensor make_view(
   meta->shards = std::move(shards);
   meta->is_write_back = is_write_back;
   meta->memory_generation = state.memory_generation.load();
+  meta->layout_generation = state.layout_generation;
   meta->value_generation = state.value_generation.load();
   for (const at::Tensor& shard : state.shards) {
     meta->origins.push_back(shard.storage_offset());

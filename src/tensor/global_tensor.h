@@ -33,6 +33,7 @@ struct GlobalMeta final : c10::BackendMeta {
   // empty stands for zeros.
   Sizes origins;
   std::atomic<uint32_t> memory_generation{0};
+  uint32_t layout_generation = 0;
   uint32_t value_generation = 0;  // write-back only
   bool is_write_back = false;
 };
@@ -86,6 +87,12 @@ at::Tensor make_write_back(
 
 // Another tensor object for the same window, as detach() gives.
 at::Tensor make_alias(const at::Tensor& tensor);
+
+// Changes the layout of the storage of a tensor that is all of it, for all
+// who share it: what cannot stay an alias of the new shards becomes a
+// write-back window. False, with nothing done, if the tensor is a part of its
+// storage. In change_layout.cpp.
+bool change_layout(const at::Tensor& tensor, const Layout& layout);
 
 // Makes `tensor` the same window as `source`: sizes, strides, offset, storage.
 void become(const at::Tensor& tensor, const at::Tensor& source);

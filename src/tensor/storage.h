@@ -55,6 +55,9 @@ struct MeshStorage final : c10::StorageImpl {
   Shards shards;  // of the base, by lane of `layout`; empty while unwritten
   // Counts replacements of `shards`: local views of older ones are stale.
   std::atomic<uint32_t> memory_generation{0};
+  // Counts changes of `layout` other than reduced sums: windows taken before
+  // cannot be taken again in the same way.
+  uint32_t layout_generation = 0;
   // Counts writes: copies of older values are stale.
   std::atomic<uint32_t> value_generation{0};
   // Whether anyone asked for `layout`: `empty_like` does, `empty` does not.

@@ -218,3 +218,9 @@ def test_describe_shows_the_layout_that_a_batch_took(mesh):
     assert batch.layout == tm.Layout(mesh, ("S0", "R"))
     assert (batch.dtype, batch.times) == ("float32", 3)
     assert "batch float32[11, 7] (S0, R), 3 x" in str(table)
+
+
+@pytest.mark.parametrize("batch", [0, True, ["data", 1]])
+def test_a_batch_is_cut_over_axes_by_name(batch):
+    with pytest.raises(TypeError, match="argument-type"):
+        tm.use(tm.Mesh({"data": 2}), batch=batch)

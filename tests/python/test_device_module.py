@@ -270,3 +270,12 @@ def test_a_function_of_shards_may_write_to_its_own():
     y = tm.map_shards(lambda t: t.add_(1), x, out=("S0",))
     assert_equal(y, torch.full((4, 3), 2.0))
     assert_equal(x, torch.ones(4, 3))
+
+
+def test_what_torch_asks_an_accelerator_is_answered():
+    x = torch.ones(2, device="mesh")
+    torch.accelerator.synchronize(x.device)
+    torch.accelerator.empty_cache()
+    for ask in ("memory_allocated", "max_memory_allocated", "memory_stats"):
+        with pytest.raises(NotImplementedError, match="accelerator-memory"):
+            getattr(torch.accelerator, ask)(x.device)

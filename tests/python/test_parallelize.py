@@ -257,10 +257,58 @@ def test_errors_name_what_is_wrong_and_change_nothing(mesh, line):
     fails({"up.*": "colwise", ".*weight": None}, "ambiguous-pattern", '"up.*"')
     fails({"up": "colwise"}, "unknown-axis", "rows", axis="rows")
     fails({"up": {"rows": "S0"}}, "unknown-axis", "rows")
+    fails({"layers.(": "colwise"}, "pattern-text", '"layers.("')
+    for layouts in ([("up", "colwise")], {0: "colwise"}):
+        with pytest.raises(TypeError, match="argument-type"):
+            tm.parallelize(model, mesh, layouts)
+    with pytest.raises(TypeError, match=r'(?s)"up.weight".*"up".*3'):
+        tm.parallelize(model, mesh, {"up": 3})
+    lazy = torch.nn.Sequential(torch.nn.LazyLinear(8))
+    with pytest.raises(ValueError, match="lazy-parameter"):
+        tm.parallelize(lazy, mesh, {})
     with pytest.raises(TypeError, match="argument-type"):
         tm.parallelize(torch.ones(2), mesh, {})
     with pytest.raises(TypeError, match="argument-type"):
         tm.parallelize(model, "cpu", {})
+
+
+def test_a_parametrized_weight_goes_where_the_weight_would(mesh):
+    P = torch.nn.utils.parametrizations
+    for make in (P.weight_norm, P.spectral_norm, P.orthogonal):
+        for key in ("up", "up.weight", "*.weight"):
+            torch.manual_seed(3)
+            model = Block()
+            make(model.up)
+            ids = torch.randint(0, 10, (4, 5))
+            expected = model(ids)
+            words = "colwise" if key == "up" else ("R", "S0")
+            tm.parallelize(model, mesh, {key: words})
+            for p in model.up.parametrizations.weight.parameters():
+                assert placements(p) == ("R", "S0"), (make, key)
+            assert placements(model.up.bias) == ("R", "S0")
+            found = model(tm.distribute(ids, mesh, ("S0", "R")))
+            torch.testing.assert_close(tm.full(found), expected)
+
+
+def test_a_name_is_no_expression(mesh):
+    """Its dot is a dot, though an expression would read it as any character."""
+    model = torch.nn.Module()
+    model.a = torch.nn.Module()
+    model.a.b, model.axb = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    tm.parallelize(model, mesh, {"a.b": "colwise"})
+    assert placements(model.a.b.weight) == ("R", "S0")
+    assert placements(model.axb.weight) == ("R", "R")
+
+
+def test_a_scripted_module_is_cut_without_hooks(mesh):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 4))
+    x = torch.randn(6, 8)
+    expected = model(x)
+    model = torch.jit.script(model)
+    tm.parallelize(model, mesh, {"0": "colwise"})
+    assert placements(model[0].weight) == ("R", "S0")
+    found = model(tm.distribute(x, mesh, ("S0", "R")))
+    torch.testing.assert_close(tm.full(found), expected)
 
 
 def test_a_pattern_that_matches_nothing_warns_with_the_nearest_names(mesh):
