@@ -14,6 +14,7 @@
 #include "dispatch/autograd_thread.h"
 #include "dispatch/buckets.h"
 #include "dispatch/other_kinds.h"
+#include "run/joined.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 
@@ -154,9 +155,37 @@ Shards cut_plain(const at::Tensor& tensor, const Layout& layout) {
       replicas);
 }
 
+// Whether the shards can be slices of one copy in one memory, each of them
+// dense. Ops on them are then one local op (run/joined.h).
+bool lies_side_by_side(const Layout& layout, const at::Tensor& tensor) {
+  const std::optional<int64_t> dim = cut_dim(layout);
+  if (!dim || *dim < 0 || layout.has_partial() || !layout.mesh().one_memory()) {
+    return false;
+  }
+  const std::vector<int64_t> strides =
+      strides_in_order_of(as_span(tensor.sizes()), as_span(tensor.strides()));
+  return strides[*dim] * tensor.size(*dim) == tensor.numel();
+}
+
 at::Tensor distribute_now(const at::Tensor& tensor, const Layout& layout) {
   return below_autograd("distribute", [&] {
     check_fits(layout, tensor);
+    if (lies_side_by_side(layout, tensor)) {
+      const std::vector<int64_t> strides = strides_in_order_of(
+          as_span(tensor.sizes()), as_span(tensor.strides()));
+      const at::Tensor whole =
+          at::empty_strided(
+              tensor.sizes(),
+              strides,
+              tensor.options().device(torch_device(layout.mesh().devices()[0])))
+              .copy_(tensor);
+      return make_global(
+          layout,
+          tensor.sizes(),
+          strides,
+          tensor.scalar_type(),
+          cut_plain(whole, layout));
+    }
     Shards shards = cut_plain(tensor, layout);
     for (at::Tensor& shard : shards) {
       shard = own_copy(shard);
@@ -280,10 +309,6 @@ at::Tensor borrow(const at::Tensor& tensor, const Layout& layout) {
         dense && layout.sharded_axes() == 0 ? plain.strides().vec() : strides,
         plain.scalar_type(),
         std::move(shards));
-    const MeshStorage& storage = *MeshStorage::of(result);
-    for (const at::Tensor& shard : storage.shards) {
-      meta_of(result).origins.push_back(shard.storage_offset());
-    }
     MeshStorage::of(result)->is_borrowed = true;
     return result;
   });

@@ -11,6 +11,12 @@ namespace torch_mesh {
 // schema does not say. `_native_batch_norm_legit` is the same op and says so.
 bool run_batch_norm(const Op& op, Stack& stack);
 
+// Batch norm in training, or its gradient, by torch's own kernel on the whole
+// batch, whose parts lie side by side in one memory. Counts the sums that
+// devices would form. False, with the stack as it was, if it lies elsewhere, or
+// other arguments are cut.
+bool run_on_whole_batch(const Op& op, Stack& stack);
+
 // The memory format of batch norm's result, or of the input's gradient, as the
 // CPU's kernels choose it. `gradient`: of the result; undefined in the forward
 // pass.

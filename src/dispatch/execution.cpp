@@ -196,7 +196,8 @@ class Execution {
 
   // One local op in place of one for each lane, where all arguments lie so.
   bool join_inputs() {
-    if (!prepared_.joins || op_.is_random || op_.is_python) {
+    if (!prepared_.joins || op_.is_random || op_.is_python ||
+        (!prepared_.joins_on_teams && may_use_team())) {
       return false;
     }
     for (size_t i = 0; i < inputs_.size(); ++i) {

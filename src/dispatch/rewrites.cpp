@@ -319,6 +319,9 @@ Tensor in_format(const Tensor& result, at::MemoryFormat format) {
 
 // Batch norm with the statistics of the whole batch (what others call sync BN).
 void batch_norm(const Op& op, Stack& stack) {
+  if (run_on_whole_batch(op, stack)) {
+    return;
+  }
   const ProgramArgs args(op, stack);
   const c10::ScalarType dtype = args.tensor("input").scalar_type();
   const Tensor input = wide(args.tensor("input"));
@@ -372,6 +375,9 @@ void batch_norm(const Op& op, Stack& stack) {
 // d input = w * invstd * (g - mean(g) - xhat * mean(g * xhat)); Ioffe and
 // Szegedy 2015, section 3, with sums over the whole batch.
 void batch_norm_backward(const Op& op, Stack& stack) {
+  if (run_on_whole_batch(op, stack)) {
+    return;
+  }
   const ProgramArgs args(op, stack);
   const c10::ScalarType dtype = args.tensor("input").scalar_type();
   const Tensor grad = wide(args.tensor("grad_out"));
@@ -388,9 +394,14 @@ void batch_norm_backward(const Op& op, Stack& stack) {
   const Tensor grad_weight = at::sum(at::mul(grad, normal), dims);
   Tensor grad_input;
   if (mask[0]) {
+    // The sums themselves are read, so that they are reduced once, for the
+    // gradients of the weights too.
+    const Tensor along_normal =
+        at::mul(normal, per_channel(grad_weight, input));
     grad_input = at::sub(
-        at::sub(grad, per_channel(at::div(grad_bias, count), input)),
-        at::mul(normal, per_channel(at::div(grad_weight, count), input)));
+        at::sub(grad, per_channel(grad_bias, input), 1 / count),
+        along_normal,
+        1 / count);
     Tensor scale = invstd;
     if (weight) {
       scale = at::mul(scale, *weight);

@@ -15,7 +15,7 @@ constexpr int64_t kMinParallelWork = 32768;
 
 // Up to this many a lane is run together with the others, where shards lie side
 // by side. Above it two matrix products of one thread each beat one product of
-// two.
+// two; one thread alone has nothing to share out.
 constexpr int64_t kMaxJoinedWork = int64_t{1} << 23;
 
 PreparedPlan::Input prepare_input(
@@ -124,8 +124,8 @@ PreparedPlan prepare(Plan plan) {
     prepared.outputs.push_back(prepare_output(plan, output, executed));
   }
   prepared.joins = plan.kind == Plan::Kind::kLocal && executed.num > 1 &&
-                   plan.mesh.one_memory() && plan.work <= kMaxJoinedWork &&
-                   may_join(prepared, plan);
+                   plan.mesh.one_memory() && may_join(prepared, plan);
+  prepared.joins_on_teams = plan.work <= kMaxJoinedWork;
   prepared.plan = std::move(plan);
   return prepared;
 }

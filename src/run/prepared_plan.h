@@ -51,6 +51,8 @@ struct PreparedPlan {
   // Whether one local op on the whole tensors does it, if the shards of each
   // argument lie side by side (run/joined.h).
   bool joins = false;
+  // Whether that pays where the lanes could be shared out among threads.
+  bool joins_on_teams = false;
   std::vector<Input> inputs;
   std::vector<Output> outputs;
   std::vector<Window> windows;  // of a view op, one for each returned tensor

@@ -38,13 +38,13 @@ void one_thread_inside() {
 #endif
 }
 
+}  // namespace
+
 bool may_use_team() {
   static const bool watching = watch_forks();
   return watching && !in_forked_child.load(std::memory_order_relaxed) &&
          !at::in_parallel_region() && at::get_num_threads() > 1;
 }
-
-}  // namespace
 
 void run_lanes(
     int num_lanes,

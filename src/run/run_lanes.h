@@ -22,4 +22,7 @@ void run_lanes(
     bool in_parallel,
     c10::function_ref<void(int lane)> run);
 
+// Whether the caller has a team to share lanes out among.
+bool may_use_team();
+
 }  // namespace torch_mesh

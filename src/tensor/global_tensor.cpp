@@ -272,6 +272,9 @@ at::Tensor make_global(
   auto meta = c10::make_intrusive<GlobalMeta>();
   meta->layout = layout;
   meta->shards = shards;
+  for (const at::Tensor& shard : shards) {
+    meta->origins.push_back(shard.storage_offset());
+  }
   storage->shards = std::move(shards);
   storage->count_shards();
   return new_tensor(

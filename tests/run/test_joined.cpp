@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/relu.h>
 
 #include "comm/slice.h"
@@ -99,6 +101,39 @@ TEST(Joined, results_of_joined_shards_are_joined) {
   expected.select(1, 0).zero_();
   EXPECT_TRUE(has_value(y, expected));
   EXPECT_TRUE(has_value(x, host));
+}
+
+TEST(Joined, what_is_distributed_is_copied_as_one) {
+  const at::Tensor host = value();
+  for (const char* text : {"(S0, R)", "(R, S0)", "(S0, S0)"}) {
+    const Layout layout = Layout::parse(mesh_of(false), text);
+    const at::Tensor x = distribute(host, layout);
+    EXPECT_TRUE(is_joined(x)) << text;
+    EXPECT_FALSE(read(x)[0].storage().is_alias_of(host.storage()));
+    EXPECT_TRUE(has_value(x, host));
+    // A view taken before the shards are others finds its place in those.
+    const at::Tensor view = x.narrow(0, 1, 3);
+    x.view({5, 3}).add_(1);
+    EXPECT_TRUE(has_value(view, host.narrow(0, 1, 3).add(1)));
+  }
+  // Slices of it would not be dense.
+  EXPECT_FALSE(is_joined(
+      distribute(host.t(), Layout::parse(mesh_of(false), "(S0, R)"))));
+  EXPECT_FALSE(
+      is_joined(distribute(host, Layout::parse(mesh_of(true), "(S0, R)"))));
+}
+
+TEST(Joined, one_thread_joins_ops_of_any_size) {
+  const int threads = at::get_num_threads();
+  const at::Tensor host = at::ones({512, 512});
+  const at::Tensor x =
+      distribute(host, Layout::parse(mesh_of(false), "(S0, R)"));
+  at::set_num_threads(1);
+  EXPECT_TRUE(is_joined(x.mm(host)));
+  at::set_num_threads(2);
+  EXPECT_FALSE(is_joined(x.mm(host)));
+  EXPECT_TRUE(is_joined(x.mul(2)));
+  at::set_num_threads(threads);
 }
 
 TEST(Joined, memories_of_their_own_never_join) {
