@@ -202,7 +202,14 @@ std::vector<Tensors> locals_of(
       }
       continue;
     }
-    const Shards shards = shards_in(tensors[i], cut.layout(batch_dims[i]));
+    const Layout layout = cut.layout(batch_dims[i]);
+    const Shards* settled = settled_shards(tensors[i]);
+    Shards moved;
+    if (!settled || layout_of(tensors[i]) != layout) {
+      moved = shards_in(tensors[i], layout);
+      settled = &moved;
+    }
+    const Shards& shards = *settled;
     for (size_t p = 0; p < cut.parts.size(); ++p) {
       locals[p].push_back(local_of(cut, cut.parts[p], shards, batch_dims[i]));
     }
@@ -231,17 +238,17 @@ Tensor pack_parts(
   Shards shards(layout.lanes().num);
   for (size_t p = 0; p < cut.parts.size(); ++p) {
     const Part& part = cut.parts[p];
+    const Tensor whole =
+        is_free(locals[p], strides) ? locals[p] : own(locals[p], strides);
     if (batch_dim < 0 || part.lanes.size() == 1) {
-      const int lane = layout.lanes().lane_of_device[part.first_device];
-      shards[lane] =
-          is_free(locals[p], strides) ? locals[p] : own(locals[p], strides);
+      shards[layout.lanes().lane_of_device[part.first_device]] = whole;
       continue;
     }
+    // Side by side, so that who needs them joined copies nothing.
     int64_t begin = 0;
     for (size_t l = 0; l < part.lanes.size(); ++l) {
       const int64_t length = part.ranges[l].length;
-      shards[part.lanes[l]] =
-          own(slice_of(locals[p], batch_dim, begin, length), strides);
+      shards[part.lanes[l]] = slice_of(whole, batch_dim, begin, length);
       begin += length;
     }
   }
