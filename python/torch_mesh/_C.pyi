@@ -143,6 +143,15 @@ class CountingMemory:
     @property
     def peak(self) -> dict[str, int]: ...
 
+def run_on_memories(
+    name: str,
+    local: Callable[[list[Tensor]], Sequence[Tensor]],
+    composed: Callable[[list[Tensor]], Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    batch_dims: Sequence[int],
+    results: Sequence[tuple[int, Sequence[int]]],
+    kept: int,
+) -> list[Tensor] | None: ...
 def memory_of_process(
     living: Sequence[Tensor],
 ) -> tuple[dict[str, int], dict[str, int]]:

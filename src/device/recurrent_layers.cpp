@@ -146,6 +146,18 @@ Tensors composed(const Call& call) {
   return call.with(tensors).composed();
 }
 
+// How many gates the layer forms, for all steps and rows.
+int64_t num_gates(const Call& call) {
+  const Tensor input = call.args[0].toTensor();
+  const int64_t features = input.size(-1);
+  int64_t gates = 0;
+  for (const Tensor& weight : call.params()) {
+    // Of input and of state: each has a row for each gate.
+    gates += weight.dim() == 2 ? weight.size(0) : 0;
+  }
+  return features == 0 ? 0 : input.numel() / features * (gates / 2);
+}
+
 std::shared_ptr<const LocalProgram> program_of(const Call& call) {
   auto program = std::make_shared<LocalProgram>();
   program->name = call.layer.handle.schema().name();
@@ -175,6 +187,7 @@ std::shared_ptr<const LocalProgram> program_of(const Call& call) {
     program->results.push_back(
         {call.layer.is_packed ? LocalProgram::kNoBatch : 1, {0, 1, 2}});
   }
+  program->kept = num_gates(call);
   return program;
 }
 

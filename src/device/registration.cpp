@@ -23,6 +23,7 @@
 #include "device/hooks.h"
 #include "device/operators.h"
 #include "device/plain_beside.h"
+#include "device/recurrent_cells.h"
 #include "device/recurrent_layers.h"
 #include "dispatch/attention.h"
 #include "dispatch/autograd_thread.h"
@@ -279,6 +280,7 @@ void register_kernels() {
     library->impl("tensor_split.tensor_indices_or_sections", tensor_split);
   }
   register_recurrent_layers();
+  register_recurrent_cells();
   // Once a nested tensor is made, autograd asks it for its sizes where no error
   // can be thrown.
   for (const char* makes_nested : {"aten::_nested_tensor_from_tensor_list",

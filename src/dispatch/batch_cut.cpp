@@ -146,21 +146,28 @@ bool is_free(const Tensor& local, const std::vector<int64_t>& strides) {
 
 std::optional<Cut> cut_of(const LocalProgram& program, const Tensors& inputs) {
   Cut cut{layout_of(inputs[0]).mesh(), 0, -1, {}};
+  int64_t rows_copied = 0;   // elements of inputs with a batch that are cut
+  int64_t whole_copied = 0;  // elsewhere, and of those without
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Layout layout = layout_of(inputs[i]);
     const int64_t batch_dim = program.batch_dims[i];
     if (layout.mesh() != cut.mesh) {
       return std::nullopt;
     }
+    bool is_copied = false;
     for (int axis = 0; axis < cut.mesh.num_axes(); ++axis) {
       const Placement& placement = layout[axis];
       if (!placement.is_shard() || batch_dim == LocalProgram::kGathered) {
         continue;
       }
-      if (placement.block != 0 || placement.dim != batch_dim) {
-        return std::nullopt;
+      if (placement.block == 0 && placement.dim == batch_dim) {
+        cut.axes |= 1u << axis;
+      } else {
+        is_copied = true;
       }
-      cut.axes |= 1u << axis;
+    }
+    if (is_copied) {
+      (batch_dim < 0 ? whole_copied : rows_copied) += inputs[i].numel();
     }
     if (batch_dim >= 0) {
       if (batch_dim >= inputs[i].dim() ||
@@ -169,6 +176,10 @@ std::optional<Cut> cut_of(const LocalProgram& program, const Tensors& inputs) {
       }
       cut.batch = inputs[i].size(batch_dim);
     }
+  }
+  if (rows_copied + whole_copied * cut.mesh.lanes(cut.axes).num >
+      program.kept) {
+    return std::nullopt;
   }
   for (const Device& device : cut.mesh.devices()) {
     if (device.kind == DeviceKind::kTpu) {
@@ -191,7 +202,14 @@ std::vector<Tensors> locals_of(
       }
       continue;
     }
-    const Shards shards = shards_in(tensors[i], cut.layout(batch_dims[i]));
+    const Layout layout = cut.layout(batch_dims[i]);
+    const Shards* settled = settled_shards(tensors[i]);
+    Shards moved;
+    if (!settled || layout_of(tensors[i]) != layout) {
+      moved = shards_in(tensors[i], layout);
+      settled = &moved;
+    }
+    const Shards& shards = *settled;
     for (size_t p = 0; p < cut.parts.size(); ++p) {
       locals[p].push_back(local_of(cut, cut.parts[p], shards, batch_dims[i]));
     }
@@ -220,17 +238,17 @@ Tensor pack_parts(
   Shards shards(layout.lanes().num);
   for (size_t p = 0; p < cut.parts.size(); ++p) {
     const Part& part = cut.parts[p];
+    const Tensor whole =
+        is_free(locals[p], strides) ? locals[p] : own(locals[p], strides);
     if (batch_dim < 0 || part.lanes.size() == 1) {
-      const int lane = layout.lanes().lane_of_device[part.first_device];
-      shards[lane] =
-          is_free(locals[p], strides) ? locals[p] : own(locals[p], strides);
+      shards[layout.lanes().lane_of_device[part.first_device]] = whole;
       continue;
     }
+    // Side by side, so that who needs them joined copies nothing.
     int64_t begin = 0;
     for (size_t l = 0; l < part.lanes.size(); ++l) {
       const int64_t length = part.ranges[l].length;
-      shards[part.lanes[l]] =
-          own(slice_of(locals[p], batch_dim, begin, length), strides);
+      shards[part.lanes[l]] = slice_of(whole, batch_dim, begin, length);
       begin += length;
     }
   }

@@ -49,7 +49,7 @@ struct Cut {
 };
 
 // How the inputs of a program lie together; nullopt if more than the batch is
-// cut. Requires: global tensors, at least one.
+// cut, and too much for copies. Requires: global tensors, at least one.
 std::optional<Cut> cut_of(
     const LocalProgram& program,
     const std::vector<at::Tensor>& inputs);

@@ -264,6 +264,17 @@ void fill_missing(Tensors& parts, const LocalGraph& graph, size_t input) {
   }
 }
 
+// A gradient cut as its input is, along the axes where all have all of it.
+Tensor sliced(const Tensor& whole, const Layout& layout, const Layout& input) {
+  Layout to = layout;
+  for (int axis = 0; axis < layout.mesh().num_axes(); ++axis) {
+    if (input[axis].is_shard() && layout[axis].is_replicate()) {
+      to = to.with(axis, input[axis]);
+    }
+  }
+  return to == layout ? whole : redistribute(whole, to);
+}
+
 // What a node keeps between forward and backward.
 struct Kept : torch::CustomClassHolder {
   Kept(
@@ -276,6 +287,7 @@ struct Kept : torch::CustomClassHolder {
   Cut cut;
   Autocast autocast;
   std::vector<bool> needs_grad;
+  std::vector<Layout> layouts;  // of the inputs
   // None where hooks pack what is saved: then the backward runs the program
   // again, on what they unpack.
   c10::intrusive_ptr<LocalGraph> graph;
@@ -290,6 +302,7 @@ struct RunOnMemories : torch::autograd::Function<RunOnMemories> {
     auto kept = c10::make_intrusive<Kept>(program, cut, autocast_of_mesh());
     for (const Tensor& input : inputs) {
       kept->needs_grad.push_back(input.requires_grad());
+      kept->layouts.push_back(layout_of(input));
     }
     context->save_for_backward(inputs.vec());
     context->set_materialize_grads(false);
@@ -363,13 +376,13 @@ struct RunOnMemories : torch::autograd::Function<RunOnMemories> {
       }
       fill_missing(parts, *graph, i);
       const int64_t batch_dim = program.batch_dims[i];
-      found[i] = pack_parts(
-          kept.cut,
-          std::move(parts),
-          batch_dim,
-          batch_dim == LocalProgram::kNoBatch ? kept.cut.sums()
-                                              : kept.cut.layout(batch_dim),
-          {});
+      const Layout layout = batch_dim == LocalProgram::kNoBatch
+                                ? kept.cut.sums()
+                                : kept.cut.layout(batch_dim);
+      found[i] = pack_parts(kept.cut, std::move(parts), batch_dim, layout, {});
+      if (batch_dim != LocalProgram::kGathered) {
+        found[i] = sliced(found[i], layout, kept.layouts[i]);
+      }
     }
   }
 };

@@ -37,12 +37,16 @@ struct LocalProgram {
   Body composed;     // on global tensors; differentiable any number of times
   std::vector<int64_t> batch_dims;  // of each input
   std::vector<Result> results;      // of as many dims as `order` names
+  // How many elements the program forms and keeps for its backward, at least,
+  // for the whole batch. Inputs that are cut elsewhere than along the batch are
+  // made whole, once, where on no device the copies take more than that.
+  int64_t kept = 0;
 };
 
 // Runs the program on the memories if its tensors lie so that it can: all
-// global and on one mesh, of at most the batch cut. nullopt else, and where
-// torch watches each op or each derivative: modes, transforms, dual tensors.
-// `differentiable`: whether autograd records.
+// global and on one mesh, of at most the batch cut or worth making whole.
+// nullopt else, and where torch watches each op or each derivative: modes,
+// transforms, dual tensors. `differentiable`: whether autograd records.
 std::optional<LocalProgram::Tensors> run_on_memories(
     std::shared_ptr<const LocalProgram> program,
     const LocalProgram::Tensors& inputs,

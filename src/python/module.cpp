@@ -12,6 +12,7 @@
 #include "dispatch/explain.h"
 #include "python/blocks.h"
 #include "python/layout_map.h"
+#include "python/local_programs.h"
 #include "python/numpy.h"
 #include "tensor/current_mesh.h"
 #include "tensor/global_tensor.h"
@@ -298,4 +299,5 @@ PYBIND11_MODULE(_C, m) {
   torch_mesh::bind_layout_map(m);
   torch_mesh::bind_blocks(m);
   torch_mesh::bind_numpy(m);
+  torch_mesh::bind_local_programs(m);
 }

@@ -277,6 +277,33 @@ def test_weights_that_are_cut_take_the_cells(memories):
         torch.testing.assert_close(tm.full(g), w, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("steps", [1, 40])
+def test_weights_are_made_whole_once_if_gates_are_more(kind, steps, memories):
+    mesh = tm.Mesh({"data": 2, "model": 2})
+    plain = layer(kind)
+    x, states = inputs_of(plain, 4, steps=steps)
+    want = train(plain, x, states)
+    module = on_mesh(plain, mesh)
+    for name, p in list(module.named_parameters()):
+        placed = tm.distribute(p.detach(), mesh, ("R", "S0"))
+        setattr(module, name, nn.Parameter(placed))
+    place = tm.distribute(x, mesh, ("S1", "S2"))
+    places = [cut(s, mesh, 1) for s in states]
+    with tm.counting() as counts:
+        module(place, as_argument(places))
+    assert (counts.ops <= 2) == (steps == 40)
+    if steps == 40:
+        # The input, two weights and two biases.
+        assert counts.collectives == {"all_gather@model": 5}
+    got = train(module, place, places)
+    if steps == 40:
+        assert tm.layout(got[1][0]).placements == ("S1", "S2")
+        assert tm.layout(got[1][-1]).placements == ("P+", "S0")
+    for g, w in zip(got[0] + got[1], want[0] + want[1], strict=True):
+        torch.testing.assert_close(tm.full(g), w, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("placement", ["S0", "S2", "P+"])
 def test_inputs_cut_elsewhere_are_right_too(placement, memories):
     mesh = tm.Mesh({"data": 2})

@@ -261,6 +261,15 @@ _AT_FIRST_DISTRIBUTION = (
             ("multi_optimizer", "MultiOptimizer"),
         )
     ),
+    *(
+        Patch(
+            "keras.src.backend.torch.rnn",
+            f"_fallback_{kind}",
+            f"recurrent:fallback_{kind}",
+            "a layer whose batch alone is cut runs whole in each memory",
+        )
+        for kind in ("lstm", "gru")
+    ),
     Patch(
         "keras.src.optimizers.loss_scale_optimizer",
         "LossScaleOptimizer.scale_loss",

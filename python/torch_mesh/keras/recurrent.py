@@ -1,0 +1,213 @@
+"""Keras's recurrent layers run whole in each memory.
+
+Off CUDA Keras takes a step of an LSTM or a GRU by some ten small ops. Where the
+batch alone is cut, each memory runs Keras's own function on all that it holds:
+the ops, and so the numbers, are those of one device, nothing is planned for
+each, and the whole is one node of the graph. Features or weights that are cut
+are made whole first where the copies take no more memory than the gates.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from torch_mesh import _C
+from torch_mesh.keras.device_name import MESH
+
+_WEIGHT = -1  # no dim of it is the batch
+
+
+def fallback_lstm(original: Any) -> Any:
+    """Wraps Keras's LSTM out of torch's ops.
+
+    Args:
+        original: `_fallback_lstm(inputs, initial_state_h, initial_state_c,
+            kernel, recurrent_kernel, bias, activation, recurrent_activation,
+            return_sequences, batch_first)`.
+
+    Returns:
+        The same function, which runs whole in each memory if it can.
+    """
+
+    @functools.wraps(original)
+    def fallback_lstm(
+        inputs: Any,
+        initial_state_h: Any,
+        initial_state_c: Any,
+        kernel: Any,
+        recurrent_kernel: Any,
+        bias: Any,
+        activation: Any,
+        recurrent_activation: Any,
+        return_sequences: bool,
+        batch_first: bool,
+    ) -> Any:
+        arguments = (activation, recurrent_activation, return_sequences)
+
+        def layer(tensors: list[torch.Tensor]) -> Any:
+            x, h, c, *weights = tensors
+            kernels = (*weights, None) if bias is None else weights
+            return original(x, h, c, *kernels, *arguments, batch_first)
+
+        found = _whole(
+            "keras::lstm",
+            layer,
+            inputs,
+            (initial_state_h, initial_state_c),
+            (kernel, recurrent_kernel, bias),
+            arguments,
+            0 if batch_first else 1,
+        )
+        if found is None:
+            found = original(
+                inputs,
+                initial_state_h,
+                initial_state_c,
+                kernel,
+                recurrent_kernel,
+                bias,
+                *arguments,
+                batch_first,
+            )
+        return found
+
+    return fallback_lstm
+
+
+def fallback_gru(original: Any) -> Any:
+    """Wraps Keras's GRU out of torch's ops.
+
+    Args:
+        original: `_fallback_gru(inputs, initial_state, kernel,
+            recurrent_kernel, bias, activation, recurrent_activation,
+            return_sequences)`.
+
+    Returns:
+        The same function, which runs whole in each memory if it can.
+    """
+
+    @functools.wraps(original)
+    def fallback_gru(
+        inputs: Any,
+        initial_state: Any,
+        kernel: Any,
+        recurrent_kernel: Any,
+        bias: Any,
+        activation: Any,
+        recurrent_activation: Any,
+        return_sequences: bool,
+    ) -> Any:
+        arguments = (activation, recurrent_activation, return_sequences)
+
+        def layer(tensors: list[torch.Tensor]) -> Any:
+            x, h, *weights = tensors
+            kernels = (*weights, None) if bias is None else weights
+            return original(x, h, *kernels, *arguments)
+
+        found = _whole(
+            "keras::gru",
+            layer,
+            inputs,
+            (initial_state,),
+            (kernel, recurrent_kernel, bias),
+            arguments,
+            0,
+        )
+        if found is None:
+            found = original(
+                inputs,
+                initial_state,
+                kernel,
+                recurrent_kernel,
+                bias,
+                *arguments,
+            )
+        return found
+
+    return fallback_gru
+
+
+def _whole(
+    name: str,
+    layer: Callable[[list[torch.Tensor]], Any],
+    inputs: Any,
+    states: tuple[Any, ...],
+    weights: tuple[Any, ...],
+    arguments: tuple[Any, ...],
+    batch_dim: int,
+) -> Any:
+    """Runs a layer in each memory.
+
+    Returns:
+        What Keras's function returns: the last output, the outputs, a list of
+        states. None if the layer cannot run so.
+    """
+    if not _is_keras_own(inputs, states, arguments):
+        return None
+    return_sequences = arguments[2]
+    weights = tuple(w for w in weights if w is not None)
+
+    def composed(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        last, outputs, states = layer(tensors)
+        return [outputs, *states] if return_sequences else states
+
+    def local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        with _on(tensors[0].device):
+            return composed(tensors)
+
+    results: list[tuple[int, tuple[int, ...]]] = [(0, (0, 1))] * len(states)
+    if return_sequences:
+        # Stacked step by step.
+        order = (1, 0, 2) if batch_dim == 0 else (0, 1, 2)
+        results.insert(0, (batch_dim, order))
+    steps, batch = inputs.shape[1 - batch_dim], inputs.shape[batch_dim]
+    found = _C.run_on_memories(
+        name,
+        local,
+        composed,
+        [inputs, *states, *weights],
+        [batch_dim, *[0] * len(states), *[_WEIGHT] * len(weights)],
+        results,
+        steps * batch * weights[1].shape[-1],
+    )
+    if found is None:
+        return None
+    if return_sequences:
+        outputs, *found = found
+    else:
+        outputs = found[0].unsqueeze(1 if batch_dim == 0 else 0)
+    return found[0], outputs, found
+
+
+def _is_keras_own(
+    inputs: Any, states: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> bool:
+    """Whether a step is Keras's own, of tensors of the usual sizes.
+
+    A function of the user's may use tensors of the mesh, or mix the batch.
+    """
+    return (
+        inputs.device.type == MESH
+        and inputs.dim() == 3
+        and all(state.dim() == 2 for state in states)
+        and all(f in _activations() for f in arguments[:2])
+    )
+
+
+@functools.cache
+def _activations() -> frozenset[Any]:
+    """Keras's own activations: each row by itself, and no random numbers."""
+    from keras.src import activations
+
+    return frozenset(activations.ALL_OBJECTS)
+
+
+def _on(device: torch.device) -> Any:
+    """A scope in which Keras takes tensors of a device as they are."""
+    from torch_mesh.keras import install
+
+    return install.core().device_scope(str(device))
