@@ -15,12 +15,17 @@ import torch
 Change = Callable[[ModuleType], None]
 
 _FLEX = "torch.nn.attention.flex_attention"
+_JAGGED = "torch.nested._internal.ops"
 
 
 def install() -> None:
     """Makes the changes, now or right after a module is loaded."""
     waiting: dict[str, Change] = {}
-    for name, change in {_FLEX: _flex_attention_takes_global_tensors}.items():
+    changes: dict[str, Change] = {
+        _FLEX: _flex_attention_takes_global_tensors,
+        _JAGGED: _jagged_attention_takes_global_tensors,
+    }
+    for name, change in changes.items():
         module = sys.modules.get(name)
         if module is not None:
             change(module)
@@ -68,6 +73,12 @@ class _Changing(Loader):
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         self._change(module)
+
+
+def _jagged_attention_takes_global_tensors(module: ModuleType) -> None:
+    from torch_mesh import jagged
+
+    jagged.attention_takes_global_tensors(module)
 
 
 def _flex_attention_takes_global_tensors(module: ModuleType) -> None:

@@ -115,13 +115,14 @@ def place(x: Tensor, layout: Layout, may_part: bool = True) -> bool:
 
 
 def _in_layout(x: Tensor, layout: Layout) -> Tensor:
+    to = layout._native
     if not _C.is_global(x):
-        return _C.distribute(x, layout._native)
+        return tensors.move("distribute", x, lambda x: _C.distribute(x, to))
     if _C.is_unwritten(x):
         return unwritten_like(x, layout)
-    if _C.layout_of(x) == layout._native:
+    if _C.layout_of(x) == to:
         return x
-    return _C.redistribute(x, layout._native)
+    return tensors.move("redistribute_", x, lambda x: _C.redistribute(x, to))
 
 
 def unwritten_like(x: Tensor, layout: Layout) -> Tensor:

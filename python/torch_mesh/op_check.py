@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import torch
@@ -16,21 +16,43 @@ from torch.utils._python_dispatch import (
     _disable_current_modes,
 )
 
-from torch_mesh import _C
+from torch_mesh import _C, tensors
+from torch_mesh.op_memory import (
+    PlainMemory,
+    bytes_of,
+    copies_of,
+    memory_of,
+    shared,
+    strides_of,
+)
 from torch_mesh.rounding import (
     LOOSE,
-    allowed_difference,
+    Moved,
     copied,
-    largest_difference,
-    nudged_results,
+    half_step,
+    nudged_calls,
+    unlike,
     value_of,
 )
+from torch_mesh.run_figures import (
+    UNWRITTEN,
+    Draw,
+    Ran,
+    drawn_from,
+    figures_of,
+    hash_of,
+)
 
-# Results whose values nobody has written yet.
-_UNWRITTEN = ("aten::empty", "aten::new_empty", "aten::resize", "aten::set_")
+# Results of which kernels leave parts as they find the memory: what lies beyond
+# the length of a sequence, what only another kernel reads.
+_PARTLY_UNWRITTEN = {"aten::_ctc_loss": 1, "aten::mkldnn_rnn_layer": 3}
+
+# Questions whose answers say which way a program goes on: not those of plain
+# torch where it goes a way that a mesh has not.
+_STEERING = ("aten::_nested_tensor_from_mask_left_aligned",)
 
 # Ops that runs on different devices call differently, and that make no value.
-_NO_VALUE = (*_UNWRITTEN, "aten::_to_copy", "aten::lift", "aten::equal")
+_NO_VALUE = (*UNWRITTEN, "aten::_to_copy", "aten::lift", "aten::equal")
 
 
 class Difference(NamedTuple):
@@ -60,22 +82,6 @@ class Difference(NamedTuple):
         return text
 
 
-class Draw(NamedTuple):
-    """One call that drew random numbers."""
-
-    op: str
-    state: str  # hash of the generator's state before it
-
-
-class Ran(NamedTuple):
-    """One op of a run, with figures by which to tell its results."""
-
-    op: str
-    sizes: tuple[tuple[int, ...], ...]
-    sums: tuple[float, ...]  # of the values, weighted by their places
-    scales: tuple[float, ...]  # what these sums are of
-
-
 class Watch:
     """Watches a step in a `with` block.
 
@@ -89,6 +95,7 @@ class Watch:
         draws: List of `Draw`.
         ran: List of `Ran`.
         compared: Number of ops that were compared.
+        half_step: The epsilon of the 16-bit dtype that ops computed in; or 0.
         unchecked: Dict of op to the reason why plain torch could not be asked.
     """
 
@@ -98,17 +105,45 @@ class Watch:
         self.draws: list[Draw] = []
         self.ran: list[Ran] = []
         self.compared = 0
+        self.half_step = 0.0
         self.unchecked: dict[str, str] = {}
         self._modes = (_Ops(self), _Functions(self))
 
     def __enter__(self) -> Watch:
-        for mode in self._modes:
-            mode.__enter__()
+        with contextlib.ExitStack() as stack:
+            if self.compares:
+                stack.enter_context(tensors.moved_by(self._moved))
+            for mode in self._modes:
+                stack.enter_context(mode)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for mode in reversed(self._modes):
-            mode.__exit__(*error)
+        self._stack.__exit__(*error)
+
+    def _moved(
+        self,
+        name: str,
+        x: torch.Tensor,
+        move: Callable[[torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Compares what `distribute` and its like make of a tensor."""
+        call = Call(f"torch_mesh.{name}", move, (x,), {})
+        note = _Note(self, call, call.layouts(), None)
+        is_recorded = x.requires_grad and torch.is_grad_enabled()
+        if is_recorded:  # a tensor whose gradient is that of this move alone
+            with torch._C._DisableTorchDispatch():
+                x = x.view_as(x)
+        result = move(x)
+        self.compared += 1
+        note.moved(result, x, "result 0")
+        if is_recorded and result.requires_grad:
+            given: list[torch.Tensor] = []
+            result.register_hook(lambda gradient: given.append(gradient))
+            x.register_hook(
+                lambda gradient: note.moved(gradient, given[-1], "its gradient")
+            )
+        return result
 
 
 class _Ops(TorchDispatchMode):
@@ -130,12 +165,12 @@ class _Ops(TorchDispatchMode):
         draws = torch.Tag.nondeterministic_seeded in func.tags
         generator = _generator_of(args, kwargs)
         if draws and (not _in_function.depth or generator is not None):
-            self.watch.draws.append(_draw(call.name, generator))
+            self.watch.draws.append(drawn_from(call.name, generator))
         if not self.watch.compares or not call.is_on_mesh():
             result = func(*args, **kwargs)
         else:
             written = _written(func._schema, args, kwargs)
-            beside = _Beside(self.watch, call, written)
+            beside = _Beside(self.watch, call, written, func._schema)
             if draws:
                 drawing = _Drawing(generator)
                 result = func(*args, **kwargs)
@@ -143,9 +178,10 @@ class _Ops(TorchDispatchMode):
             else:
                 result = func(*args, **kwargs)
                 beside.compare(result)
+        self.watch.half_step = max(self.watch.half_step, half_step(result))
         skipped = draws or call.name.startswith(_NO_VALUE)
         if not (skipped or _is_view(func._schema)):
-            self.watch.ran.append(_ran(call.name, result))
+            self.watch.ran.append(figures_of(call.name, result))
         return result
 
 
@@ -185,7 +221,7 @@ class _Functions(TorchFunctionMode):
         if drawing.drew_nothing() or _is_seed(func):
             return result
         name = resolve_name(func) or getattr(func, "__name__", str(func))
-        self.watch.draws.append(Draw(name, _hash(drawing.before)))
+        self.watch.draws.append(Draw(name, hash_of(drawing.before)))
         call = Call(name, func, args, kwargs)
         writes = name.endswith("_") or kwargs.get("inplace", False)
         if (
@@ -194,7 +230,15 @@ class _Functions(TorchFunctionMode):
             and not writes
             and (call.is_on_mesh() or _any_global(result))
         ):
-            with _disable_current_modes(), torch.no_grad():
+            with (
+                _disable_current_modes(),
+                torch.no_grad(),
+                torch.autocast(
+                    "cpu",
+                    dtype=torch.get_autocast_dtype("mesh"),
+                    enabled=torch.is_autocast_enabled("mesh"),
+                ),
+            ):
                 _Beside(self.watch, call, []).compare(result, drawing)
         return result
 
@@ -249,15 +293,23 @@ class Call(NamedTuple):
 class _Beside:
     """One call on the mesh, and what plain torch gives for it.
 
-    Made before the call runs, or after one that writes nothing.
+    Made before the call of an op runs, which has a schema, or after that of a
+    function that writes nothing.
     """
 
-    def __init__(self, watch: Watch, call: Call, written: list[Any]) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        call: Call,
+        written: list[Any],
+        schema: Any = None,
+    ) -> None:
         self._watch = watch
         self._call = call
+        self._schema = schema
         self._written = written
         self._layouts = call.layouts()
-        self._plain = _Plain(written)
+        self._plain = PlainMemory(written)
         self._args, self._kwargs = pytree.tree_map(
             self._plain, (call.args, call.kwargs)
         )
@@ -265,14 +317,15 @@ class _Beside:
     def compare(self, result: Any, drawing: _Drawing | None = None) -> None:
         """Notes how `result` differs; draws again what the call drew."""
         call = self._call
-        if call.name.startswith(_UNWRITTEN):
+        if call.name.startswith((*UNWRITTEN, *_STEERING)):
             return
         nudged = None
         if drawing is None:
             given = (self._args, self._kwargs)
-            if self._written:
+            if self._written or "batch_norm" in call.name:
+                # Some of these write their statistics unannounced.
                 given = pytree.tree_map(copied, given)
-            nudged = functools.partial(nudged_results, call.func, *given)
+            nudged = functools.partial(nudged_calls, call.func, *given)
         note = _Note(self._watch, call, self._layouts, nudged)
         if drawing is not None:
             drawing.generator.set_state(drawing.before)
@@ -289,64 +342,51 @@ class _Beside:
         self._watch.compared += 1
         if drawing is not None and not torch.equal(drawn, drawing.after):
             note("draws another number of random numbers")
-        note.results(result, expected)
+        # Views of memory in which nothing stands have no values yet.
+        nothing = self._plain.unwritten if _is_view(self._schema) else set()
+        note.results(result, expected, nothing)
+        places = {id(leaf): i for i, leaf in enumerate(self._leaves())}
         for number, tensor in enumerate(self._written):
-            note.written(tensor, self._plain.of(tensor), number)
+            plain = self._plain.of(tensor)
+            note.written(tensor, plain, number, places[id(tensor)])
+            if memory_of(tensor) not in self._plain.unwritten:
+                note.around(tensor, plain)
+        if self._schema is not None:
+            self._compare_arguments(result, expected, note)
 
+    def _leaves(self) -> list[Any]:
+        return pytree.tree_leaves((self._call.args, self._call.kwargs))
 
-class _Plain:
-    """Gives plain tensors that lie to one another as global ones do."""
-
-    def __init__(self, written: list[Any]) -> None:
-        self._written = {id(tensor) for tensor in written}
-        self._bases: dict[int, torch.UntypedStorage] = {}
-        self._found: dict[int, torch.Tensor] = {}
-
-    def __call__(self, leaf: Any) -> Any:
-        if isinstance(leaf, torch.device) and leaf.type == "mesh":
-            return torch.device("cpu")
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        if _C.is_global(leaf):
-            found = self._of_global(leaf.detach())
-        elif id(leaf) in self._written:
-            found = torch.empty_strided(
-                leaf.shape, leaf.stride(), dtype=leaf.dtype
-            ).copy_(leaf.detach())
-        else:
-            found = leaf.detach()
-        self._found[id(leaf)] = found
-        return found
-
-    def of(self, leaf: torch.Tensor) -> torch.Tensor:
-        """The plain tensor that stood for `leaf`."""
-        return self._found[id(leaf)]
-
-    def _of_global(self, x: torch.Tensor) -> torch.Tensor:
-        storage = x.untyped_storage()
-        key = storage.data_ptr()
-        if key not in self._bases:
-            self._bases[key] = _bytes_of(x)
-        found = torch.empty(0, dtype=x.dtype).set_(
-            self._bases[key], x.storage_offset(), x.shape, x.stride()
+    def _compare_arguments(
+        self, result: Any, expected: Any, note: _Note
+    ) -> None:
+        """Compares what the call did with memory that it only reads."""
+        ours = self._leaves()
+        theirs = pytree.tree_leaves((self._args, self._kwargs))
+        in_memory = zip(
+            shared(pytree.tree_leaves(result), ours),
+            shared(pytree.tree_leaves(expected), theirs),
+            strict=False,
         )
-        if x.is_conj():
-            found = torch._conj(found)
-        return torch._neg_view(found) if x.is_neg() else found
-
-
-def _bytes_of(x: torch.Tensor) -> torch.UntypedStorage:
-    """What the storage of `x` holds, without a change to its state."""
-    size = x.untyped_storage().nbytes()
-    if _C.is_unwritten(x):
-        return torch.zeros(size, dtype=torch.uint8).untyped_storage()
-    if not _C.layout_of(x).has_partial:
-        return x.untyped_storage().cpu()
-    base = torch.zeros(size, dtype=torch.uint8).untyped_storage()
-    torch.empty(0, dtype=x.dtype).set_(
-        base, x.storage_offset(), x.shape, x.stride()
-    ).copy_(value_of(x))
-    return base
+        is_view = _is_view(self._schema)
+        for number, (a, b) in enumerate(in_memory):
+            # What is no view may lie there (`_unsafe_view`), and need not.
+            if a != b and (a or is_view):
+                note(
+                    f"result {number} is "
+                    + ("a copy" if b else "in the memory of an argument")
+                    + ", plain torch's is "
+                    + ("in the memory of an argument" if b else "a copy")
+                )
+        written = {memory_of(tensor) for tensor in self._written}
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if (
+                isinstance(a, torch.Tensor)
+                and _C.is_global(a)
+                and memory_of(a) not in written
+                and memory_of(a) not in self._plain.unwritten
+            ):
+                note.read(a, b, number)
 
 
 class _Note:
@@ -357,7 +397,7 @@ class _Note:
         watch: Watch,
         call: Call,
         layouts: str,
-        nudged: Callable[[], list[list[Any]]] | None,
+        nudged: Callable[[], list[Moved]] | None,
     ) -> None:
         self._watch = watch
         self._call = call
@@ -371,32 +411,74 @@ class _Note:
             Difference(self._call.name, what, self._layouts, largest, scale)
         )
 
-    def results(self, result: Any, expected: Any) -> None:
-        """Compares what a call returns."""
+    def results(
+        self, result: Any, expected: Any, nothing: Container[int]
+    ) -> None:
+        """Compares what a call returns.
+
+        Args:
+            nothing: Memories in which there are no values to compare.
+        """
         ours = pytree.tree_leaves(result)
         theirs = pytree.tree_leaves(expected)
         if len(ours) != len(theirs):
             self(f"{len(ours)} results, plain torch has {len(theirs)}")
             return
         for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            self._one(a, b, f"result {number}", number)
+            has_values = (
+                not isinstance(a, torch.Tensor) or memory_of(a) not in nothing
+            ) and _PARTLY_UNWRITTEN.get(self._call.name) != number
+            moved = functools.partial(self._moved_result, number)
+            self._one(a, b, f"result {number}", moved, has_values)
+
+    def moved(
+        self, tensor: torch.Tensor, source: torch.Tensor, what: str
+    ) -> None:
+        """Compares a value with what it was made of."""
+        with _disable_current_modes(), torch.no_grad():
+            ours, theirs = value_of(tensor).cpu(), value_of(source).cpu()
+            if ours.shape != theirs.shape:
+                self(f"{what} is {list(ours.shape)}")
+                return
+            found = unlike(ours.to(theirs.dtype), theirs)
+            if found is not None:
+                self(f"{what} differs", *found)
+
+    def read(
+        self, tensor: torch.Tensor, plain: torch.Tensor, place: int
+    ) -> None:
+        """Compares the argument at a place, which the call may not write."""
+        if not torch.equal(value_of(tensor), value_of(plain)):
+            moved = functools.partial(self._moved_argument, place)
+            self._one(tensor, plain, "an argument that it only reads", moved)
 
     def written(
-        self, tensor: torch.Tensor, plain: torch.Tensor, number: int
+        self, tensor: torch.Tensor, plain: torch.Tensor, number: int, place: int
     ) -> None:
-        """Compares a destination, and the storage around it."""
-        self._one(tensor, plain, f"what it writes ({number})", None)
+        """Compares a destination, the argument at a place."""
+        moved = functools.partial(self._moved_argument, place)
+        self._one(tensor, plain, f"what it writes ({number})", moved)
+
+    def around(self, tensor: torch.Tensor, plain: torch.Tensor) -> None:
+        """Compares the storage around a destination."""
         if not _C.is_global(tensor) or _C.layout_of(tensor).has_partial:
             return
         if plain.numel() * plain.itemsize >= plain.untyped_storage().nbytes():
             return
         ours, theirs = (
             torch.empty(0, dtype=plain.dtype).set_(storage)
-            for storage in (_bytes_of(tensor.detach()), plain.untyped_storage())
+            for storage in (bytes_of(tensor.detach()), plain.untyped_storage())
         )
-        self._one(ours, theirs, "the storage around what it writes", None)
+        self._one(ours, theirs, "the storage around what it writes")
 
-    def _one(self, a: Any, b: Any, what: str, number: int | None) -> None:
+    def _one(
+        self,
+        a: Any,
+        b: Any,
+        what: str,
+        moved: Callable[[], list[Any]] = list,
+        has_values: bool = True,
+    ) -> None:
         if not isinstance(b, torch.Tensor):
             if a != b and not (a != a and b != b) and not _close(a, b):
                 self(f"{what} is {a!r}, plain torch's is {b!r}")
@@ -410,22 +492,47 @@ class _Note:
                 f" {b.dtype} {list(b.shape)}"
             )
             return
-        a, b = value_of(a), value_of(b).to("cpu")
-        largest, scale = largest_difference(a, b)
-        if largest > allowed_difference(
-            b, largest, scale, lambda: _numbered(self._moved, number)
-        ):
-            self(f"{what} differs", largest, scale)
+        if strides_of(a) != strides_of(b):
+            self(
+                f"{what} has strides {list(a.stride())}, plain torch's has"
+                f" {list(b.stride())}"
+            )
+            return
+        if not has_values:
+            return
+        self._copies(a, what)
+        loose = LOOSE
+        if torch.is_autocast_enabled("mesh"):
+            loose = 4 * torch.finfo(torch.get_autocast_dtype("mesh")).eps
+        found = unlike(value_of(a), value_of(b).to("cpu"), moved, loose)
+        if found is not None:
+            self(f"{what} differs", *found)
+
+    def _copies(self, x: torch.Tensor, what: str) -> None:
+        """Compares the copies of one shard that several devices hold."""
+        if not _C.is_global(x) or _C.is_unwritten(x):
+            return
+        held: list[torch.Tensor] = []
+        for first, other in copies_of(_C.layout_of(x)):
+            held = held or _C.shards(x)
+            found = unlike(held[other].to(held[first].device), held[first])
+            if found is not None:
+                self(f"device {other} has another copy of {what}", *found)
+                return
+
+    def _moved_result(self, number: int) -> list[Any]:
+        return [
+            calls.results[number]
+            for calls in self._moved
+            if number < len(calls.results)
+        ]
+
+    def _moved_argument(self, place: int) -> list[Any]:
+        return [calls.arguments[place] for calls in self._moved]
 
     @functools.cached_property
-    def _moved(self) -> list[list[Any]]:
+    def _moved(self) -> list[Moved]:
         return self._nudged() if self._nudged is not None else []
-
-
-def _numbered(moved: list[list[Any]], number: int | None) -> list[Any]:
-    if number is None:
-        return []
-    return [leaves[number] for leaves in moved if number < len(leaves)]
 
 
 def _close(a: Any, b: Any) -> bool:
@@ -452,7 +559,7 @@ def _written(
 
 
 def _is_view(schema: Any) -> bool:
-    return any(
+    return schema is not None and any(
         r.alias_info is not None and not r.alias_info.is_write
         for r in schema.returns
     )
@@ -474,40 +581,7 @@ def _generator_of(
     return None
 
 
-def _draw(name: str, generator: torch.Generator | None) -> Draw:
-    return Draw(name, _hash(_Drawing(generator).before))
-
-
-def _hash(state: torch.Tensor) -> str:
-    return hashlib.sha1(state.numpy().tobytes()).hexdigest()
-
-
 def _is_seed(func: Callable[..., Any]) -> bool:
     return "seed" in getattr(func, "__name__", "") or "rng_state" in getattr(
         func, "__name__", ""
     )
-
-
-def _ran(name: str, result: Any) -> Ran:
-    """Figures of an op's results: sums weighted by place, in double."""
-    sizes, sums, scales = [], [], []
-    for leaf in pytree.tree_leaves(result):
-        if isinstance(leaf, bool | int | float):
-            leaf = torch.tensor(float(leaf), dtype=torch.float64)
-        if not isinstance(leaf, torch.Tensor) or leaf.layout != torch.strided:
-            continue
-        sizes.append(tuple(leaf.shape))
-        if name.startswith(_UNWRITTEN) or (
-            _C.is_global(leaf) and _C.is_unwritten(leaf)
-        ):
-            sums.append(0.0)
-            scales.append(0.0)
-            continue
-        value = value_of(leaf).to("cpu")
-        value = value.abs() if value.is_complex() else value
-        flat = value.to(torch.float64).reshape(-1).nan_to_num(0.0, 0.0, 0.0)
-        places = torch.arange(flat.numel(), dtype=torch.float64)
-        weights = torch.cos(places)  # no two places alike
-        sums.append(float((flat * weights).sum()))
-        scales.append(float(flat.abs().sum()))
-    return Ran(name, tuple(sizes), tuple(sums), tuple(scales))

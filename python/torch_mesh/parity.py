@@ -15,12 +15,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from torch_mesh import _C, tensors
-from torch_mesh.op_check import Difference, Ran, Watch
+from torch_mesh.op_check import Difference, Watch
 from torch_mesh.rounding import (
     largest_difference,
     nudged_copy,
     value_of,
 )
+from torch_mesh.run_figures import Ran
 
 # Largest difference of a value after a step, relative to the largest element.
 _TOLERANCE = {
@@ -31,10 +32,16 @@ _TOLERANCE = {
 }
 _TOLERANCE_OF_SINGLE = 1e-4
 
+# The same, in steps of a 16-bit dtype that ops of the step compute in.
+_STEPS_OF_HALF = 6
+
 # Times what the nudged run, a step of rounding away, moves: a gradient that
 # cancels is noise, ten times more in one order of sums than in another, and its
 # square in an optimizer a hundred times.
 _FREE = 256
+
+# The same where the step is one of a 16-bit dtype.
+_FREE_OF_HALF = 16
 
 # Ops after one that only one of the runs has, among which a difference is laid
 # to that one.
@@ -142,7 +149,9 @@ def check_parity(
         state: all that the step reads and writes, on the mesh: modules,
             optimizers, tensors, and containers of them.
         rtol: largest difference of a value, relative to its largest element.
-            None: 1e-4; for float64 1e-10, for bfloat16 5e-2, float16 2e-2.
+            None: 1e-4; for float64 1e-10, for bfloat16 5e-2, float16 2e-2;
+            6 steps of rounding of a 16-bit dtype that ops compute in, as under
+            autocast.
 
     Returns:
         A `Parity`: true if nothing differs, else it prints the first op.
@@ -172,13 +181,13 @@ def check_parity(
         result = step(*twin.objects)
         return [*_results(result), *_state_of(twin)]
 
-    def ready(on_mesh: bool, nudged: bool = False) -> Run:
+    def ready(on_mesh: bool, nudged: float | None = None) -> Run:
         return functools.partial(run, Twin(state, on_mesh, nudged))
 
     return compare_runs(
         lambda: ready(on_mesh=True),
         lambda: ready(on_mesh=False),
-        lambda: ready(on_mesh=False, nudged=True),
+        lambda step: ready(on_mesh=False, nudged=step),
         rtol,
     )
 
@@ -186,7 +195,7 @@ def check_parity(
 def compare_runs(
     on_mesh: Callable[[], Run],
     plain: Callable[[], Run],
-    nudged: Callable[[], Run],
+    nudged: Callable[[float], Run],
     rtol: float | None,
 ) -> Parity:
     """Runs a step several times from one state of the generator, and keeps it.
@@ -219,19 +228,23 @@ def compare_runs(
     try:
         expected = dict(off_the_mesh(theirs, plain))
         given = from_here(ours, on_mesh)
-        values = [_compared(n, v, expected.get(n), rtol, 0.0) for n, v in given]
+        step = max(ours.half_step, theirs.half_step)
+        values = [
+            _compared(n, v, expected.get(n), rtol, step) for n, v in given
+        ]
         first = ours.differences[0] if ours.differences else None
         first = first or _other_draw(ours, theirs)
         if first is None and not all(value.agrees for value in values):
             others = Watch(compares=False)
-            moved = dict(off_the_mesh(others, nudged))
+            moved = dict(off_the_mesh(others, lambda: nudged(step)))
             values = [
                 _compared(
                     n,
                     v,
                     expected.get(n),
                     rtol,
-                    _free(expected.get(n), moved.get(n)),
+                    step,
+                    _free(expected.get(n), moved.get(n), step),
                 )
                 for n, v in given
             ]
@@ -253,7 +266,7 @@ class Twin:
     """
 
     def __init__(
-        self, objects: Any, on_mesh: bool, nudged: bool = False
+        self, objects: Any, on_mesh: bool, nudged: float | None = None
     ) -> None:
         memo: dict[int, Any] = {}
         try:
@@ -277,8 +290,8 @@ class Twin:
             if not on_mesh and _C.is_global(twin):
                 twin.grad = None
                 twin.data = _plain_like(twin, bases)
-            if nudged:
-                nudge(twin)
+            if nudged is not None:
+                nudge(twin, nudged)
             if gradient is not None:
                 if on_mesh or not _C.is_global(gradient):
                     twin.grad = gradient.clone()
@@ -299,10 +312,10 @@ def _plain_like(
     )
 
 
-def nudge(x: torch.Tensor) -> None:
+def nudge(x: torch.Tensor, least: float = 0.0) -> None:
     """Moves each element by a step of rounding, up or down, in place."""
     generator = torch.Generator().manual_seed(x.numel())
-    x.data.copy_(nudged_copy(x.detach(), generator))
+    x.data.copy_(nudged_copy(x.detach(), generator, least))
 
 
 class _OffTheMesh(TorchFunctionMode):
@@ -459,22 +472,28 @@ def _states(
                 yield f"state {name} {key}", value
 
 
-def _free(plain: Any, nudged: Any) -> float:
+def _free(plain: Any, nudged: Any, step: float) -> float:
     """How far a value may move for want of digits in the state."""
     if not isinstance(plain, torch.Tensor) or not plain.is_floating_point():
         return 0.0
     if not isinstance(nudged, torch.Tensor) or nudged.shape != plain.shape:
         return 0.0
-    return _FREE * largest_difference(value_of(nudged), value_of(plain))[0]
+    moved, _ = largest_difference(value_of(nudged), value_of(plain))
+    return (_FREE_OF_HALF if step else _FREE) * moved
 
 
 def _compared(
-    name: str, a: Any, b: Any, rtol: float | None, free: float
+    name: str,
+    a: Any,
+    b: Any,
+    rtol: float | None,
+    step: float,
+    free: float = 0.0,
 ) -> Value:
     if not isinstance(b, torch.Tensor) or not isinstance(a, torch.Tensor):
         if isinstance(a, float) and isinstance(b, float):
             a, b = torch.tensor(a), torch.tensor(b)
-            return _compared(name, a, b, rtol, free)
+            return _compared(name, a, b, rtol, step, free)
         same = type(a) is type(b) and (
             not isinstance(a, bool | int | str | None) or a == b
         )
@@ -486,6 +505,7 @@ def _compared(
     largest, scale = largest_difference(ours, theirs)
     if rtol is None:
         rtol = _TOLERANCE.get(theirs.dtype, _TOLERANCE_OF_SINGLE)
+        rtol = max(rtol, _STEPS_OF_HALF * step)
     if not (theirs.is_floating_point() or theirs.is_complex()):
         rtol = 0.0
     agrees = largest <= max(rtol * scale, free)

@@ -16,9 +16,8 @@ from torch_mesh import _C, tensors
 from torch_mesh.counters import counting
 from torch_mesh.layouts import Mesh
 from torch_mesh.rounding import (
-    allowed_difference,
-    largest_difference,
     nudged_copy,
+    unlike,
     value_of,
 )
 
@@ -221,11 +220,10 @@ def _wrong(a: Any, b: Any, nudged: Callable[[], list[Any]]) -> str:
             f"is {a.dtype} {list(a.shape)}, plain torch's is"
             f" {b.dtype} {list(b.shape)}"
         )
-    ours, theirs = value_of(a), value_of(b)
-    largest, scale = largest_difference(ours, theirs)
-    if largest <= allowed_difference(theirs, largest, scale, nudged):
+    found = unlike(value_of(a), value_of(b), nudged)
+    if found is None:
         return ""
-    return f"differs by {largest:.3g} where values reach {scale:.3g}"
+    return f"differs by {found[0]:.3g} where values reach {found[1]:.3g}"
 
 
 def _weights(x: torch.Tensor) -> torch.Tensor:

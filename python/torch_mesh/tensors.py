@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -15,6 +16,10 @@ from torch_mesh.shard_gradients import put_together, take_apart
 
 # Threads that run a step of the mesh on plain tensors.
 _plain_threads: set[int] = set()
+
+# Moves a tensor for the function of that name, and looks at what comes of it.
+Mover = Callable[[str, Tensor, Callable[[Tensor], Tensor]], Tensor]
+_movers: dict[int, Mover] = {}
 
 
 @contextlib.contextmanager
@@ -34,6 +39,33 @@ def plain_run() -> Iterator[None]:
 def runs_plain() -> bool:
     """Whether this thread is in a `plain_run`."""
     return threading.get_ident() in _plain_threads
+
+
+def _plain_copy(t: Tensor) -> Tensor:
+    # The run on the mesh shows no op here.
+    with torch._C._DisableTorchDispatch():
+        return t.clone()
+
+
+@contextlib.contextmanager
+def moved_by(mover: Mover) -> Iterator[None]:
+    """In the block `mover` places this thread's tensors: for `check_parity`."""
+    thread = threading.get_ident()
+    before = _movers.get(thread)
+    _movers[thread] = mover
+    try:
+        yield
+    finally:
+        if before is None:
+            del _movers[thread]
+        else:
+            _movers[thread] = before
+
+
+def move(name: str, t: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
+    """`how(t)`, which has the value of `t`, by way of the thread's mover."""
+    mover = _movers.get(threading.get_ident())
+    return how(t) if mover is None else mover(name, t, how)
 
 
 def distribute(
@@ -56,8 +88,10 @@ def distribute(
     ndim = _tensor("distribute", t).dim()
     layout = as_layout(mesh, placements, ndim)
     if _plain_threads and runs_plain():
-        return t.clone()
+        return _plain_copy(t)
     _register()
+    if _movers:
+        return move("distribute", t, lambda t: _C.distribute(t, layout._native))
     return _C.distribute(t, layout._native)
 
 
@@ -94,7 +128,7 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
         ValueError: if `x` is not on the mesh, or the layout does not fit.
     """
     if _plain_threads and runs_plain():
-        return _tensor("redistribute", x).clone()
+        return _plain_copy(_tensor("redistribute", x))
     try:
         if not isinstance(placements, Layout):
             if placements is None:
@@ -103,7 +137,11 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
                     'Hint: ("R",) on each axis replicates. [argument-type]'
                 )
             placements = as_layout(layout(x).mesh, placements, x.dim())
-        moved = _C.redistribute(_tensor("redistribute", x), placements._native)
+        to = placements._native
+        if _movers:
+            moved = move("redistribute", x, lambda x: _C.redistribute(x, to))
+        else:
+            moved = _C.redistribute(_tensor("redistribute", x), to)
     except ValueError:
         if is_global(x):
             raise
@@ -155,6 +193,8 @@ def full(x: Tensor) -> Tensor:
         mesh. Differentiable: the gradient arrives in the layout of `x`, on its
         mesh.
     """
+    if _movers:
+        return move("full", _tensor("full", x), _C.full)
     return _C.full(_tensor("full", x))
 
 
@@ -278,8 +318,10 @@ def borrow(
     ndim = _tensor("borrow", t).dim()
     layout = as_layout(mesh, placements, ndim)
     if _plain_threads and runs_plain():
-        return t.clone()
+        return _plain_copy(t)
     _register()
+    if _movers:
+        return move("borrow", t, lambda t: _C.borrow(t, layout._native))
     return _C.borrow(t, layout._native)
 
 

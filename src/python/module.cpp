@@ -104,6 +104,9 @@ void bind_layouts(py::module_& m) {
       .def_property_readonly("placements", &placements_of)
       .def_property_readonly("is_replicated", &Layout::is_replicated)
       .def_property_readonly("has_partial", &Layout::has_partial)
+      .def_property_readonly(
+          "lane_of_device",
+          [](const Layout& layout) { return layout.lanes().lane_of_device; })
       .def("__str__", &Layout::str)
       .def("__eq__", [](const Layout& a, const Layout& b) { return a == b; })
       .def("__hash__", [](const Layout& layout) { return layout.id(); });

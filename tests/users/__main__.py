@@ -4,6 +4,7 @@ python -m tests.users                        all of them
 python -m tests.users mnist keras_lstm       some
 python -m tests.users --markdown docs/users.md
 python -m tests.users --quick                small sizes, no times
+python -m tests.users --parity mnist         each op beside plain torch's
 """
 
 import argparse
@@ -17,7 +18,7 @@ os.environ.setdefault("TORCH_MESH_CPU_DEVICES", "4")
 
 import torch
 
-from . import table
+from . import parity, table
 from .programs import load
 from .registry import PROGRAMS
 
@@ -42,6 +43,9 @@ def main(arguments):
         type=pathlib.Path,
         help="a file of rows: kept, and gone on with",
     )
+    parser.add_argument(
+        "--parity", action="store_true", help="check_parity at small sizes"
+    )
     parser.add_argument("--list", action="store_true", help="names alone")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -55,6 +59,8 @@ def main(arguments):
     if options.list:
         print(*(f"{p.family:12} {p.name}" for p in chosen), sep="\n")
         return 0
+    if options.parity:
+        return 1 if parity.report(chosen) else 0
     print(table.HEAD, flush=True)
     rows = [] if not options.rows else read(options.rows)
     known = {row.name for row in rows}

@@ -76,14 +76,19 @@ def number(value, how):
 
 def measured_apart(program, *, quick=False):
     """`measured` in a process of its own, so that one crash is one row."""
+    try:
+        return apart(measured_by_name, program.name, quick)
+    except concurrent.futures.process.BrokenProcessPool:
+        crashed = "the process ended by a signal"
+        return Row(program.name, program.family, failures=[crashed])
+
+
+def apart(function, *args):
+    """What a function gives in a process of its own."""
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("fork")
     ) as pool:
-        try:
-            return pool.submit(measured_by_name, program.name, quick).result()
-        except concurrent.futures.process.BrokenProcessPool:
-            crashed = "the process ended by a signal"
-            return Row(program.name, program.family, failures=[crashed])
+        return pool.submit(function, *args).result()
 
 
 def measured_by_name(name, quick):
@@ -270,4 +275,9 @@ autocast have no float64 form, and their losses are held to one rounding of
 bfloat16 (2**-8). At a star float32 is further off, and plain float32 is as far
 from a run in float64 with the same numbers: sums in another order put a value
 on the other side of a kink (a ReLU, a maximum), and the gradient is another.
+
+`python -m tests.users --parity` (or with names of programs) runs two steps of
+each at its small size under what `torch_mesh.check_parity` compares with: each
+op of the mesh beside plain torch's answer to it, then all that is left behind.
+It has to raise no alarm.
 """

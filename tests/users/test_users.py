@@ -17,13 +17,8 @@ from tests.users.registry import PROGRAMS
 
 load()
 
-# Programs whose repair of the engine has not landed; the table runs them all.
-AWAITED = {
-    "jagged_attention": "attention over jagged tensors",
-}
 
-
-@pytest.mark.parametrize("name", sorted(PROGRAMS.keys() - AWAITED.keys()))
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
 def test_a_program_gives_what_plain_torch_gives(name):
     program = PROGRAMS[name]
     dtype = torch.float64 if program.float64 else torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +60,7 @@ def check_model(
         return compare_runs(
             lambda: ready(torch.clone, contextlib.nullcontext),
             lambda: ready(value_of, _no_mesh),
-            lambda: ready(_nudged, _no_mesh),
+            lambda step: ready(functools.partial(_nudged, step), _no_mesh),
             rtol,
         )
     finally:
@@ -68,9 +69,9 @@ def check_model(
             variable.value.grad = gradient
 
 
-def _nudged(value: torch.Tensor) -> torch.Tensor:
+def _nudged(step: float, value: torch.Tensor) -> torch.Tensor:
     moved = value_of(value).clone()
-    nudge(moved)
+    nudge(moved, step)
     return moved
 
 

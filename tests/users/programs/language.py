@@ -338,7 +338,7 @@ def jagged_attention(place):
         {name: nn.Linear(width, width) for name in ("q", "k", "v", "out")}
     )
     place.module(model, {"out": "rowwise"})
-    x = place.whole(torch.randn(total, width))
+    x = place.batch(torch.randn(total, width))  # rows of all sentences
     offsets = place.whole(offsets)
 
     def loss_of():
