@@ -4,6 +4,7 @@ import copyreg
 import functools
 import threading
 from collections.abc import Callable
+from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -139,6 +140,10 @@ def _queues_hold_plain_tensors() -> None:
                 " requires grad.\nHint: x.detach(). [queue-grad]"
             )
         plain = x.detach().cpu()
+        child = get_spawning_popen()
+        if child is not None:
+            # It inherits the file of the copy, which is there until it starts.
+            vars(child).setdefault("_copies_of_mesh", []).append(plain)
         return _tensor_on_mesh, (plain, type(x), x.requires_grad)
 
     for kind in (torch.Tensor, torch.nn.Parameter):

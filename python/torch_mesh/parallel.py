@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from torch_mesh import _C, moves, plan_words, tensors
 from torch_mesh.description import PATTERNS, named_tensors
@@ -25,9 +25,7 @@ Value: TypeAlias = Placements | Layout | str | None
 AnyModule = TypeVar("AnyModule", bound=Module)
 
 _REGEX_ONLY = re.compile(r"[\\()\[\]{}+^$|]")
-_PARAMETRIZED = re.compile(
-    r"(.*?\.|)parametrizations\.([^.]+)\.original\d*"
-)
+_PARAMETRIZED = re.compile(r"(.*?\.|)parametrizations\.([^.]+)\.original\d*")
 _NAME = re.compile(r"[\w./-]+")
 _STAR_OF_A_GLOB = re.compile(r"(?:^|[\w-])\*")
 _PREFERRED_AXES = ("model", "tp")
@@ -334,7 +332,7 @@ def _has_cut_outputs(module: Module) -> bool:
 
 
 def _plain_name(name: str) -> str:
-    """"fc.weight" of "fc.parametrizations.weight.original0"; else the name.
+    """ "fc.weight" of "fc.parametrizations.weight.original0"; else the name.
 
     torch.nn.utils.parametrize moves the tensors of a parameter there; they go
     where it would.
@@ -344,7 +342,7 @@ def _plain_name(name: str) -> str:
 
 
 def _check_has_shape(item: _Tensor) -> None:
-    if isinstance(item.tensor, UninitializedTensorMixin):
+    if is_lazy(item.tensor):
         raise ValueError(
             f'parallelize: "{item.name}" of a lazy module has no shape yet.\n'
             "Hint: run the model on one batch first. [lazy-parameter]"

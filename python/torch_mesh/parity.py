@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import functools
 import math
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,10 +16,10 @@ from torch_mesh import _C, tensors
 from torch_mesh.op_check import Difference, Watch
 from torch_mesh.rounding import (
     largest_difference,
-    nudged_copy,
     value_of,
 )
 from torch_mesh.run_figures import Ran
+from torch_mesh.twin import Twin, held_by, on_mesh
 
 # Largest difference of a value after a step, relative to the largest element.
 _TOLERANCE = {
@@ -257,67 +255,6 @@ def compare_runs(
     )
 
 
-class Twin:
-    """A deep copy of objects with tensors on the mesh.
-
-    Attributes:
-        objects: The copies.
-        pairs: List of `(original, copy)` of all that was copied.
-    """
-
-    def __init__(
-        self, objects: Any, on_mesh: bool, nudged: float | None = None
-    ) -> None:
-        memo: dict[int, Any] = {}
-        try:
-            self.objects = copy.deepcopy(objects, memo)
-        except RuntimeError as error:
-            raise TypeError(
-                f"check_parity: the state cannot be copied: {error}\n"
-                "Hint: give leaves, or x.detach(). [parity-state]"
-            ) from error
-        originals = memo.get(id(memo), [])
-        self.pairs = [
-            (original, memo[id(original)])
-            for original in originals
-            if id(original) in memo
-        ]
-        bases: dict[int, torch.UntypedStorage] = {}
-        for original, twin in self.pairs:
-            if not isinstance(original, torch.Tensor):
-                continue
-            gradient = original.grad if original.is_leaf else None
-            if not on_mesh and _C.is_global(twin):
-                twin.grad = None
-                twin.data = _plain_like(twin, bases)
-            if nudged is not None:
-                nudge(twin, nudged)
-            if gradient is not None:
-                if on_mesh or not _C.is_global(gradient):
-                    twin.grad = gradient.clone()
-                else:
-                    twin.grad = value_of(gradient)
-
-
-def _plain_like(
-    x: torch.Tensor, bases: dict[int, torch.UntypedStorage]
-) -> torch.Tensor:
-    """A plain tensor of the value of `x`; views of one storage stay so."""
-    storage = x.untyped_storage()
-    key = storage.data_ptr()
-    if key not in bases:
-        bases[key] = storage.cpu()
-    return torch.empty(0, dtype=x.dtype).set_(
-        bases[key], x.storage_offset(), x.shape, x.stride()
-    )
-
-
-def nudge(x: torch.Tensor, least: float = 0.0) -> None:
-    """Moves each element by a step of rounding, up or down, in place."""
-    generator = torch.Generator().manual_seed(x.numel())
-    x.data.copy_(nudged_copy(x.detach(), generator, least))
-
-
 class _OffTheMesh(TorchFunctionMode):
     """`.to("mesh")` and `device="mesh"` mean the CPU."""
 
@@ -348,68 +285,21 @@ def _check_is_whole(step: Callable[..., Any], state: Any) -> None:
             f" {type(step).__name__}.\nHint: give the step, then what it"
             " takes. [argument-type]"
         )
-    inner = step
-    held: list[tuple[str, Any]] = []
-    while isinstance(inner, functools.partial):
-        held += [("an argument of the partial", a) for a in inner.args]
-        held += list(inner.keywords.items())
-        inner = inner.func
-    if hasattr(inner, "__self__"):
-        held.append(("the object of the method", inner.__self__))
-        inner = getattr(inner, "__func__", inner)
-    code = getattr(inner, "__code__", None)
-    if code is not None:
-        for name, cell in zip(
-            code.co_freevars, inner.__closure__ or (), strict=True
-        ):
-            held.append((name, _contents(cell)))
-        held += [
-            (name, inner.__globals__[name])
-            for name in code.co_names
-            if name in inner.__globals__
-        ]
+    held = held_by(step)
     for name, value in held:
-        if _on_mesh(value):
+        if on_mesh(value):
             raise TypeError(
                 f"check_parity: the step uses {name}, which is on the mesh and"
                 " not among its arguments, so no copy of it can be made.\n"
                 "Hint: check_parity(step, model, ...), and the step takes them."
                 " [parity-state]"
             )
-    if not any(_on_mesh(value) for value in state):
+    if not any(on_mesh(value) for value in state):
         raise TypeError(
             "check_parity: nothing of the state is on the mesh.\n"
             "Hint: bring model and batch there first, as for training."
             " [parity-state]"
         )
-
-
-def _contents(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
-def _on_mesh(value: Any, depth: int = 3) -> bool:
-    """Whether there is a global tensor in a value, or `depth` levels below."""
-    if isinstance(value, torch.Tensor):
-        return _C.is_global(value)
-    if isinstance(value, torch.nn.Module):
-        return any(
-            _C.is_global(t) for t in (*value.parameters(), *value.buffers())
-        )
-    if isinstance(value, torch.optim.Optimizer):
-        return any(_on_mesh(p) for g in value.param_groups for p in g["params"])
-    if depth == 0 or isinstance(value, type | types.ModuleType):
-        return False
-    if isinstance(value, dict):
-        return any(_on_mesh(v, depth - 1) for v in value.values())
-    if isinstance(value, list | tuple):
-        return any(_on_mesh(v, depth - 1) for v in value)
-    return any(
-        _on_mesh(v, depth - 1) for v in getattr(value, "__dict__", {}).values()
-    )
 
 
 def _is_keras_model(step: Any) -> bool:

@@ -107,7 +107,17 @@ def check_rule(name: str, *args: Any, **kwargs: Any) -> RuleCheck:
     else:
         calls = [(_example(op, name, rule, sizes), {}) for sizes in _SIZES]
     for call in calls:
-        expected = _Expected(op, *call)
+        try:
+            expected = _Expected(op, *call)
+        except Exception as error:
+            if args or kwargs:
+                raise
+            raise ValueError(
+                f"check_rule: {name} does not take the tensors of float32 that"
+                f" the rule asks for: {error}\n"
+                "Hint: give an example call, check_rule(name, x, ...)."
+                " [rule-example]"
+            ) from error
         for axes in _MESHES:
             mesh = Mesh(axes)
             for layouts in _choices(expected.plain, mesh):
@@ -125,7 +135,9 @@ class _Expected:
         leaves, self.tree = pytree.tree_flatten((args, kwargs))
         self.leaves = leaves
         self.plain = [
-            leaf.detach() for leaf in leaves if isinstance(leaf, torch.Tensor)
+            value_of(leaf.detach())
+            for leaf in leaves
+            if isinstance(leaf, torch.Tensor)
         ]
         self.results, self.gradients = self.run(op, self.plain)
         self._op = op
@@ -148,7 +160,9 @@ class _Expected:
             for leaf in self.leaves
         ]
         args, kwargs = pytree.tree_unflatten(leaves, self.tree)
-        results = pytree.tree_leaves(op(*args, **kwargs))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random ops draw alike in each run
+            results = pytree.tree_leaves(op(*args, **kwargs))
         outputs = [
             r
             for r in results
@@ -253,30 +267,46 @@ def _choices(
     return [tuple(chance.choice(o) for o in each) for _ in range(_MOST)]
 
 
-def _op_named(name: str) -> Callable[..., Any]:
+def _op_named(name: str) -> Any:
     """The callable of "mylib::f" or "mylib::f.overload"."""
     library, _, rest = name.partition("::")
     base, _, overload = rest.partition(".")
     try:
         packet = getattr(getattr(torch.ops, library), base)
-        return getattr(packet, overload) if overload else packet
+        op = getattr(packet, overload or "default")
     except (AttributeError, RuntimeError):
+        known = _overloads_of(library, base)
         raise ValueError(
             f'check_rule: there is no op "{name}".\n'
-            "Hint: define it first, as with torch.library. [op-name]"
+            + (
+                f"Hint: give one of {', '.join(known)}. [op-name]"
+                if known
+                else "Hint: define it first, as with torch.library. [op-name]"
+            )
         ) from None
+    if op._schema.is_mutable:
+        raise ValueError(
+            f"check_rule: {name} writes to its arguments, and here each layout"
+            " is to start from the same.\n"
+            "Hint: check the op that returns a new tensor; one that writes runs"
+            " by the same letters. [rule-example]"
+        )
+    return op
+
+
+def _overloads_of(library: str, base: str) -> list[str]:
+    """Full names of the overloads of an op, if there is one."""
+    try:
+        packet = getattr(getattr(torch.ops, library), base)
+    except (AttributeError, RuntimeError):
+        return []
+    return [f"{library}::{base}.{overload}" for overload in packet.overloads()]
 
 
 def _has_gradient(op: Any) -> bool:
     """Whether autograd knows the op, and not the ops that it is made of."""
-    overloads = (
-        [getattr(op, name) for name in op.overloads()]
-        if hasattr(op, "overloads")
-        else [op]
-    )
     return any(
-        torch._C._dispatch_has_kernel_for_dispatch_key(o.name(), key)
-        for o in overloads
+        torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), key)
         for key in ("Autograd", "AutogradCPU", "CompositeImplicitAutograd")
     )
 
@@ -285,7 +315,7 @@ def _example(
     op: Any, name: str, rule: str, sizes: tuple[int, ...]
 ) -> tuple[Any, ...]:
     """Arguments to the letters of a rule."""
-    schema = op._schemas[""] if hasattr(op, "_schemas") else op._schema
+    schema = op._schema
     terms = [t.strip() for t in rule.partition("->")[0].split(",")]
     letters: dict[str, int] = {}
     args: list[Any] = []

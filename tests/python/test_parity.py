@@ -296,3 +296,28 @@ def test_the_report_shows_op_layouts_and_values():
     assert "aten::mul" in text
     assert "mix.weight.grad" in text
     assert "(R, S0)" in text
+
+
+def test_hooks_of_parameters_are_run():
+    """A doubled gradient, and an optimizer that steps within backward."""
+    mesh = tm.Mesh({"data": 2})
+    model = tm.parallelize(torch.nn.Linear(4, 2), mesh, {})
+    x = tm.distribute(torch.randn(6, 4), mesh, ("S0",))
+
+    def step(model, x):
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: p.data.sub_(p.grad))
+    found = tm.check_parity(step, model, x)
+    assert found, found
+    model.weight.register_hook(
+        lambda g: g * 2 if g.device.type == "mesh" else g
+    )
+    assert not tm.check_parity(step, model, x)
+    held = model.bias
+    model.weight.register_hook(lambda g: g + held.sum())
+    with pytest.raises(TypeError, match="(?s)held.*parity-state"):
+        tm.check_parity(step, model, x)

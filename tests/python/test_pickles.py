@@ -112,12 +112,25 @@ import torch, torch_mesh as tm
 def total(x, device):
     return x.device.type, device.type, float(x.sum())
 
+def check(x, module):
+    assert float(x.sum()) == 4.0
+    assert [p.device.type for p in module.parameters()] == ["mesh"] * 2
+    assert float(module.weight.sum()) == 8.0 and float(module.bias.sum()) == 2.0
+
 if __name__ == "__main__":
     x = tm.distribute(torch.ones(4), tm.Mesh({"data": 2}), ("S0",))
+    module = torch.nn.Linear(4, 2)
+    for p in module.parameters():
+        torch.nn.init.ones_(p)
+    module.to(x.device)
     context = multiprocessing.get_context(sys.argv[1])
     with context.Pool(1) as pool:
         answer = pool.apply(total, (x, torch.device("mesh")))
     assert answer == ("mesh", "mesh", 4.0), answer
+    child = context.Process(target=check, args=(x, module))
+    child.start()
+    child.join()
+    assert child.exitcode == 0, child.exitcode
 """)
     for method in ("spawn", "forkserver"):
         subprocess.run(

@@ -57,3 +57,34 @@ def test_gradients_are_compared_too():
 def test_an_op_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"rule_check::nope.*\n.*\[op-name\]"):
         tm.check_rule("rule_check::nope")
+
+
+def test_a_random_op_draws_alike_in_each_layout():
+    assert tm.check_rule("aten::native_dropout", torch.randn(5, 3), 0.5, True)
+
+
+def test_an_example_on_the_mesh_is_a_value():
+    """Else the rule that is asked about would say what is right."""
+    x = tm.distribute(torch.randn(4, 3), tm.Mesh({"data": 2}), ("S0",))
+    with torch.library._scoped_library("rule_check_test", "DEF") as library:
+        library.define("centred(Tensor a) -> Tensor")
+        library.impl("centred", lambda a: a - a.mean(0), "CPU")
+        tm.register_rule("rule_check_test::centred", "m n -> m n")
+        found = tm.check_rule("rule_check_test::centred", x)
+    wrong = {fault.layouts.split(" on ")[0] for fault in found.faults}
+    assert "(S0)" in wrong
+    assert not wrong & {"(R)", "(S1)"}
+
+
+@pytest.mark.parametrize(
+    "name, code",
+    [
+        ("aten::softmax", r"(?s)aten::softmax.int.*op-name"),
+        ("aten::no_such_op", "op-name"),
+        ("aten::add_.Tensor", "rule-example"),
+        ("aten::embedding", "(?s)float32.*rule-example"),
+    ],
+)
+def test_what_cannot_be_checked_is_said(name, code):
+    with pytest.raises(ValueError, match=code):
+        tm.check_rule(name)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from torch_mesh import parity
+from torch_mesh.twin import nudge
 
 from . import table
 from .measure import SEED, callable_only
@@ -72,7 +73,7 @@ def check(program, mode, dtype=torch.float32):
             step, weights = program.build(place)
             if nudged is not None:
                 for tensor in tensors_of(weights).values():
-                    parity.nudge(tensor, nudged)
+                    nudge(tensor, nudged)
         except BaseException:
             scope.close()
             raise
