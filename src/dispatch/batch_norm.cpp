@@ -7,6 +7,7 @@
 
 #include <ATen/OpMathType.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 
 #include <torch_mesh/tensor.h>
 
@@ -39,60 +40,67 @@ Layout layout_of_channels(const Layout& input) {
   return Layout(input.mesh(), placements);
 }
 
-// The batch as one tensor: cut in `layout`, and slices of one memory. It lies
-// as the global tensor says, also where a dim of one element hides it.
-std::optional<at::Tensor> whole_batch(
-    const at::Tensor& tensor,
-    const Layout& layout) {
-  if (!is_global(tensor) || layout_of(tensor) != layout) {
-    return std::nullopt;
-  }
-  const Held now = held(tensor);
-  if (now.layout != layout) {
-    return std::nullopt;
-  }
-  const std::optional<at::Tensor> whole = join_shards(now.shards, /*dim=*/0);
-  if (!whole) {
-    return std::nullopt;
-  }
-  for (int64_t d = 0; d < tensor.dim(); ++d) {
-    if (tensor.size(d) > 1 && tensor.stride(d) != whole->stride(d)) {
-      return std::nullopt;
+// Whether only the batch and the channels are cut, each in whole chunks, so
+// that every device has some channels.
+bool is_cut_as_known(const Layout& layout, const at::Tensor& input) {
+  for (const Placement& placement : layout.placements()) {
+    if (placement.is_partial() ||
+        (placement.is_shard() && (placement.block != 0 || placement.dim > 1))) {
+      return false;
     }
   }
-  return with_strides(*whole, tensor.strides());
+  const std::vector<int64_t> sizes = input.sizes().vec();
+  for (const int device : layout.lanes().first_device) {
+    if (shard_range(layout, sizes, 1, device).length == 0) {
+      return false;
+    }
+  }
+  return input.numel() != 0;
+}
+
+// The lanes that hold parts of the batch, for each part of the channels.
+std::vector<std::vector<int>> lanes_of_channels(
+    const Layout& input,
+    const Layout& channels) {
+  std::vector<std::vector<int>> lanes(channels.lanes().num);
+  for (int lane = 0; lane < input.lanes().num; ++lane) {
+    const int device = input.lanes().first_device[lane];
+    lanes[channels.lanes().lane_of_device[device]].push_back(lane);
+  }
+  return lanes;
+}
+
+// The whole batch, as its dims lie in the global tensor.
+at::Tensor whole_batch(
+    const Shards& shards,
+    const std::vector<int>& lanes,
+    c10::IntArrayRef strides) {
+  Shards parts;
+  for (const int lane : lanes) {
+    parts.push_back(shards[lane]);
+  }
+  const std::optional<at::Tensor> joined = join_shards(parts, /*dim=*/0);
+  return in_order(joined ? *joined : at::cat(parts, /*dim=*/0), strides);
 }
 
 // Counts the sum of a number for each channel over the devices that hold parts
 // of the batch.
-void count_sum(const at::Tensor& input) {
-  const Layout layout = layout_of(input);
-  Layout parts = Layout::replicated(layout.mesh());
-  for (int axis = 0; axis < layout.mesh().num_axes(); ++axis) {
-    if (layout[axis].is_shard()) {
+void count_sum(
+    const Layout& input,
+    const Layout& channels,
+    const at::Tensor& like) {
+  Layout parts = channels;
+  for (int axis = 0; axis < input.mesh().num_axes(); ++axis) {
+    if (input[axis].is_shard(0)) {
       parts = parts.with(axis, Placement::partial());
     }
   }
-  const int64_t sizes[] = {input.size(1)};
+  const int64_t sizes[] = {like.size(1)};
   const auto itemsize = static_cast<int64_t>(
-      c10::elementSize(at::toOpMathType(input.scalar_type())));
+      c10::elementSize(at::toOpMathType(like.scalar_type())));
   run_redistribution(
-      plan_redistribution(
-          parts, Layout::replicated(layout.mesh()), sizes, itemsize),
+      plan_redistribution(parts, channels, sizes, itemsize),
       Shards(parts.lanes().num));
-}
-
-at::Tensor slices_of_batch(const at::Tensor& whole, const Layout& layout) {
-  const std::vector<int64_t> sizes = whole.sizes().vec();
-  const bool dense = whole.stride(0) * whole.size(0) == whole.numel();
-  Shards slices;
-  for (int device : layout.lanes().first_device) {
-    const Range range = shard_range(layout, sizes, 0, device);
-    const at::Tensor slice = slice_of(whole, 0, range.begin, range.length);
-    slices.push_back(dense ? slice : slice.clone());
-  }
-  return make_global(
-      layout, sizes, whole.strides(), whole.scalar_type(), std::move(slices));
 }
 
 bool is_in_a_format(const at::Tensor& t) {
@@ -148,74 +156,115 @@ bool run_batch_norm(const Op& op, Stack& stack) {
   return true;
 }
 
+std::vector<int64_t> strides_in(
+    at::MemoryFormat format,
+    c10::IntArrayRef sizes) {
+  return format == at::MemoryFormat::ChannelsLast
+             ? c10::get_channels_last_strides_2d(sizes)
+         : format == at::MemoryFormat::ChannelsLast3d
+             ? c10::get_channels_last_strides_3d(sizes)
+             : contiguous_strides({sizes.data(), sizes.size()});
+}
+
 bool run_on_whole_batch(const Op& op, Stack& stack) {
-  const size_t num_args = op.params.size();
-  const c10::ArrayRef<c10::IValue> args(
-      stack.data() + stack.size() - num_args, num_args);
+  const size_t base = stack.size() - op.params.size();
+  const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
   const at::Tensor input = args[op.schema.param("input")].toTensor();
-  if (!is_global(input)) {
-    return false;
-  }
-  const Layout layout = layout_of(input);
-  const Mesh& mesh = layout.mesh();
-  if (!mesh.one_memory() || cut_dim(layout) != 0 || layout.has_partial()) {
+  if (!is_global(input) || !layout_of(input).mesh().one_memory()) {
     return false;
   }
   const int mask = op.schema.param("output_mask");
   if (mask >= 0 && !args[mask].toBoolList()[0]) {
     return false;  // the sums are not used yet, and stay pending
   }
-  const Layout whole = Layout::replicated(mesh);
-  Stack local;
+  const Layout layout = layout_of(input);
+  if (!is_cut_as_known(layout, input)) {
+    return false;
+  }
+  const Layout channels = layout_of_channels(layout);
+  const auto lanes = lanes_of_channels(layout, channels);
+  std::vector<Stack> locals(lanes.size(), Stack(args.begin(), args.end()));
   std::vector<size_t> written;
-  for (size_t i = 0; i < num_args; ++i) {
-    const OpSchema::Param& param = op.schema.params[i];
+  at::Tensor gradient;
+  for (size_t i = 0; i < args.size(); ++i) {
     if (!is_there(args[i])) {
-      local.push_back(args[i]);
       continue;
     }
     const at::Tensor tensor = args[i].toTensor();
-    if (param.name == "input" || param.name == "grad_out") {
-      std::optional<at::Tensor> batch = whole_batch(tensor, layout);
-      if (!batch) {
-        return false;
-      }
-      local.push_back(std::move(*batch));
-      continue;
-    }
-    if (!is_global(tensor) || layout_of(tensor) != whole) {
+    if (!is_global(tensor)) {
       return false;
     }
-    local.push_back(read(tensor)[0]);
+    const OpSchema::Param& param = op.schema.params[i];
+    const Held now = held(tensor);
+    const bool is_batch = param.name == "input" || param.name == "grad_out";
+    const bool is_cut = now.layout == (is_batch ? layout : channels);
+    if (!is_cut && (is_batch || param.is_written ||
+                    now.layout != Layout::replicated(layout.mesh()))) {
+      return false;
+    }
+    if (param.name == "grad_out") {
+      gradient = tensor;
+    }
     if (param.is_written) {
       written.push_back(i);
     }
+    for (size_t part = 0; part < lanes.size(); ++part) {
+      if (is_batch) {
+        locals[part][i] =
+            whole_batch(now.shards, lanes[part], tensor.strides());
+      } else if (is_cut) {
+        locals[part][i] = now.shards[part];
+      } else {
+        const std::vector<int64_t> sizes = tensor.sizes().vec();
+        const Range range = shard_range(
+            channels, sizes, 0, channels.lanes().first_device[part]);
+        locals[part][i] = slice_of(now.shards[0], 0, range.begin, range.length);
+      }
+    }
   }
   for (const size_t i : written) {
-    local[i] = begin_write(args[i].toTensor())[0];
+    const Shards shards = begin_write(args[i].toTensor());
+    for (size_t part = 0; part < lanes.size(); ++part) {
+      locals[part][i] = shards[part];
+    }
   }
-  run_local(op, local);
+  for (Stack& local : locals) {
+    run_local(op, local);
+  }
   for (const size_t i : written) {
     end_write(args[i].toTensor());
   }
-  stack.resize(stack.size() - num_args);
-  for (size_t r = 0; r < local.size(); ++r) {
-    const at::Tensor result = local[r].toTensor();
-    if (r == 0) {
-      stack.emplace_back(slices_of_batch(result, layout));
+  const std::vector<int64_t> strides =
+      strides_in(format_of_batch_norm(input, gradient), input.sizes());
+  Shards shards(layout.lanes().num);
+  for (size_t part = 0; part < lanes.size(); ++part) {
+    int64_t begin = 0;
+    for (const int lane : lanes[part]) {
+      const int64_t length =
+          shard_range(
+              layout, input.sizes().vec(), 0, layout.lanes().first_device[lane])
+              .length;
+      shards[lane] = in_order(
+          slice_of(locals[part][0].toTensor(), 0, begin, length), strides);
+      begin += length;
+    }
+  }
+  stack.resize(base);
+  stack.emplace_back(make_global(
+      layout, input.sizes(), strides, input.scalar_type(), std::move(shards)));
+  for (size_t r = 1; r < locals[0].size(); ++r) {
+    count_sum(layout, channels, input);
+    if (!locals[0][r].toTensor().defined()) {
+      stack.emplace_back(at::Tensor());
       continue;
     }
-    count_sum(input);
-    if (!result.defined()) {
-      stack.emplace_back(result);
-      continue;
+    Shards parts;
+    for (const Stack& local : locals) {
+      parts.push_back(local[r].toTensor());
     }
-    stack.emplace_back(make_global(
-        whole,
-        result.sizes(),
-        result.strides(),
-        result.scalar_type(),
-        {result}));
+    const c10::ScalarType dtype = parts[0].scalar_type();
+    stack.emplace_back(
+        make_global(channels, {input.size(1)}, {1}, dtype, std::move(parts)));
   }
   return true;
 }

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <vector>
+
 #include "dispatch/op.h"
 
 namespace torch_mesh {
@@ -12,9 +14,9 @@ namespace torch_mesh {
 bool run_batch_norm(const Op& op, Stack& stack);
 
 // Batch norm in training, or its gradient, by torch's own kernel on the whole
-// batch, whose parts lie side by side in one memory. Counts the sums that
-// devices would form. False, with the stack as it was, if it lies elsewhere, or
-// other arguments are cut.
+// batch, for each part of the channels, where one memory has all. Counts the
+// sums that devices would form. False, with the stack as it was, if several
+// memories have it, or other arguments are cut.
 bool run_on_whole_batch(const Op& op, Stack& stack);
 
 // The memory format of batch norm's result, or of the input's gradient, as the
@@ -23,5 +25,10 @@ bool run_on_whole_batch(const Op& op, Stack& stack);
 at::MemoryFormat format_of_batch_norm(
     const at::Tensor& input,
     const at::Tensor& gradient);
+
+// The strides of a dense tensor in a format.
+std::vector<int64_t> strides_in(
+    at::MemoryFormat format,
+    c10::IntArrayRef sizes);
 
 }  // namespace torch_mesh

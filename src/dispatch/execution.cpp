@@ -88,8 +88,7 @@ class Execution {
     }
   }
 
-  // Whether the plan reads the same storage as a sum in another argument: x *
-  // x.
+  // Whether another argument reads the same storage as a sum: x * x.
   bool stays_partial_elsewhere(size_t i) const {
     const MeshStorage* storage = MeshStorage::of(*tensors_[i].tensor);
     for (size_t j = 0; j < tensors_.size(); ++j) {
@@ -196,7 +195,7 @@ class Execution {
 
   // One local op in place of one for each lane, where all arguments lie so.
   bool join_inputs() {
-    if (!prepared_.joins || op_.is_random || op_.is_python ||
+    if (!prepared_.joins || op_.is_python ||
         (!prepared_.joins_on_teams && may_use_team())) {
       return false;
     }
@@ -532,7 +531,9 @@ class Execution {
       Shards shards) const {
     const at::Tensor& source = *tensors_[input].tensor;
     const PreparedPlan::Window& window = prepared_.windows[o];
-    if (o < prepared_.outputs.size() && prepared_.outputs[o].hides_order) {
+    // Slices of one view have its strides.
+    if (!is_joined_ && o < prepared_.outputs.size() &&
+        prepared_.outputs[o].hides_order) {
       for (at::Tensor& shard : shards) {
         shard = showing_order(shard, window.strides);
       }

@@ -16,6 +16,7 @@
 #include "dispatch/batch_norm.h"
 #include "dispatch/counts.h"
 #include "dispatch/ctc_loss.h"
+#include "dispatch/embedding_bag.h"
 #include "dispatch/grouped_mm.h"
 #include "dispatch/picks.h"
 #include "dispatch/places.h"
@@ -305,16 +306,10 @@ void move_running(const Tensor& running, const Tensor& now, double momentum) {
 // A result of batch norm in the memory format that the CPU's kernel gives it,
 // whatever order the program left it in.
 Tensor in_format(const Tensor& result, at::MemoryFormat format) {
-  const c10::IntArrayRef sizes = result.sizes();
-  const std::vector<int64_t> strides =
-      format == at::MemoryFormat::ChannelsLast
-          ? c10::get_channels_last_strides_2d(sizes)
-      : format == at::MemoryFormat::ChannelsLast3d
-          ? c10::get_channels_last_strides_3d(sizes)
-          : contiguous_strides({sizes.data(), sizes.size()});
+  const std::vector<int64_t> strides = strides_in(format, result.sizes());
   return result.strides() == c10::IntArrayRef(strides)
              ? result
-             : result.new_empty_strided(sizes, strides).copy_(result);
+             : result.new_empty_strided(result.sizes(), strides).copy_(result);
 }
 
 // Batch norm with the statistics of the whole batch (what others call sync BN).
@@ -499,6 +494,7 @@ Rewrite rewrite_of(const Op& op) {
                           rewrite_of_put,
                           rewrite_of_count,
                           rewrite_of_ctc_loss,
+                          rewrite_of_embedding_bag,
                           rewrite_of_grouped_mm}) {
     if (const Rewrite rewrite = find(op)) {
       return rewrite;

@@ -22,6 +22,17 @@ void add_embedding_rules(RuleTable& table) {
       "i* d, i* -> v d size(v, num_weights) linear(0) "
       "when(scale_grad_by_freq=false) | "
       "i* d, i* -> v d size(v, num_weights) whole(i*) linear(0)");
+
+  // Bags of rows; where one begins only values say.
+  table.add_all(
+      {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"},
+      "v d, i, b, ... -> c d, e, f, g program");
+  table.add_all(
+      {"aten::_embedding_bag_backward", "aten::_embedding_bag_dense_backward"},
+      "c d, i, ... -> v d program");
+  table.add(
+      "aten::_embedding_bag_per_sample_weights_backward",
+      "c d, v d, i, b, e -> i whole(c, v, i, b, e) linear(0, 1)");
 }
 
 }  // namespace torch_mesh::rules

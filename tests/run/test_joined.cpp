@@ -123,6 +123,16 @@ TEST(Joined, what_is_distributed_is_copied_as_one) {
       is_joined(distribute(host, Layout::parse(mesh_of(true), "(S0, R)"))));
 }
 
+TEST(Joined, views_of_one_row_a_device_are_joined) {
+  const at::Tensor host = at::arange(30, at::kFloat).view({2, 5, 3});
+  const at::Tensor x =
+      distribute(host, Layout::parse(mesh_of(false), "(S0, R)"));
+  const at::Tensor last = x.narrow(1, 4, 1);
+  EXPECT_TRUE(is_joined(last));
+  EXPECT_TRUE(is_joined(last.expand({2, 4, 3}).clone()));
+  EXPECT_TRUE(has_value(last.view({2, 3}), host.narrow(1, 4, 1).view({2, 3})));
+}
+
 TEST(Joined, one_thread_joins_ops_of_any_size) {
   const int threads = at::get_num_threads();
   const at::Tensor host = at::ones({512, 512});
