@@ -160,16 +160,27 @@ def test_masked_steps_train_as_on_one_device(kind, way, name):
 
 
 @pytest.mark.parametrize("name", ["data=4", "batch=2 model=2"])
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_a_layer_is_one_op_forward_and_one_backward(kind, name):
+@pytest.mark.parametrize(
+    ("kind", "masked"),
+    [
+        ("LSTM", False),
+        ("LSTM", True),
+        ("GRU", False),
+        ("GRU", True),
+        ("SimpleRNN", False),
+    ],
+)
+def test_a_layer_is_one_op_forward_and_one_backward(kind, masked, name):
+    steps = 20
+
     def count():
         layer = getattr(layers, kind)(UNITS, return_sequences=True)
-        x = split(keras.ops.convert_to_tensor(numbers(ROWS, 20, FEATURES)))
+        x = split(keras.ops.convert_to_tensor(numbers(ROWS, steps, FEATURES)))
         x = x.float().requires_grad_()
-        h = [layer(x).sum() for _ in range(2)][1]
-        tm.full(h)
+        mask = split(keras.ops.ones((ROWS, steps), "bool")) if masked else None
+        tm.full(layer(x, mask=mask).sum())
         with tm.counting() as forward:
-            y = layer(x)
+            y = layer(x, mask=mask)
         with tm.counting() as backward:
             y.sum().backward()
         assert tm.layout(y).placements[0] == "S0"
@@ -178,9 +189,55 @@ def test_a_layer_is_one_op_forward_and_one_backward(kind, name):
     forward, backward, collectives = one_device.under(
         one_device.make_distribution(name), count
     )
-    assert forward < 20 < 20 * 9  # a step takes nine
-    assert backward < 20
+    assert forward < steps  # and not some ten for each
+    assert backward < steps
     assert not collectives
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_a_policy_of_mixed_precision_is_that_of_one_device(kind):
+    def run():
+        layer = getattr(layers, kind)(UNITS, dtype="mixed_bfloat16")
+        layer.build((ROWS, STEPS, FEATURES))
+        layer.set_weights([numbers(*w.shape) * 0.4 for w in layer.weights])
+        x = split(keras.ops.convert_to_tensor(numbers(ROWS, STEPS, FEATURES)))
+        y = layer(x, mask=split(keras.ops.ones((ROWS, STEPS), "bool")))
+        assert y.dtype == torch.bfloat16
+        weights = [w.value for w in layer.trainable_weights]
+        return results(
+            v.float() for v in torch.autograd.grad(y.float().sum(), weights)
+        )
+
+    one_device.same_everywhere("data=4", run, rtol=0.05, atol=0.05)
+
+
+def test_a_stateful_layer_with_a_mask_keeps_its_state():
+    mask = np.arange(STEPS) < np.arange(ROWS)[:, None]
+
+    def run():
+        layer = layers.LSTM(UNITS, stateful=True)
+        found = []
+        with torch.no_grad():
+            for seed in range(3):
+                x = numbers(ROWS, STEPS, FEATURES, seed=seed)
+                x = split(keras.ops.convert_to_tensor(x.astype("float32")))
+                found.append(layer(x, mask=split(torch.tensor(mask))))
+        return results(found)
+
+    one_device.same_everywhere("data=4", run, rtol=1e-5, atol=1e-6)
+
+
+def test_hooks_on_a_cell_see_every_step():
+    def run():
+        layer = layers.SimpleRNN(UNITS)
+        x = split(keras.ops.convert_to_tensor(numbers(ROWS, STEPS, FEATURES)))
+        layer.build(x.shape)
+        seen = []
+        layer.cell.register_forward_hook(lambda *_: seen.append(1))
+        layer(x.float())
+        return len(seen)
+
+    one_device.same_everywhere("data=4", run)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])

@@ -271,6 +271,12 @@ _AT_FIRST_DISTRIBUTION = (
         for kind in ("lstm", "gru")
     ),
     Patch(
+        "keras.src.layers.rnn.rnn",
+        "RNN.inner_loop",
+        "recurrent:inner_loop",
+        "so does a layer with a mask, which steps its cell",
+    ),
+    Patch(
         "keras.src.optimizers.loss_scale_optimizer",
         "LossScaleOptimizer.scale_loss",
         "optimizer:scale_loss",

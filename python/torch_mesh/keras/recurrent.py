@@ -1,10 +1,11 @@
 """Keras's recurrent layers run whole in each memory.
 
-Off CUDA Keras takes a step of an LSTM or a GRU by some ten small ops. Where the
-batch alone is cut, each memory runs Keras's own function on all that it holds:
-the ops, and so the numbers, are those of one device, nothing is planned for
-each, and the whole is one node of the graph. Features or weights that are cut
-are made whole first where the copies take no more memory than the gates.
+Off CUDA Keras takes a step of an LSTM or a GRU by some ten small ops, and more
+with a mask. Where the batch alone is cut, each memory runs Keras's own function
+on all that it holds: the ops, and so the numbers, are those of one device,
+nothing is planned for each, and the whole is one node of the graph. Features or
+weights that are cut are made whole first where the copies take no more memory
+than the gates.
 """
 
 from __future__ import annotations
@@ -131,6 +132,117 @@ def fallback_gru(original: Any) -> Any:
     return fallback_gru
 
 
+def inner_loop(original: Any) -> Any:
+    """Wraps `RNN.inner_loop`, which steps a cell: with a mask, or a SimpleRNN.
+
+    Args:
+        original: `inner_loop(self, sequences, initial_state, mask, training)`.
+
+    Returns:
+        The same method, which runs whole in each memory if the cell is one of
+        Keras's own.
+    """
+
+    @functools.wraps(original)
+    def inner_loop(
+        self: Any,
+        sequences: Any,
+        initial_state: Any,
+        mask: Any,
+        training: Any = False,
+    ) -> Any:
+        states = initial_state
+        if not isinstance(states, (list, tuple)):
+            states = [states]
+        found = None
+        if _steps_by_itself(self, sequences, states, mask, training):
+            found = _stepped(original, self, sequences, states, mask, training)
+        if found is None:
+            found = original(self, sequences, initial_state, mask, training)
+        return found
+
+    return inner_loop
+
+
+def _stepped(
+    original: Any,
+    layer: Any,
+    sequences: Any,
+    states: Any,
+    mask: Any,
+    training: Any,
+) -> Any:
+    """What `RNN.inner_loop` returns; None if the layer cannot run so."""
+    from keras import StatelessScope
+
+    variables = layer.cell.weights
+    masks = [] if mask is None else [mask]
+
+    def composed(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        x, *rest = tensors
+        own_states, rest = rest[: len(states)], rest[len(states) :]
+        own_mask = rest.pop(0) if masks else None
+        values = list(zip(variables, rest, strict=True))
+        with StatelessScope(state_mapping=values):
+            _, outputs, last = original(
+                layer, x, own_states, own_mask, training
+            )
+        return [outputs, *last]
+
+    def local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        with _on(tensors[0].device):
+            return composed(tensors)
+
+    batch, steps, _ = sequences.shape
+    found = _C.run_on_memories(
+        f"keras::{type(layer.cell).__name__}",
+        local,
+        composed,
+        [sequences, *states, *masks, *[v.value for v in variables]],
+        [*[0] * (1 + len(states) + len(masks)), *[_WEIGHT] * len(variables)],
+        # Outputs are stacked step by step.
+        [(0, (1, 0, 2)), *[(0, (0, 1))] * len(states)],
+        batch * steps * variables[0].shape[-1],
+    )
+    if found is None:
+        return None
+    outputs, *last = found
+    return outputs[:, -1], outputs, last
+
+
+def _steps_by_itself(
+    layer: Any, sequences: Any, states: Any, mask: Any, training: Any
+) -> bool:
+    """Whether the steps are Keras's own, on tensors of the mesh, with nothing
+    drawn and nobody who looks on."""
+    cell = layer.cell
+    tensors = [sequences, *states] + ([] if mask is None else [mask])
+    return (
+        type(cell) in _cells()
+        and not layer.unroll
+        and all(
+            isinstance(t, torch.Tensor) and t.device.type == MESH
+            for t in tensors
+        )
+        and sequences.dim() == 3
+        and all(state.dim() == 2 for state in states)
+        and not (training and (cell.dropout or cell.recurrent_dropout))
+        and cell.built
+        and cell.compute_dtype == layer.compute_dtype
+        and cell.activity_regularizer is None
+        and not (cell._forward_hooks or cell._forward_pre_hooks)
+        and _is_own(cell.activation)
+        and _is_own(getattr(cell, "recurrent_activation", cell.activation))
+    )
+
+
+@functools.cache
+def _cells() -> frozenset[Any]:
+    from keras import layers
+
+    return frozenset([layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell])
+
+
 def _whole(
     name: str,
     layer: Callable[[list[torch.Tensor]], Any],
@@ -194,16 +306,15 @@ def _is_keras_own(
         inputs.device.type == MESH
         and inputs.dim() == 3
         and all(state.dim() == 2 for state in states)
-        and all(f in _activations() for f in arguments[:2])
+        and all(_is_own(function) for function in arguments[:2])
     )
 
 
-@functools.cache
-def _activations() -> frozenset[Any]:
-    """Keras's own activations: each row by itself, and no random numbers."""
+def _is_own(function: Any) -> bool:
+    """Whether an activation is Keras's own: each row by itself, none drawn."""
     from keras.src import activations
 
-    return frozenset(activations.ALL_OBJECTS)
+    return any(function is own for own in activations.ALL_OBJECTS)
 
 
 def _on(device: torch.device) -> Any:
