@@ -30,7 +30,9 @@ class PlainMemory:
             return torch.device("cpu")
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        if _C.is_global(leaf):
+        if leaf._is_zerotensor():
+            found = value_of(leaf)
+        elif _C.is_global(leaf):
             found = self._of_global(leaf.detach())
         elif id(leaf) in self._written:
             found = torch.empty_strided(
@@ -102,22 +104,25 @@ def copies_of(layout: _C.Layout) -> Iterator[tuple[int, int]]:
 
 def memory_of(x: torch.Tensor) -> int:
     """A number for each storage; 0 for a tensor that has none."""
-    if x.layout != torch.strided:
+    if not _has_memory(x):
         return 0
     return x.untyped_storage().data_ptr()
 
 
 def shared(results: list[Any], arguments: list[Any]) -> list[bool]:
     """Of each result, whether it lies in the memory of an argument."""
-    memories = {memory_of(leaf) for leaf in arguments if _has_memory(leaf)}
+    memories = {memory_of(x) for x in arguments if isinstance(x, torch.Tensor)}
+    memories.discard(0)
     return [
-        _has_memory(leaf) and memory_of(leaf) in memories for leaf in results
+        isinstance(x, torch.Tensor) and memory_of(x) in memories
+        for x in results
     ]
 
 
-def _has_memory(leaf: Any) -> bool:
+def _has_memory(x: torch.Tensor) -> bool:
     return (
-        isinstance(leaf, torch.Tensor)
-        and leaf.layout == torch.strided
-        and leaf.untyped_storage().nbytes() > 0
+        x.layout == torch.strided
+        and not x.is_nested
+        and not x._is_zerotensor()
+        and x.untyped_storage().nbytes() > 0
     )

@@ -32,8 +32,12 @@ _FREE_OF_HALF = 4
 
 
 def value_of(x: torch.Tensor) -> torch.Tensor:
-    """The whole value of a tensor; a sum that is pending stays so."""
+    """The whole value of a tensor, dense; a sum that is pending stays so."""
     x = x.detach()
+    if x._is_zerotensor():  # a tangent without memory
+        return torch.zeros(x.shape, dtype=x.dtype)
+    if x.layout == torch.sparse_coo:
+        x = x.to_dense()
     if not _C.is_global(x):
         return x.resolve_conj().resolve_neg()
     if _C.layout_of(x).has_partial:

@@ -48,7 +48,9 @@ def figures_of(name: str, result: Any) -> Ran:
     for leaf in pytree.tree_leaves(result):
         if isinstance(leaf, bool | int | float):
             leaf = torch.tensor(float(leaf), dtype=torch.float64)
-        if not isinstance(leaf, torch.Tensor) or leaf.layout != torch.strided:
+        if not isinstance(leaf, torch.Tensor) or leaf.is_nested:
+            continue
+        if leaf.layout != torch.strided:
             continue
         sizes.append(tuple(leaf.shape))
         if (

@@ -25,7 +25,10 @@ class Twin:
     """
 
     def __init__(
-        self, objects: Any, on_mesh: bool, nudged: float | None = None
+        self,
+        objects: Any,
+        on_mesh: bool,
+        nudged: tuple[float, int] | None = None,
     ) -> None:
         memo: dict[int, Any] = {}
         try:
@@ -50,7 +53,7 @@ class Twin:
                 twin.grad = None
                 twin.data = _plain_like(twin, bases)
             if nudged is not None:
-                nudge(twin, nudged)
+                nudge(twin, *nudged)
             if gradient is not None:
                 if on_mesh or not _C.is_global(gradient):
                     twin.grad = gradient.clone()
@@ -96,9 +99,9 @@ def _copy_hooks(original: torch.Tensor, twin: torch.Tensor) -> None:
             register(hook)
 
 
-def nudge(x: torch.Tensor, least: float = 0.0) -> None:
+def nudge(x: torch.Tensor, least: float = 0.0, seed: int = 0) -> None:
     """Moves each element by a step of rounding, up or down, in place."""
-    generator = torch.Generator().manual_seed(x.numel())
+    generator = torch.Generator().manual_seed(x.numel() + seed)
     x.data.copy_(nudged_copy(x.detach(), generator, least))
 
 

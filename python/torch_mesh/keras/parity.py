@@ -61,7 +61,7 @@ def check_model(
         return compare_runs(
             lambda: ready(torch.clone, contextlib.nullcontext),
             lambda: ready(value_of, _no_mesh),
-            lambda step: ready(functools.partial(_nudged, step), _no_mesh),
+            lambda *by: ready(functools.partial(_nudged, by), _no_mesh),
             rtol,
         )
     finally:
@@ -70,9 +70,9 @@ def check_model(
             variable.value.grad = gradient
 
 
-def _nudged(step: float, value: torch.Tensor) -> torch.Tensor:
+def _nudged(by: tuple[float, int], value: torch.Tensor) -> torch.Tensor:
     moved = value_of(value).clone()
-    nudge(moved, step)
+    nudge(moved, *by)
     return moved
 
 

@@ -357,6 +357,7 @@ def device_indices(place):
     width, batch = place.size((512, 256), (8, 6))
     model, x, y, descend = trained(place, width, batch)
     first, other = f"{place.device}:0", "mesh:3"
+    spare = nn.Linear(2, 2)
 
     def refused(f):
         if not place.mesh:
@@ -373,7 +374,7 @@ def device_indices(place):
         roads = [
             refused(lambda: torch.ones(2, device=other)),
             refused(lambda: x.to(other)),
-            refused(lambda: nn.Linear(2, 2).to(other)),
+            refused(lambda: spare.to(other)),
             refused(lambda: torch.tensor([1.0], device=other)),
         ]
         loss = descend(F.cross_entropy(model(here), y))
