@@ -43,7 +43,8 @@ _has_warned_of_no_mesh = False
 def redistribute_(x: Tensor, placements: Placements | Layout) -> Tensor:
     """Changes the layout of a tensor in place.
 
-    A `Parameter` stays the same object, for modules, ties and optimizers. Its
+    Views, `detach()` and all else that shares the memory see it too. A
+    `Parameter` stays the same object, for modules, ties and optimizers. Its
     gradient follows, and so do the states that optimizers hold of it, at their
     next step.
 

@@ -79,8 +79,8 @@ class Difference(NamedTuple):
     def __str__(self) -> str:
         text = f"{self.op}: {self.what}"
         if not math.isnan(self.largest):
-            text += f", by {self.largest:.3g} where values reach "
-            text += f"{self.scale:.3g}"
+            by, most = f"{self.largest:.3g}", f"{self.scale:.3g}"
+            text += f", by {by} where values reach {most}"
         if self.layouts:
             text += f"\n  called with  {self.layouts}"
         return text
@@ -89,10 +89,9 @@ class Difference(NamedTuple):
 class Watch:
     """Watches a step in a `with` block.
 
-    On the mesh (`compares=True`) each op that takes or gives a global tensor
-    is run once more by plain torch, on the whole values of the same arguments
-    and with the same random numbers. So an error is found at the op that makes
-    it, and what follows from it is not called wrong too.
+    On the mesh (`compares=True`) plain torch runs each op on global tensors
+    too, on whole values and with the same random numbers: the op that makes an
+    error is found, and what follows is not called wrong.
 
     Attributes:
         differences: List of `Difference`, in the order of the ops.
@@ -100,7 +99,7 @@ class Watch:
         ran: List of `Ran`.
         compared: Number of ops that were compared.
         half_step: The epsilon of the 16-bit dtype that ops computed in; or 0.
-        unchecked: Dict of op to the reason why plain torch could not be asked.
+        unchecked: Dict of op to why plain torch could not be asked.
     """
 
     def __init__(self, compares: bool) -> None:
@@ -158,6 +157,7 @@ class _Ops(TorchDispatchMode):
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
+        self.supports_higher_order_operators = True
         self.watch = watch
 
     def __torch_dispatch__(
@@ -170,6 +170,9 @@ class _Ops(TorchDispatchMode):
         if any(kind not in _OWN_KINDS for kind in types):
             return NotImplemented  # that kind makes its ops of others
         kwargs = kwargs or {}
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            self.watch.unchecked[func.name()] = "an op of functions of its own"
+            return func(*args, **kwargs)
         call = Call(func._schema.name, func, args, kwargs)
         draws = torch.Tag.nondeterministic_seeded in func.tags
         generator = _generator_of(args, kwargs)
@@ -180,13 +183,9 @@ class _Ops(TorchDispatchMode):
         else:
             written = _written(func._schema, args, kwargs)
             beside = _Beside(self.watch, call, written, func._schema)
-            if draws:
-                drawing = _Drawing(generator)
-                result = func(*args, **kwargs)
-                beside.compare(result, drawing.ended())
-            else:
-                result = func(*args, **kwargs)
-                beside.compare(result)
+            drawing = _Drawing(generator) if draws else None
+            result = func(*args, **kwargs)
+            beside.compare(result, *([drawing.ended()] if drawing else []))
         self.watch.half_step = max(self.watch.half_step, half_step(result))
         skipped = draws or call.name.startswith(_NO_VALUE)
         if not (skipped or _is_view(func._schema)):

@@ -358,3 +358,64 @@ def test_what_shares_out_among_processes_says_it_is_not_needed(mesh):
     with pytest.raises(AttributeError) as error:
         _ = mesh.colour
     assert "not-needed" not in str(error.value)
+
+
+@pytest.mark.parametrize("axes", [{"data": 2}, {"data": 2, "model": 2}])
+@pytest.mark.parametrize(
+    "before, after",
+    [("RR", ("S0", "R")), (("S0", "R"), "RR"), (("S0", "R"), ("R", "S1"))],
+)
+def test_all_who_share_the_memory_see_a_new_layout(axes, before, after):
+    """Also each write of any of them, as the flat buffers of optimizers do."""
+    mesh = tm.Mesh(axes)
+    before, after = (tuple(p)[: len(axes)] for p in (before, after))
+
+    def views(x):
+        return [
+            x,
+            x.detach(),
+            x[1:3],
+            x.t(),
+            x.view(-1)[3:9].detach(),
+            x[:, :1].expand(6, 4),
+            torch.nn.Parameter(x[2:].detach()),
+        ]
+
+    right = views(torch.arange(24.0).reshape(6, 4))
+    x = tm.distribute(torch.arange(24.0).reshape(6, 4), mesh, before)
+    mine = views(x)
+    tm.redistribute_(x, after)
+    assert tm.layout(x).placements == after
+    assert tm.layout(mine[1]).placements == after
+    for i, write in enumerate(
+        (
+            lambda v: v[0].add_(1),
+            lambda v: v[1].neg_(),
+            lambda v: v[2].mul_(2),
+            lambda v: v[3][0].zero_(),
+            lambda v: v[4].sub_(3),
+            lambda v: v[6].data.add_(5),
+            lambda v: v[0].t_(),
+        )
+    ):
+        write(mine)
+        write(right)
+        for a, b in zip(mine, right, strict=True):
+            assert torch.equal(tm.full(a.detach()), b.detach()), i
+    part = mine[6]
+    other = "S0" if tm.layout(part).placements[0] == "S1" else "S1"
+    with pytest.raises(ValueError, match="view-layout"):
+        tm.redistribute_(part, (other,) + ("R",) * (len(axes) - 1))
+
+
+def test_memory_that_nobody_has_written_takes_a_new_layout():
+    mesh = tm.Mesh({"data": 2})
+    with tm.use(mesh):
+        x = torch.empty(4, 4, device="mesh")
+        other = x.detach()
+        tm.redistribute_(x, ("S0",))
+        x.fill_(2)
+    assert tm.layout(x).placements == ("S0",)
+    assert tm.full(other).sum() == 32
+    whole = torch.nn.Parameter(tm.distribute(torch.ones(12), mesh).view(3, 4))
+    assert tm.layout(tm.redistribute_(whole, ("S1",))).placements == ("S1",)

@@ -309,8 +309,11 @@ def test_hooks_of_parameters_are_run():
         loss.backward()
         return loss
 
+    def descend(p):
+        p.data.sub_(p.grad)
+
     for p in model.parameters():
-        p.register_post_accumulate_grad_hook(lambda p: p.data.sub_(p.grad))
+        p.register_post_accumulate_grad_hook(descend)
     found = tm.check_parity(step, model, x)
     assert found, found
     model.weight.register_hook(
