@@ -231,10 +231,10 @@ void index(const Op& op, Stack& stack) {
   const Tensor counted =
       at::where(at::lt(index, 0), at::add(index, self.size(dims[0])), index);
   const Tensor result = rows_along(self, dims[0], counted);
-  give(
-      op,
-      stack,
-      self.is_contiguous() ? result : laid_out(self, indices, result));
+  // Strides of dims of size 1 count too.
+  const bool is_usual =
+      self.strides() == contiguous_strides(self.sizes().vec());
+  give(op, stack, is_usual ? result : laid_out(self, indices, result));
 }
 
 TORCH_LIBRARY_FRAGMENT(torch_mesh, library) {

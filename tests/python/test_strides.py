@@ -252,6 +252,7 @@ def test_what_is_picked_and_put_together_lies_as_in_plain_torch(
         *(lambda x, d=d: x[(slice(None),) * d + (one,)] for d in range(4)),
         lambda x: x[:, two],
         lambda x: x[:, one, :, one],
+        lambda x: x[:, :1, :1, 0].permute(1, 0, 2)[:, one],
         lambda x: x[:, :, one, one],
         *(lambda x, d=d: x.index_select(d, one[:1]) for d in range(4)),
         lambda x: x.gather(1, torch.zeros(1, 1, 1, 2, dtype=torch.long)),
