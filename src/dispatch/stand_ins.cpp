@@ -219,10 +219,14 @@ std::optional<std::vector<at::Tensor>> laid_out_results(
   const int input = input_of_batch_norm(op);
   if (input < 0 && !keeps_memory_format(op)) {
     auto results = results_on_meta(op, args);
-    if (results && is_iterated(op) && are_contiguous(args, sizes)) {
-      // torch's iterator does not look at their strides, Python's kernels do.
+    if (results && is_iterated(op) && op.memory_format_param < 0 &&
+        are_contiguous(args, sizes)) {
+      // torch's iterator does not look at their strides, Python's kernels do:
+      // in dims of size 1.
       for (at::Tensor& result : *results) {
-        result = at::empty(result.sizes(), result.options());
+        if (result.is_contiguous()) {
+          result = at::empty(result.sizes(), result.options());
+        }
       }
     }
     return results;
