@@ -13,6 +13,7 @@
 #   make keras-suite-full   also those that need TensorFlow or JAX; writes
 #                           docs/keras-suite.md
 #   make users      programs in the manner of users; writes docs/users.md
+#   make random-programs    100,000 random programs, bit for bit; FIRST=0
 #   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
 #   make fuzz       rules, layouts, redistributions: FUZZ_SECONDS in all (600)
 #   make stress     threads that train at once, for two minutes
@@ -48,7 +49,7 @@ export PIP_PROGRESS_BAR := off
   compat clean \
   conformance conformance-full conformance-plants coverage \
   keras-suite keras-suite-full \
-  users \
+  users random-programs \
   test-cpp test-python
 
 demo: build
@@ -130,6 +131,14 @@ bench: build
 # One thread: the table is of CPU time.
 users: build $(TEST_SETUP)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.users --markdown docs/users.md
+
+# Ten parts, each of which says what it found.
+FIRST ?= 0
+PROGRAMS ?= 100000
+random-programs: build $(TEST_SETUP)
+	for part in 0 1 2 3 4 5 6 7 8 9; do OMP_NUM_THREADS=1 $(RUN) -W ignore \
+	  -m tests.random_programs --count $$(($(PROGRAMS) / 10)) \
+	  --first $$(($(FIRST) + part * ($(PROGRAMS) / 10))) || exit 1; done
 
 sanitize: $(TEST_SETUP)
 	@$(MAKE) --no-print-directory sanitize-address,undefined

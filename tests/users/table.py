@@ -267,7 +267,8 @@ once and run three ways: on plain torch, data parallel (`data=4`, batches split)
 and tensor parallel (`data=2 model=2`, weights split too). Five steps each, on
 synthetic data, one thread; float64 with the small sizes of the tests. *plain
 ms* is the CPU time of a step, the median of those after the first two, runs
-taken in turn; *data* and *tensor* are what the mesh takes of it. The
+taken in turn; *data* and *tensor* are what the mesh takes of it. A file of rows
+(`--rows`) is gone on with: they may be of several runs. The
 differences are the largest of all losses and of all weights, each as a part of
 its own scale: they are held to 1e-4 in float32 and
 to 1e-10 in float64. A layer's weight and bias have one scale. Programs under
