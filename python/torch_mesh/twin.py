@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from torch_mesh import _C
+from torch_mesh.op_memory import PlainMemory
 from torch_mesh.rounding import nudged_copy, value_of
 
 
@@ -44,14 +45,14 @@ class Twin:
             for original in originals
             if id(original) in memo
         ]
-        bases: dict[int, torch.UntypedStorage] = {}
+        plain = PlainMemory([])
         for original, twin in self.pairs:
             if not isinstance(original, torch.Tensor):
                 continue
             gradient = original.grad if original.is_leaf else None
             if not on_mesh and _C.is_global(twin):
                 twin.grad = None
-                twin.data = _plain_like(twin, bases)
+                twin.data = plain(twin)
             if nudged is not None:
                 nudge(twin, *nudged)
             if gradient is not None:
@@ -61,19 +62,6 @@ class Twin:
                     twin.grad = value_of(gradient)
             if original.is_leaf and original.requires_grad:
                 _copy_hooks(original, twin)
-
-
-def _plain_like(
-    x: torch.Tensor, bases: dict[int, torch.UntypedStorage]
-) -> torch.Tensor:
-    """A plain tensor of the value of `x`; views of one storage stay so."""
-    storage = x.untyped_storage()
-    key = storage.data_ptr()
-    if key not in bases:
-        bases[key] = storage.cpu()
-    return torch.empty(0, dtype=x.dtype).set_(
-        bases[key], x.storage_offset(), x.shape, x.stride()
-    )
 
 
 def _copy_hooks(original: torch.Tensor, twin: torch.Tensor) -> None:

@@ -36,3 +36,11 @@ def separate_memories():
     _C.separate_memories_for_testing(True)
     yield
     _C.separate_memories_for_testing(False)
+
+
+@pytest.fixture(params=["one memory", "separate memories"])
+def memories(request):
+    """Both kinds of memory of virtual devices, one after the other."""
+    _C.separate_memories_for_testing(request.param != "one memory")
+    yield request.param
+    _C.separate_memories_for_testing(False)

@@ -6,21 +6,23 @@ import itertools
 
 import pytest
 import torch
+from recurrence import (
+    AXES,
+    FEATURES,
+    HIDDEN,
+    STEPS,
+    as_argument,
+    assert_equal,
+    cut,
+    on_mesh,
+    run_backward,
+)
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import torch_mesh as tm
 
-AXES = [{"data": 2}, {"data": 4}, {"data": 3}, {"data": 2, "model": 2}]
-STEPS, FEATURES, HIDDEN = 3, 5, 4
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.05}
-
-
-@pytest.fixture(params=["one memory", "separate memories"])
-def memories(request):
-    tm._C.separate_memories_for_testing(request.param != "one memory")
-    yield request.param
-    tm._C.separate_memories_for_testing(False)
 
 
 def layer(kind, **options):
@@ -28,15 +30,6 @@ def layer(kind, **options):
     if kind == "RNN relu":
         return nn.RNN(FEATURES, HIDDEN, nonlinearity="relu", **options)
     return getattr(nn, kind)(FEATURES, HIDDEN, **options)
-
-
-def cut(x, mesh, dim):
-    return tm.distribute(x, mesh, (f"S{dim}",) + ("R",) * (len(mesh.axes) - 1))
-
-
-def on_mesh(module, mesh):
-    with tm.use(mesh):
-        return copy.deepcopy(module).to("mesh")
 
 
 def inputs_of(module, batch, dtype=torch.float32, steps=STEPS):
@@ -55,10 +48,6 @@ def inputs_of(module, batch, dtype=torch.float32, steps=STEPS):
     ]
 
 
-def as_argument(states):
-    return tuple(states) if len(states) == 2 else states[0]
-
-
 def flat(results):
     y, states = results
     return [y, *(states if isinstance(states, tuple) else (states,))]
@@ -70,20 +59,9 @@ def train(module, x, states):
     states = [state.detach().requires_grad_() for state in states]
     module.zero_grad()
     results = flat(module(x, as_argument(states)))
-    sum(
-        (r.float().sin() * (i + 1)).sum() for i, r in enumerate(results)
-    ).backward()
+    run_backward(results)
     leaves = [x, *states, *module.parameters()]
     return [r.detach() for r in results], [leaf.grad for leaf in leaves]
-
-
-def assert_equal(got, want, tolerance=1e-5):
-    for g, w in zip(got, want, strict=True):
-        assert g.dtype == w.dtype
-        assert g.stride() == w.stride()
-        torch.testing.assert_close(
-            tm.full(g), w, atol=tolerance, rtol=tolerance
-        )
 
 
 def variants(full):

@@ -4,21 +4,23 @@ import copy
 
 import pytest
 import torch
+from recurrence import (
+    AXES,
+    FEATURES,
+    HIDDEN,
+    STEPS,
+    as_argument,
+    assert_equal,
+    cut,
+    on_mesh,
+    run_backward,
+)
 from torch import nn
 
 import torch_mesh as tm
 
-AXES = [{"data": 2}, {"data": 4}, {"data": 3}, {"data": 2, "model": 2}]
 KINDS = ["LSTM", "GRU", "RNN", "RNN relu"]
-STEPS, FEATURES, HIDDEN = 3, 5, 4
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.12}
-
-
-@pytest.fixture(params=["one memory", "separate memories"])
-def memories(request):
-    tm._C.separate_memories_for_testing(request.param != "one memory")
-    yield request.param
-    tm._C.separate_memories_for_testing(False)
 
 
 def cell_of(kind, **options):
@@ -41,21 +43,8 @@ def inputs_of(cell, batch, dtype=torch.float32):
     ]
 
 
-def on_mesh(module, mesh):
-    with tm.use(mesh):
-        return copy.deepcopy(module).to("mesh")
-
-
-def cut(x, mesh, dim=0):
-    return tm.distribute(x, mesh, (f"S{dim}",) + ("R",) * (len(mesh.axes) - 1))
-
-
 def listed(state):
     return list(state) if isinstance(state, tuple) else [state]
-
-
-def argument(states):
-    return tuple(states) if len(states) == 2 else states[0]
 
 
 def train(cell, x, states):
@@ -65,23 +54,12 @@ def train(cell, x, states):
     cell.zero_grad()
     states, results = leaves, []
     for part in x:
-        states = listed(cell(part, argument(states)))
+        states = listed(cell(part, as_argument(states)))
         results += states
-    sum(
-        (r.float().sin() * (i + 1)).sum() for i, r in enumerate(results)
-    ).backward()
+    run_backward(results)
     return [r.detach() for r in results], [
         leaf.grad for leaf in (x, *leaves, *cell.parameters())
     ]
-
-
-def assert_equal(got, want, tolerance=1e-5):
-    for g, w in zip(got, want, strict=True):
-        assert g.dtype == w.dtype
-        assert g.stride() == w.stride()
-        torch.testing.assert_close(
-            tm.full(g), w, atol=tolerance, rtol=tolerance
-        )
 
 
 @pytest.mark.parametrize("axes", AXES, ids=str)
@@ -111,7 +89,7 @@ def test_a_step_is_one_op_forward_and_one_backward(kind, memories):
     x = cut(x[0], mesh).requires_grad_()
     states = [cut(state, mesh) for state in states]
     with tm.counting() as counts:
-        h = listed(cell(x, argument(states)))[0]
+        h = listed(cell(x, as_argument(states)))[0]
     assert counts.ops == 1
     assert not counts.collectives
     assert tm.layout(h).placements == ("S0",)
@@ -157,10 +135,10 @@ def test_without_a_state_and_without_a_batch(kind, memories):
     got = listed(
         module(
             tm.distribute(x[0, 0], mesh, ("R",)),
-            argument([tm.distribute(state, mesh, ("R",)) for state in one]),
+            as_argument([tm.distribute(state, mesh, ("R",)) for state in one]),
         )
     )
-    want = listed(plain(x[0, 0], argument(one)))
+    want = listed(plain(x[0, 0], as_argument(one)))
     assert_equal([g.detach() for g in got], [w.detach() for w in want])
 
 
@@ -172,10 +150,10 @@ def test_autocast_gives_the_dtypes_of_the_cpu(kind, dtype):
     module = on_mesh(plain, mesh)
     x, states = inputs_of(plain, 4)
     with torch.autocast("cpu", dtype):
-        want = listed(plain(x[0], argument(states)))
+        want = listed(plain(x[0], as_argument(states)))
     with torch.autocast("mesh", dtype):
         got = listed(
-            module(cut(x[0], mesh), argument([cut(s, mesh) for s in states]))
+            module(cut(x[0], mesh), as_argument([cut(s, mesh) for s in states]))
         )
     assert_equal(
         [g.detach() for g in got], [w.detach() for w in want], tolerance=0.03
@@ -197,7 +175,7 @@ def test_second_derivatives(kind, memories):
 
     def second(cell, x, states):
         x = x.detach().requires_grad_()
-        y = listed(cell(x[0], argument(states)))[0]
+        y = listed(cell(x[0], as_argument(states)))[0]
         (g,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
         return torch.autograd.grad(
             g.square().sum(), [x, *cell.parameters()], allow_unused=True
@@ -221,7 +199,9 @@ def test_function_transforms(kind):
 
     def gradient(cell, x, states):
         def loss(params):
-            y = torch.func.functional_call(cell, params, (x, argument(states)))
+            y = torch.func.functional_call(
+                cell, params, (x, as_argument(states))
+            )
             return listed(y)[0].sin().sum()
 
         return torch.func.grad(loss)(dict(cell.named_parameters()))
@@ -260,9 +240,9 @@ def test_a_write_to_a_state_does_not_reach_the_gradient(kind, memories):
 
     def gradients(cell, x, states):
         cell.zero_grad()
-        states = listed(cell(x[0], argument(states)))
+        states = listed(cell(x[0], as_argument(states)))
         states[0].mul_(3)
-        states = listed(cell(x[1], argument(states)))
+        states = listed(cell(x[1], as_argument(states)))
         states[0][:, 1] = 0
         sum(s.sum() for s in states).backward()
         return [p.grad for p in cell.parameters()]
@@ -329,13 +309,13 @@ def test_features_that_are_cut_are_made_whole_if_gates_are_more(
         torch.testing.assert_close(tm.full(g), w, atol=1e-5, rtol=1e-5)
     step = placed[0]
     with tm.counting() as counts:
-        module(step, argument(places))
+        module(step, as_argument(places))
     gates = plain.weight_ih.shape[0]
     assert (counts.ops == 1) == (features <= gates)
     if counts.ops == 1:
         assert counts.collectives == {"all_gather@model": 1}
         x = step.detach().requires_grad_()
-        listed(module(x, argument(places)))[0].sum().backward()
+        listed(module(x, as_argument(places)))[0].sum().backward()
         assert tm.layout(x.grad) == tm.layout(x)
 
 

@@ -11,6 +11,7 @@ than the gates.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -33,50 +34,7 @@ def fallback_lstm(original: Any) -> Any:
     Returns:
         The same function, which runs whole in each memory if it can.
     """
-
-    @functools.wraps(original)
-    def fallback_lstm(
-        inputs: Any,
-        initial_state_h: Any,
-        initial_state_c: Any,
-        kernel: Any,
-        recurrent_kernel: Any,
-        bias: Any,
-        activation: Any,
-        recurrent_activation: Any,
-        return_sequences: bool,
-        batch_first: bool,
-    ) -> Any:
-        arguments = (activation, recurrent_activation, return_sequences)
-
-        def layer(tensors: list[torch.Tensor]) -> Any:
-            x, h, c, *weights = tensors
-            kernels = (*weights, None) if bias is None else weights
-            return original(x, h, c, *kernels, *arguments, batch_first)
-
-        found = _whole(
-            "keras::lstm",
-            layer,
-            inputs,
-            (initial_state_h, initial_state_c),
-            (kernel, recurrent_kernel, bias),
-            arguments,
-            0 if batch_first else 1,
-        )
-        if found is None:
-            found = original(
-                inputs,
-                initial_state_h,
-                initial_state_c,
-                kernel,
-                recurrent_kernel,
-                bias,
-                *arguments,
-                batch_first,
-            )
-        return found
-
-    return fallback_lstm
+    return _fallback(original, "keras::lstm", num_states=2)
 
 
 def fallback_gru(original: Any) -> Any:
@@ -90,46 +48,38 @@ def fallback_gru(original: Any) -> Any:
     Returns:
         The same function, which runs whole in each memory if it can.
     """
+    return _fallback(original, "keras::gru", num_states=1)
+
+
+def _fallback(original: Any, name: str, num_states: int) -> Any:
+    """Wraps a function of inputs, states, kernels, a bias or None, activations,
+    `return_sequences` and, of one, `batch_first`."""
+    signature = inspect.signature(original)
+    num_tensors = 1 + num_states + 3
 
     @functools.wraps(original)
-    def fallback_gru(
-        inputs: Any,
-        initial_state: Any,
-        kernel: Any,
-        recurrent_kernel: Any,
-        bias: Any,
-        activation: Any,
-        recurrent_activation: Any,
-        return_sequences: bool,
-    ) -> Any:
-        arguments = (activation, recurrent_activation, return_sequences)
+    def fallback(*args: Any, **named: Any) -> Any:
+        args = signature.bind(*args, **named).args
+        inputs, *parts = args[:num_tensors]
+        *options, return_sequences = args[num_tensors : num_tensors + 3]
+        batch_first = args[num_tensors + 3 :] in ((), (True,))
 
         def layer(tensors: list[torch.Tensor]) -> Any:
-            x, h, *weights = tensors
-            kernels = (*weights, None) if bias is None else weights
-            return original(x, h, *kernels, *arguments)
+            missing = [None] * (num_tensors - len(tensors))
+            return original(*tensors, *missing, *args[num_tensors:])
 
         found = _whole(
-            "keras::gru",
+            name,
             layer,
             inputs,
-            (initial_state,),
-            (kernel, recurrent_kernel, bias),
-            arguments,
-            0,
+            tuple(parts[:num_states]),
+            tuple(parts[num_states:]),
+            (*options, return_sequences),
+            0 if batch_first else 1,
         )
-        if found is None:
-            found = original(
-                inputs,
-                initial_state,
-                kernel,
-                recurrent_kernel,
-                bias,
-                *arguments,
-            )
-        return found
+        return original(*args) if found is None else found
 
-    return fallback_gru
+    return fallback
 
 
 def inner_loop(original: Any) -> Any:
@@ -189,14 +139,9 @@ def _stepped(
             )
         return [outputs, *last]
 
-    def local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        with _on(tensors[0].device):
-            return composed(tensors)
-
     batch, steps, _ = sequences.shape
-    found = _C.run_on_memories(
+    found = _on_memories(
         f"keras::{type(layer.cell).__name__}",
-        local,
         composed,
         [sequences, *states, *masks, *[v.value for v in variables]],
         [*[0] * (1 + len(states) + len(masks)), *[_WEIGHT] * len(variables)],
@@ -267,19 +212,14 @@ def _whole(
         last, outputs, states = layer(tensors)
         return [outputs, *states] if return_sequences else states
 
-    def local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        with _on(tensors[0].device):
-            return composed(tensors)
-
     results: list[tuple[int, tuple[int, ...]]] = [(0, (0, 1))] * len(states)
     if return_sequences:
         # Stacked step by step.
         order = (1, 0, 2) if batch_dim == 0 else (0, 1, 2)
         results.insert(0, (batch_dim, order))
     steps, batch = inputs.shape[1 - batch_dim], inputs.shape[batch_dim]
-    found = _C.run_on_memories(
+    found = _on_memories(
         name,
-        local,
         composed,
         [inputs, *states, *weights],
         [batch_dim, *[0] * len(states), *[_WEIGHT] * len(weights)],
@@ -317,8 +257,17 @@ def _is_own(function: Any) -> bool:
     return any(function is own for own in activations.ALL_OBJECTS)
 
 
-def _on(device: torch.device) -> Any:
-    """A scope in which Keras takes tensors of a device as they are."""
+def _on_memories(
+    name: str,
+    composed: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+    *lies: Any,
+) -> list[torch.Tensor] | None:
+    """`_C.run_on_memories`; there Keras takes tensors of the device as they
+    are. `lies`: the inputs, and how they and the results lie."""
     from torch_mesh.keras import install
 
-    return install.core().device_scope(str(device))
+    def local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        with install.core().device_scope(str(tensors[0].device)):
+            return composed(tensors)
+
+    return _C.run_on_memories(name, local, composed, *lies)
