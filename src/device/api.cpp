@@ -155,34 +155,37 @@ Shards cut_plain(const at::Tensor& tensor, const Layout& layout) {
       replicas);
 }
 
-// Whether the shards can be slices of one copy in one memory, each of them
-// dense. Ops on them are then one local op (run/joined.h).
-bool lies_side_by_side(const Layout& layout, const at::Tensor& tensor) {
+// The strides of one copy in one memory of which the shards can be slices, each
+// of them dense: ops on them are then one local op (run/joined.h). Nothing if
+// there is no such copy.
+std::optional<std::vector<int64_t>> strides_of_joined(
+    const Layout& layout,
+    const at::Tensor& tensor) {
   const std::optional<int64_t> dim = cut_dim(layout);
   if (!dim || *dim < 0 || layout.has_partial() || !layout.mesh().one_memory()) {
-    return false;
+    return std::nullopt;
   }
-  const std::vector<int64_t> strides =
+  std::vector<int64_t> strides =
       strides_in_order_of(as_span(tensor.sizes()), as_span(tensor.strides()));
-  return strides[*dim] * tensor.size(*dim) == tensor.numel();
+  return strides[*dim] * tensor.size(*dim) == tensor.numel()
+             ? std::optional(std::move(strides))
+             : std::nullopt;
 }
 
 at::Tensor distribute_now(const at::Tensor& tensor, const Layout& layout) {
   return below_autograd("distribute", [&] {
     check_fits(layout, tensor);
-    if (lies_side_by_side(layout, tensor)) {
-      const std::vector<int64_t> strides = strides_in_order_of(
-          as_span(tensor.sizes()), as_span(tensor.strides()));
+    if (const auto strides = strides_of_joined(layout, tensor)) {
       const at::Tensor whole =
           at::empty_strided(
               tensor.sizes(),
-              strides,
+              *strides,
               tensor.options().device(torch_device(layout.mesh().devices()[0])))
               .copy_(tensor);
       return make_global(
           layout,
           tensor.sizes(),
-          strides,
+          *strides,
           tensor.scalar_type(),
           cut_plain(whole, layout));
     }

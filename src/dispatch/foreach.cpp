@@ -403,17 +403,6 @@ bool is_foreach_op(const std::string& name) {
   return is_norm || rules::is_elementwise_group(name);
 }
 
-void count_write(const at::Tensor& tensor) {
-  if (!tensor.is_inference()) {
-    tensor.unsafeGetTensorImpl()->bump_version();
-  }
-}
-
-void count_writes_before_error(const Op& op, Stack& stack) {
-  const ListCall call(op, stack);
-  call.count_writes(call.num_before_error());
-}
-
 bool run_foreach(const Op& op, Stack& stack) {
   if (op.base_name == "aten::_foreach_norm") {
     return run_norms(op, stack);

@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include "dispatch/call_key.h"
 #include "dispatch/op.h"
 
 namespace torch_mesh {
@@ -17,13 +16,6 @@ namespace torch_mesh {
 // The arguments are the last ones of the stack; results replace them. Returns
 // false, with the stack as it was, if the lists do not fit together.
 bool run_foreach(const Op& op, Stack& stack);
-
-// `_foreach_*_` counts its writes in the versions of what it writes, as the ops
-// on the elements do in plain torch; other ops leave that to torch.
-void count_write(const at::Tensor& tensor);
-// After an error: those of the elements before the one that plain torch
-// refuses; of all where that cannot be told.
-void count_writes_before_error(const Op& op, Stack& stack);
 
 // Whether that is how an op runs; by its name with its overload.
 bool is_foreach_op(const std::string& name);

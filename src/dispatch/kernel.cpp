@@ -150,12 +150,7 @@ void explain(
 // another argument, as plain torch does: by sizes, strides and offsets, which
 // are those of plain torch. Shards do not show it. Plain tensors and global
 // ones share no memory.
-void check_overlap(const Op& op, const CallTensors& tensors) {
-  const auto& entries = tensors.entries;
-  if (entries.size() == 2 && entries[0].tensor->is_same(*entries[1].tensor) &&
-      op.base_name == "aten::copy_") {
-    return;  // torch does nothing then, and refuses nothing
-  }
+void check_overlap(const CallTensors& tensors) {
   for (const CallTensors::Entry& written : tensors.entries) {
     if (!written.is_written) {
       continue;
@@ -219,7 +214,7 @@ void run_call(
     const CallTensors& tensors,
     Stack& stack) {
   if (tensors.any_written && op.checks_overlap) {
-    check_overlap(op, tensors);
+    check_overlap(tensors);
   }
   if (op.makes_like && make_elsewhere(op, stack)) {
     return;
@@ -300,9 +295,16 @@ void run(const Op& op, Stack& stack) {
   run_call(op, args, tensors, stack);
 }
 
-// A write over all of a broken tensor mends it, unless it fails too.
+// A write over all of a broken tensor mends it, unless it fails too. A copy to
+// itself is none: torch does nothing, and refuses nothing.
 void run_overwrite(const Op& op, Stack& stack) {
-  const at::Tensor self = stack[stack.size() - op.params.size()].toTensor();
+  const size_t base = stack.size() - op.params.size();
+  const at::Tensor self = stack[base].toTensor();
+  if (op.base_name == "aten::copy_" &&
+      stack[base + 1].toTensor().is_same(self)) {
+    stack.resize(base + 1);
+    return;
+  }
   const auto broken = is_global(self) ? heal(self) : nullptr;
   try {
     run(op, stack);

@@ -6,7 +6,6 @@
 
 #include <ATen/MemoryOverlap.h>
 
-#include "dispatch/foreach.h"
 #include "dispatch/overlaps.h"
 #include "dispatch/stand_ins.h"
 
@@ -164,6 +163,17 @@ bool ListCall::overlaps_partly(size_t e) const {
     }
   }
   return false;
+}
+
+void count_write(const at::Tensor& tensor) {
+  if (!tensor.is_inference()) {
+    tensor.unsafeGetTensorImpl()->bump_version();
+  }
+}
+
+void count_writes_before_error(const Op& op, Stack& stack) {
+  const ListCall call(op, stack);
+  call.count_writes(call.num_before_error());
 }
 
 }  // namespace torch_mesh

@@ -72,4 +72,11 @@ class ListCall {
   bool overlaps_partly(size_t e) const;
 };
 
+// `_foreach_*_` counts its writes in the versions of what it writes, as the ops
+// on the elements do in plain torch; other ops leave that to torch.
+void count_write(const at::Tensor& tensor);
+// After an error: those of the elements before the one that plain torch
+// refuses; of all where that cannot be told.
+void count_writes_before_error(const Op& op, Stack& stack);
+
 }  // namespace torch_mesh

@@ -1,13 +1,11 @@
-// overlapping_destinations.cpp: storages in whole, torch's op, storages back.
+// overlapping_destinations.cpp: by strides alone; shards do not show it.
 
 #include "dispatch/overlapping_destinations.h"
 
 #include <algorithm>
-#include <map>
 
-#include "dispatch/arguments.h"
+#include "dispatch/whole_values.h"
 #include "tensor/global_tensor.h"
-#include "tensor/window.h"
 
 namespace torch_mesh {
 namespace {
@@ -35,17 +33,6 @@ bool lies_over_itself(const at::Tensor& tensor) {
   return false;
 }
 
-// A storage of the call, as a vector of its elements.
-struct Whole {
-  at::Tensor global;
-  at::Tensor plain;
-};
-
-at::Tensor view_in(const Whole& whole, const at::Tensor& tensor) {
-  return whole.plain.as_strided(
-      tensor.sizes(), tensor.strides(), tensor.storage_offset());
-}
-
 }  // namespace
 
 bool writes_over_itself(const Op& op, const CallTensors& tensors) {
@@ -68,55 +55,12 @@ bool writes_over_itself(const Op& op, const CallTensors& tensors) {
 }
 
 void run_over_itself(const Op& op, const CallTensors& tensors, Stack& stack) {
-  const size_t base = stack.size() - op.params.size();
-  const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
-  std::map<const void*, Whole> written;
-  c10::Device device = c10::kCPU;
-  for (const CallTensors::Entry& entry : tensors.entries) {
-    if (!entry.is_written || !entry.is_global) {
-      continue;
-    }
-    const at::Tensor& tensor = *entry.tensor;
-    const MeshStorage* storage = MeshStorage::of(tensor);
-    if (written.count(storage)) {
-      continue;
-    }
-    reduce_storage(tensor, layout_of(tensor).partial_axes());
-    device = torch_device(layout_of(tensor).mesh().devices()[0]);
-    const at::Tensor global = window_of_storage(
-        tensor.storage(),
-        {static_cast<int64_t>(storage->nbytes() / tensor.itemsize())},
-        {1},
-        0,
-        tensor.scalar_type());
-    written[storage] = {global,
-                        full_value(global).to(
-                            device,
-                            tensor.scalar_type(),
-                            /*non_blocking=*/false,
-                            /*copy=*/true)};
-  }
-  Stack local;
-  push_arguments(
-      op, args, device, local, [&](const at::Tensor& tensor, size_t, size_t n) {
-        if (!tensors.entries[n].is_global) {
-          return tensor;
-        }
-        const auto whole = written.find(MeshStorage::of(tensor));
-        return whole != written.end() &&
-                       whole->second.plain.scalar_type() == tensor.scalar_type()
-                   ? view_in(whole->second, tensor)
-                   : full_value(tensor).to(device);
+  const auto written = std::find_if(
+      tensors.entries.begin(), tensors.entries.end(), [](const auto& entry) {
+        return entry.is_written && entry.is_global;
       });
-  op.handle.callBoxed(local);
-  for (const auto& [storage, whole] : written) {
-    write_value(whole.global, whole.plain);
-  }
-  for (size_t r = 0; r < op.schema.returns.size(); ++r) {
-    local[r] = args[op.written_param(op.schema.returns[r].alias)];
-  }
-  stack.resize(base);
-  std::move(local.begin(), local.end(), std::back_inserter(stack));
+  const Mesh& mesh = layout_of(*written->tensor).mesh();
+  run_on_whole_values(op, tensors, torch_device(mesh.devices()[0]), stack);
 }
 
 }  // namespace torch_mesh

@@ -10,6 +10,7 @@
 
 #include "dispatch/arguments.h"
 #include "dispatch/plain_gradients.h"
+#include "dispatch/whole_values.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -29,59 +30,12 @@ Mesh mesh_of(const CallTensors& tensors) {
   return Mesh();
 }
 
-void write_global(const at::Tensor& tensor, const at::Tensor& value) {
-  reduce_storage(tensor, layout_of(tensor).partial_axes());
-  write_value(tensor, value);
-}
-
-// The results of a local call that are arguments of this one.
-void give_back(const Op& op, Stack& stack, const Stack& results) {
-  const size_t base = stack.size() - op.params.size();
-  Stack given;
-  for (size_t r = 0; r < results.size(); ++r) {
-    const OpSchema::Param& returned = op.schema.returns[r];
-    given.push_back(
-        returned.is_written ? stack[base + op.written_param(returned.alias)]
-                            : results[r]);
-  }
-  stack.resize(base);
-  for (c10::IValue& result : given) {
-    stack.push_back(std::move(result));
-  }
-}
-
 void run_plain(const Op& op, const CallTensors& tensors, Stack& stack) {
-  const size_t base = stack.size() - op.params.size();
-  const c10::ArrayRef<c10::IValue> args(stack.data() + base, op.params.size());
   const auto destination = std::find_if(
       tensors.entries.begin(), tensors.entries.end(), [](const auto& entry) {
         return entry.is_written && !entry.is_global;
       });
-  const c10::Device device = destination->tensor->device();
-  std::vector<Written> written;
-  Stack local;
-  push_arguments(
-      op, args, device, local, [&](const at::Tensor& tensor, size_t, size_t n) {
-        if (!tensors.entries[n].is_global) {
-          return tensor;
-        }
-        const bool is_written = tensors.entries[n].is_written;
-        const at::Tensor whole = full_value(tensor);
-        at::Tensor value = whole.to(
-            device,
-            whole.scalar_type(),
-            /*non_blocking=*/false,
-            /*copy=*/is_written);
-        if (is_written) {
-          written.push_back({tensor, value});
-        }
-        return value;
-      });
-  op.handle.callBoxed(local);
-  for (const Written& global : written) {
-    write_global(global.tensor, global.stand_in);
-  }
-  give_back(op, stack, local);
+  run_on_whole_values(op, tensors, destination->tensor->device(), stack);
 }
 
 void run_on_stand_ins(const Op& op, const CallTensors& tensors, Stack& stack) {

@@ -6,7 +6,7 @@
 
 #include "dispatch/arguments.h"
 #include "dispatch/explain.h"
-#include "dispatch/foreach.h"
+#include "dispatch/list_call.h"
 #include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
 #include "dispatch/overlaps.h"

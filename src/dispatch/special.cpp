@@ -217,9 +217,8 @@ bool copy(const Op& op, Stack& stack) {
     give(op, stack, self);
     return true;
   }
-  if (source.is_same(self) ||
-      (is_global(source) ? copy_storage(self, source)
-                         : copy_from_host(self, source))) {
+  if (is_global(source) ? copy_storage(self, source)
+                        : copy_from_host(self, source)) {
     give(op, stack, self);
     return true;
   }

@@ -112,6 +112,15 @@ void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
   meta.layout = without_reduced(meta.layout, storage.layout);
 }
 
+// Where shards of a storage begin, for `GlobalMeta::origins`.
+Sizes origins_of(const Shards& shards) {
+  Sizes origins;
+  for (const at::Tensor& shard : shards) {
+    origins.push_back(shard.storage_offset());
+  }
+  return origins;
+}
+
 // After the storage got another layout: an alias of all of it, else a copy.
 void take_anew(const at::Tensor& tensor, const MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
@@ -119,17 +128,11 @@ void take_anew(const at::Tensor& tensor, const MeshStorage& storage) {
   if (meta.is_write_back) {
     return;
   }
-  meta.is_write_back =
-      tensor.scalar_type() != storage.dtype || tensor.storage_offset() != 0 ||
-      tensor.sizes() != c10::IntArrayRef(storage.base_sizes) ||
-      tensor.strides() != c10::IntArrayRef(storage.base_strides);
+  meta.is_write_back = !is_whole(tensor);
   if (!meta.is_write_back) {
     meta.layout = storage.layout;
     meta.shards = storage.shards;
-    meta.origins.clear();
-    for (const at::Tensor& shard : storage.shards) {
-      meta.origins.push_back(shard.storage_offset());
-    }
+    meta.origins = origins_of(storage.shards);
   }
 }
 
@@ -272,9 +275,7 @@ at::Tensor make_global(
   auto meta = c10::make_intrusive<GlobalMeta>();
   meta->layout = layout;
   meta->shards = shards;
-  for (const at::Tensor& shard : shards) {
-    meta->origins.push_back(shard.storage_offset());
-  }
+  meta->origins = origins_of(shards);
   storage->shards = std::move(shards);
   storage->count_shards();
   return new_tensor(
@@ -324,9 +325,7 @@ at::Tensor make_view(
   meta->memory_generation = state.memory_generation.load();
   meta->layout_generation = state.layout_generation;
   meta->value_generation = state.value_generation.load();
-  for (const at::Tensor& shard : state.shards) {
-    meta->origins.push_back(shard.storage_offset());
-  }
+  meta->origins = origins_of(state.shards);
   at::Tensor view = new_tensor(
       storage, sizes, strides, offset, dtype, std::move(meta), is_inference);
   bits.put_on(view);
