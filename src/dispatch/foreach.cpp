@@ -314,6 +314,34 @@ class ForeachCall : private ListCall {
     }
   }
 
+  // The kernel of an element takes the number for a tensor, of another shape;
+  // so where dims of size 1 lie unusually, the result has them there too.
+  bool takes_numbers() const {
+    const std::string& name = op_.schema.name;
+    const auto is_of = [&name](const char* base) {
+      return name.starts_with(std::string("aten::_foreach_") + base + ".") &&
+             !name.ends_with(".List");
+    };
+    return is_of("add") || is_of("sub") || is_of("mul") || is_of("div");
+  }
+
+  // As torch's iterator lays out a result of elements that lie as `model`.
+  std::vector<int64_t> strides_like(const at::Tensor& model) const {
+    const std::vector<int64_t> sizes = model.sizes().vec();
+    if (!takes_numbers()) {
+      if (model.is_contiguous()) {
+        return contiguous_strides(sizes);
+      }
+      if (model.is_contiguous(at::MemoryFormat::ChannelsLast)) {
+        return c10::get_channels_last_strides_2d(sizes);
+      }
+      if (model.is_non_overlapping_and_dense()) {
+        return model.strides().vec();
+      }
+    }
+    return strides_in_order_of(sizes, model.strides().vec());
+  }
+
   at::Tensor pack_element(size_t e) {
     const at::Tensor first = results_[e][0];
     const at::Tensor& model = lists_[0].tensors[e];
@@ -326,16 +354,10 @@ class ForeachCall : private ListCall {
           first.scalar_type(),
           std::move(results_[e]));
     }
-    const std::vector<int64_t> strides =
-        model.is_contiguous()
-            ? contiguous_strides({model.sizes().data(), model.sizes().size()})
-            : strides_in_order_of(
-                  {model.sizes().data(), model.sizes().size()},
-                  {model.strides().data(), model.strides().size()});
     return make_global(
         layout,
         model.sizes(),
-        strides,
+        strides_like(model),
         first.scalar_type(),
         std::move(results_[e]));
   }

@@ -295,13 +295,22 @@ void run(const Op& op, Stack& stack) {
   run_call(op, args, tensors, stack);
 }
 
+// Whether two tensors are the same window on one storage.
+bool is_same_window(const at::Tensor& a, const at::Tensor& b) {
+  return a.is_same(b) ||
+         (a.is_alias_of(b) && a.storage_offset() == b.storage_offset() &&
+          a.sizes() == b.sizes() && a.strides() == b.strides() &&
+          a.scalar_type() == b.scalar_type() && a.is_conj() == b.is_conj() &&
+          a.is_neg() == b.is_neg());
+}
+
 // A write over all of a broken tensor mends it, unless it fails too. A copy to
 // itself is none: torch does nothing, and refuses nothing.
 void run_overwrite(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
   const at::Tensor self = stack[base].toTensor();
   if (op.base_name == "aten::copy_" &&
-      stack[base + 1].toTensor().is_same(self)) {
+      is_same_window(self, stack[base + 1].toTensor())) {
     stack.resize(base + 1);
     return;
   }

@@ -31,14 +31,15 @@ bool take_known_strides(
   if (output.strides.empty()) {
     return false;
   }
+  bool all_agree = true;
   for (size_t i = 0; i < shards.size(); ++i) {
-    if (!agree(shards[i], output.shard_strides[i]) &&
-        (is_joined || !output.is_certain)) {
-      return false;
-    }
+    all_agree = all_agree && agree(shards[i], output.shard_strides[i]);
+  }
+  if (!all_agree && !output.is_certain) {
+    return false;
   }
   // Slices of one result have its strides.
-  for (size_t i = 0; i < shards.size() && !is_joined; ++i) {
+  for (size_t i = 0; i < shards.size() && !(is_joined && all_agree); ++i) {
     shards[i] = with_strides(shards[i], output.shard_strides[i]);
   }
   return true;

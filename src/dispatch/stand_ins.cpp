@@ -100,15 +100,24 @@ std::optional<std::vector<at::Tensor>> results_on_meta(
   return results;
 }
 
+// Those of which Python's meta kernels say otherwise than torch's in C++.
+bool is_laid_out_by_kernel(const Op& op) {
+  return op.schema.name == "aten::index.Tensor" ||
+         op.schema.name == "aten::cat" || op.schema.name == "aten::stack" ||
+         op.schema.name == "aten::roll";
+}
+
 // A dim of which the first device has one element says nothing. The order in
-// which pointwise ops lay out what repeats or overlaps depends on sizes too.
+// which pointwise ops lay out what repeats or overlaps depends on sizes too,
+// and some kernels look at the strides of dims of size 1, which shards do not
+// keep.
 bool hides_strides(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const Plan::Output& output,
     const PreparedPlan::Output& prepared) {
   const Sizes& first = prepared.local_sizes[0];
-  return (output.layout.sharded_axes() != 0 &&
+  return ((output.layout.sharded_axes() != 0 || is_laid_out_by_kernel(op)) &&
           std::find(first.begin(), first.end(), 1) != first.end()) ||
          (op.schema.is_pointwise &&
           std::any_of(args.begin(), args.end(), [](const c10::IValue& arg) {
@@ -144,9 +153,20 @@ at::Tensor on_meta(const at::Tensor& tensor) {
       tensor.sizes(), tensor.strides(), tensor.options().device(at::kMeta));
 }
 
-bool is_laid_out_by_kernel(const Op& op) {
-  return op.schema.name == "aten::index.Tensor" ||
-         op.schema.name == "aten::cat" || op.schema.name == "aten::roll";
+// As torch has it: a stack is a cat along the dim that it takes the place of,
+// seen with one dim more.
+at::Tensor stacked(std::vector<at::Tensor>& parts, int64_t dim) {
+  const int64_t num_dims = parts[0].dim();
+  dim = c10::maybe_wrap_dim(dim, num_dims + 1);
+  if (dim < num_dims) {
+    std::vector<int64_t> sizes = parts[0].sizes().vec();
+    sizes.insert(sizes.begin() + dim, static_cast<int64_t>(parts.size()));
+    return at::Tensor(at::meta::cat(parts, dim)).view(sizes);
+  }
+  for (at::Tensor& part : parts) {
+    part = part.unsqueeze(dim);
+  }
+  return at::meta::cat(parts, dim);
 }
 
 // Of ops that Python's meta kernels lay out as no kernel does: by torch's own
@@ -161,12 +181,13 @@ std::optional<at::Tensor> laid_out_by_kernel(
     const auto indices = args[1].to<c10::List<std::optional<at::Tensor>>>();
     return index_on_meta(args[0].toTensor(), indices);
   }
-  if (op.schema.name == "aten::cat") {
+  if (op.schema.name == "aten::cat" || op.schema.name == "aten::stack") {
     std::vector<at::Tensor> parts;
     for (const at::Tensor& part : args[0].toTensorVector()) {
       parts.push_back(on_meta(part));
     }
-    return at::meta::cat(parts, args[1].toInt());
+    return op.schema.name == "aten::cat" ? at::meta::cat(parts, args[1].toInt())
+                                         : stacked(parts, args[1].toInt());
   }
   at::Tensor rolled = on_meta(args[0].toTensor());
   const std::vector<int64_t> shifts = args[1].toIntVector();

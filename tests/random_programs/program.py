@@ -59,6 +59,8 @@ def make(seed):
     with mode_of(program):
         for _ in range(choose.random.randrange(2, 5)):
             add(program, choose.new())
+        while not program.plain.pool:  # all were too large
+            add(program, choose.new())
         if gradients:
             for t in program.plain.pool:
                 t.requires_grad_()

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 import torch_mesh as tm
 
 DTYPES = (torch.float64, torch.float64, torch.float32, torch.int64)
-LARGE = 10_000  # values beyond are brought back
+# Values beyond are brought back: what a step makes of them has no rounding.
+LARGE = {torch.float32: 1_000}
+LARGE_ELSE = 10_000
 
 
 class World:
@@ -587,7 +589,8 @@ def overlap(a, b):
 
 
 def is_large(t):
-    return t.numel() > 0 and not (
-        math.isfinite(float(t.detach().abs().max()))
-        and float(t.detach().abs().max()) < LARGE
-    )
+    if t.numel() == 0:
+        return False
+    largest = float(t.detach().abs().max())
+    most = LARGE.get(t.dtype, LARGE_ELSE)
+    return not (math.isfinite(largest) and largest < most)
