@@ -37,6 +37,7 @@ from torch_mesh.rounding import (
 from torch_mesh.run_figures import (
     UNWRITTEN,
     Draw,
+    Drawing,
     Ran,
     drawn_from,
     figures_of,
@@ -160,6 +161,11 @@ class _Ops(TorchDispatchMode):
         self.supports_higher_order_operators = True
         self.watch = watch
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Lets torch compile inside: flex_attention does so by itself."""
+        return True
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -183,7 +189,7 @@ class _Ops(TorchDispatchMode):
         else:
             written = _written(func._schema, args, kwargs)
             beside = _Beside(self.watch, call, written, func._schema)
-            drawing = _Drawing(generator) if draws else None
+            drawing = Drawing(generator) if draws else None
             result = func(*args, **kwargs)
             beside.compare(result, *([drawing.ended()] if drawing else []))
         self.watch.half_step = max(self.watch.half_step, half_step(result))
@@ -218,7 +224,9 @@ class _Functions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        drawing = _Drawing()
+        if torch.compiler.is_dynamo_compiling():
+            return func(*args, **kwargs)
+        drawing = Drawing()
         found = len(self.watch.differences)
         _in_function.depth += 1
         try:
@@ -249,28 +257,6 @@ class _Functions(TorchFunctionMode):
             ):
                 _Beside(self.watch, call, []).compare(result, drawing)
         return result
-
-
-class _Drawing:
-    """A generator before and after a call that draws from it."""
-
-    def __init__(self, generator: torch.Generator | None = None) -> None:
-        self.generator = generator or torch.default_generator
-        self.before = self._state()
-        self.after = self.before
-
-    def ended(self) -> _Drawing:
-        self.after = self._state()
-        return self
-
-    def drew_nothing(self) -> bool:
-        with torch._C._DisableTorchDispatch():
-            return torch.equal(self.before, self.after)
-
-    def _state(self) -> torch.Tensor:
-        # What is watched shall not see how it is watched.
-        with torch._C._DisableTorchDispatch():
-            return self.generator.get_state()
 
 
 class Call(NamedTuple):
@@ -322,7 +308,7 @@ class _Beside:
             self._plain, (call.args, call.kwargs)
         )
 
-    def compare(self, result: Any, drawing: _Drawing | None = None) -> None:
+    def compare(self, result: Any, drawing: Drawing | None = None) -> None:
         """Notes how `result` differs; draws again what the call drew."""
         call = self._call
         if call.name.startswith((*UNWRITTEN, *_STEERING)):

@@ -41,8 +41,9 @@ _FREE = 256
 # The same where the step is one of a 16-bit dtype.
 _FREE_OF_HALF = 16
 
-# Nudged runs at most: one in ten takes another branch of a line search.
-_NUDGES = 16
+# Nudged runs at most: a branch of a line search is taken by
+# one in ten, or in thirty.
+_NUDGES = 64
 
 # Ops after one that only one of the runs has, among which a difference is laid
 # to that one.

@@ -31,6 +31,28 @@ class Ran(NamedTuple):
     scales: tuple[float, ...]  # what these sums are of
 
 
+class Drawing:
+    """A generator before and after a call that draws from it."""
+
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        self.generator = generator or torch.default_generator
+        self.before = self._state()
+        self.after = self.before
+
+    def ended(self) -> Drawing:
+        self.after = self._state()
+        return self
+
+    def drew_nothing(self) -> bool:
+        with torch._C._DisableTorchDispatch():
+            return torch.equal(self.before, self.after)
+
+    def _state(self) -> torch.Tensor:
+        # What is watched shall not see how it is watched.
+        with torch._C._DisableTorchDispatch():
+            return self.generator.get_state()
+
+
 def drawn_from(op: str, generator: torch.Generator | None) -> Draw:
     """The `Draw` of an op that is about to draw."""
     with torch._C._DisableTorchDispatch():

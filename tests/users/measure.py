@@ -27,12 +27,19 @@ class Run:
     collectives: int = 0
 
 
-def run(program, place, steps=STEPS, seed=SEED):
-    """Builds a program in a place and takes its steps."""
+def run(program, place, steps=STEPS, seed=SEED, nudge=None):
+    """Builds a program in a place and takes its steps.
+
+    Args:
+        nudge: a number, and each weight begins one rounding beside its value,
+            to a side that the number draws.
+    """
     torch.manual_seed(seed)
     results, seconds = [], []
     with place.active(program.keras), tm.counting() as counts:
         step, weights = program.build(place)
+        if nudge is not None:
+            nudged(weights, torch.Generator().manual_seed(nudge))
         for _ in range(steps):
             start = time.process_time()
             results.append(plain(step()))
@@ -47,6 +54,18 @@ def run(program, place, steps=STEPS, seed=SEED):
         }
     number = sum(counts.collectives.values())
     return Run(results, weights, seconds, counts.replicated_ops, number)
+
+
+def nudged(weights, generator):
+    """Moves weights by at most one rounding, in place."""
+    weights = weights() if callable_only(weights) else weights
+    if isinstance(weights, torch.nn.Module):
+        weights = dict(weights.named_parameters())
+    with torch.no_grad():
+        for weight in weights.values():
+            if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+                sides = torch.randint(-1, 2, weight.shape, generator=generator)
+                weight.mul_(1 + torch.finfo(weight.dtype).eps * sides)
 
 
 def callable_only(weights):

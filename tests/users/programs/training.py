@@ -24,7 +24,7 @@ def data(place, batch):
 @program()
 def lbfgs_regression(place):
     """LBFGS with a strong Wolfe search."""
-    width, batch = place.size((512, 256), (8, 64))
+    width, batch = place.size((512, 256), (16, 32))
     model = place.module(net(width), {"0": "colwise", "2": "rowwise"})
     optimizer = torch.optim.LBFGS(
         model.parameters(), lr=0.1, max_iter=2, line_search_fn="strong_wolfe"
