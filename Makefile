@@ -12,12 +12,14 @@
 #   make keras-suite        Keras's own tests on the mesh
 #   make keras-suite-full   also those that need TensorFlow or JAX; writes
 #                           docs/keras-suite.md
+#   make test-newest        builds and tests on the newest torch, in .venv-newest
+#   make wheel      one wheel with an engine for each of these two torches
 #   make users      programs in the manner of users; writes docs/users.md
 #   make random-programs    100,000 random programs, bit for bit; FIRST=0
 #   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
 #   make fuzz       rules, layouts, redistributions: FUZZ_SECONDS in all (600)
 #   make stress     threads that train at once, for two minutes
-#   make compat     syntax of every source against torch 2.11's headers
+#   make compat     syntax of every source against the headers of other torches
 #   make clean      remove what was built (.venv stays)
 
 PYTHON ?= python3
@@ -25,13 +27,14 @@ JOBS ?= $(shell nproc)
 TEST_JOBS ?= 2
 DEMO ?= examples/demo.py
 
-VENV := .venv
+VENV ?= .venv
+TORCH ?= requirements/torch.txt
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 SETUP := $(VENV)/.setup
 TEST_SETUP := $(VENV)/.setup-test
-BUILD := build/release
+BUILD ?= build/release
 TIER_2 := build/tier2
 BUILT := $(BUILD)/.installed
 FUZZ_SECONDS ?= 600
@@ -45,7 +48,10 @@ FORMATTED = $(shell find include src tests examples benchmarks \
 export KERAS_BACKEND := torch
 export PIP_PROGRESS_BAR := off
 
-.PHONY: demo test build setup lint format tidy bench sanitize fuzz stress \
+NEWEST := VENV=.venv-newest BUILD=build/newest \
+  TORCH=requirements/torch-newest.txt
+
+.PHONY: demo test test-newest wheel engine-wheel build setup lint format tidy bench sanitize fuzz stress \
   compat clean \
   conformance conformance-full conformance-plants coverage \
   keras-suite keras-suite-full \
@@ -72,16 +78,39 @@ test-python: build $(TEST_SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile \
 	  --no-loadscope-reorder
 
+test-newest:
+	$(MAKE) --no-print-directory $(NEWEST) test-cpp
+	$(MAKE) --no-print-directory $(NEWEST) test-python
+
+# An engine each; then one wheel, which dist/ holds.
+RELEASE := build/release-tools
+wheel: $(RELEASE)/.setup
+	@$(MAKE) --no-print-directory engine-wheel
+	@$(MAKE) --no-print-directory $(NEWEST) engine-wheel
+	$(RELEASE)/bin/python tools/join_wheels.py build/wheels/*/*.whl \
+	  --out build/wheels
+	$(RELEASE)/bin/python tools/repair_wheel.py build/wheels/*.whl --out dist
+
+engine-wheel: build
+	@rm -rf build/wheels/$(notdir $(BUILD)) build/wheels/*.whl
+	@$(PIP) wheel -q --no-index --no-deps --no-build-isolation \
+	  --config-settings=build-dir=$(BUILD) -w build/wheels/$(notdir $(BUILD)) .
+
+$(RELEASE)/.setup: requirements/release.txt
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install -q -r requirements/release.txt
+	@touch $@
+
 build: $(BUILT)
 
 setup: $(SETUP) $(TEST_SETUP)
 
 # torch first and by itself, so that no other package chooses it.
-$(SETUP): requirements/build.txt requirements/torch.txt requirements/run.txt \
+$(SETUP): requirements/build.txt $(TORCH) requirements/run.txt \
     tools/debian_packages.sh
 	tools/debian_packages.sh build $(PYTHON)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -r requirements/torch.txt
+	$(PIP) install -q -r $(TORCH)
 	$(PIP) install -q -r requirements/build.txt -r requirements/run.txt
 	@touch $@
 

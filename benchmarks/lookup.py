@@ -29,7 +29,6 @@ import keras
 import torch
 
 import torch_mesh as tm
-from torch_mesh import _C
 
 RESULT = pathlib.Path(__file__).parent / "results" / "lookup.json"
 NUM_PATHS = 10_000
@@ -155,7 +154,6 @@ def main() -> int:
         print(f"too slow: {low}" if low else "as promised")
         return 1 if low else 0
     versions = {
-        "engine": _C.pattern_engine(),
         "keras": keras.__version__,
         "python": sys.version.partition(" ")[0],
         "torch": torch.__version__,

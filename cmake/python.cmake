@@ -24,5 +24,5 @@ function(torch_mesh_add_python_module name)
   set_target_properties(${name} PROPERTIES
     CXX_VISIBILITY_PRESET hidden
     VISIBILITY_INLINES_HIDDEN ON
-    INSTALL_RPATH "$ORIGIN/lib;$ORIGIN/../torch/lib")
+    INSTALL_RPATH "${TORCH_MESH_RPATH}")
 endfunction()

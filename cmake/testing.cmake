@@ -19,6 +19,16 @@ function(torch_mesh_add_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT 600)
 endfunction()
 
+# What an executable itself calls, it must link: torch's own runtime.
+function(torch_mesh_link_openmp name)
+  file(GLOB openmp "${TORCH_MESH_TORCH_LIB_DIR}/libgomp*.so*")
+  if(NOT openmp)
+    find_package(OpenMP REQUIRED)
+    set(openmp OpenMP::OpenMP_CXX)
+  endif()
+  target_link_libraries(${name} PRIVATE ${openmp})
+endfunction()
+
 torch_mesh_add_test(
   test_torch_free
   FOLDERS core rules plan stress fuzz
@@ -36,6 +46,7 @@ if(TORCH_MESH_SANITIZE MATCHES thread)
   torch_mesh_sources(comm_sources src/comm)
   target_sources(test_communicator PRIVATE ${comm_sources} ${trace_sources})
   torch_mesh_use_torch(test_communicator)
+  torch_mesh_link_openmp(test_communicator)
   set_tests_properties(
     test_communicator PROPERTIES
     ENVIRONMENT "TSAN_OPTIONS=ignore_noninstrumented_modules=1")
@@ -46,4 +57,5 @@ if(TORCH_MESH_ENGINE)
     FOLDERS comm tensor run dispatch device random trace layout_map
     LINKS torch_mesh)
   target_compile_options(test_engine PRIVATE -fopenmp)
+  torch_mesh_link_openmp(test_engine)
 endif()

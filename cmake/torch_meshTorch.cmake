@@ -4,12 +4,13 @@
 # Where to look, in this order: Torch_DIR and CMAKE_PREFIX_PATH, as for every
 # package; the torch beside an installed torch_mesh; the Python of this build.
 #
-# Sets TORCH_MESH_TORCH_LIB_DIR.
+# Sets TORCH_MESH_TORCH_LIB_DIR; torch_mesh_torch_version tells its version.
 
 set(_torch_mesh_hints "")
-if(EXISTS "${CMAKE_CURRENT_LIST_DIR}/../../../../torch/share/cmake")
-  list(APPEND _torch_mesh_hints
-       "${CMAKE_CURRENT_LIST_DIR}/../../../../torch/share/cmake")
+set(_torch_mesh_beside
+    "${CMAKE_CURRENT_LIST_DIR}/../../../../torch/share/cmake")
+if(EXISTS "${_torch_mesh_beside}")
+  list(APPEND _torch_mesh_hints "${_torch_mesh_beside}")
 elseif(Python_EXECUTABLE)
   # find_spec, not import: nothing of torch runs.
   execute_process(
@@ -24,8 +25,8 @@ elseif(Python_EXECUTABLE)
 endif()
 
 # torch's own package ends the configure step if torch was built with CUDA and
-# the machine has no CUDA toolkit. No source of torch_mesh needs the toolkit, so
-# there the libraries are taken without the package.
+# the machine has no CUDA toolkit, or a part of one. No source of torch_mesh needs
+# the toolkit, so there the libraries are taken without the package.
 find_path(
   _torch_mesh_torch_config TorchConfig.cmake
   HINTS "${Torch_DIR}" ${_torch_mesh_hints}
@@ -33,20 +34,15 @@ find_path(
 if(NOT _torch_mesh_torch_config)
   message(FATAL_ERROR
     "torch_mesh: torch was not found.\n"
-    "Hint: pip install torch==2.13.0, or set -DTorch_DIR=.../share/cmake/Torch.")
+    "Hint: pip install torch, or set -DTorch_DIR=.../share/cmake/Torch.")
 endif()
 get_filename_component(
   _torch_mesh_root "${_torch_mesh_torch_config}/../../.." ABSOLUTE)
 set(TORCH_MESH_TORCH_LIB_DIR "${_torch_mesh_root}/lib")
 
-set(_torch_mesh_use_package ON)
-if(EXISTS "${TORCH_MESH_TORCH_LIB_DIR}/libtorch_cuda.so")
-  find_package(CUDAToolkit QUIET)
-  set(_torch_mesh_use_package ${CUDAToolkit_FOUND})
-endif()
 if(TARGET torch)
   # The including project found it already.
-elseif(_torch_mesh_use_package)
+elseif(NOT EXISTS "${TORCH_MESH_TORCH_LIB_DIR}/libtorch_cuda.so")
   set(Torch_DIR "${_torch_mesh_torch_config}")
   find_package(Torch REQUIRED)
 else()
@@ -63,21 +59,28 @@ else()
   target_link_libraries(torch INTERFACE torch_cpu)
 endif()
 
+# Sets `out` to what torch's headers say: "2.13.0".
+function(torch_mesh_torch_version out)
+  set(version "")
+  file(STRINGS "${_torch_mesh_root}/include/torch/headeronly/version.h" lines
+       REGEX "^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]+$")
+  foreach(part IN ITEMS MAJOR MINOR PATCH)
+    string(REGEX MATCH "TORCH_VERSION_${part} ([0-9]+)" _ "${lines}")
+    list(APPEND version "${CMAKE_MATCH_1}")
+  endforeach()
+  list(JOIN version "." version)
+  set(${out} "${version}" PARENT_SCOPE)
+endfunction()
+
 # at::parallel_for is a template over OpenMP: the caller is compiled with
-# -fopenmp, and must run in the OpenMP runtime that torch itself runs in. So the
-# flag goes to the compiler only, and torch's own copy of the runtime is linked.
+# -fopenmp, and must run in the OpenMP runtime that torch itself runs in. That
+# has another name in each build of torch, so none is linked: its symbols are
+# found in the one that libtorch brings.
 function(torch_mesh_use_torch target)
   target_link_libraries(${target} PUBLIC torch)
-  target_compile_options(${target} PRIVATE -fopenmp)
-  file(GLOB openmp "${TORCH_MESH_TORCH_LIB_DIR}/libgomp*.so*")
-  if(openmp)
-    list(GET openmp 0 openmp)
-    target_link_libraries(${target} PRIVATE "${openmp}")
-  else()
-    find_package(OpenMP REQUIRED)
-    target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
-  endif()
-  target_link_options(${target} PRIVATE -Wl,-z,defs)
-  set_target_properties(${target} PROPERTIES
-    INSTALL_RPATH "$ORIGIN;$ORIGIN/../../torch/lib")
+  get_filename_component(packages "${_torch_mesh_root}" DIRECTORY)
+  target_compile_options(${target} PRIVATE
+    -fopenmp
+    # Asserts in torch's headers name them from the environment's root.
+    "-ffile-prefix-map=${packages}/=")
 endfunction()

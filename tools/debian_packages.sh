@@ -19,8 +19,6 @@ sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))'
 need g++ g++ --version
 need python3-venv "$python" -c 'import ensurepip, venv'
 need python3-dev "$python" -c "$python_h"
-need libre2-dev sh -c 'echo "#include <re2/re2.h>" |
-  g++ -x c++ - -shared -fPIC -lre2 -o /dev/null'
 if [ "$1" = test ]; then
   need libgtest-dev sh -c 'echo "#include <gtest/gtest.h>" |
     g++ -x c++ - -lgtest_main -lgtest -pthread -o /dev/null'

@@ -1,25 +1,25 @@
-"""What a wheel depends on: the very torch that it was compiled against.
+"""What a wheel depends on: the minor release of torch that it was compiled for.
 
-torch's C++ interface changes with each release, so a range of versions would
-promise too much; and on a machine without a GPU a range makes pip fetch the
-build of torch for CUDA.
+torch promises no layout of its structures from one minor release to the next;
+within one it does not change them. `tools/join_wheels.py` widens the range of a
+wheel that holds several engines.
 """
 
+import os
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-# What pyproject.toml installs for a build in a fresh environment.
-DEFAULT = "2.13.0"
 
 
 def dynamic_metadata(
     settings: Mapping[str, Any], project: Mapping[str, Any]
 ) -> dict[str, list[str]]:
     """Called by scikit-build-core; returns what to add to [project]."""
+    # build_backend says what it compiles against.
+    torch = os.environ.get("TORCH_MESH_TORCH_VERSION")
     try:
-        torch = version("torch")
-    except PackageNotFoundError:
-        torch = DEFAULT
-    # Without "+cpu" or "+cu130": either build of one release will do.
-    return {"dependencies": [f"torch=={torch.partition('+')[0]}"]}
+        torch = torch or version("torch")
+    except PackageNotFoundError:  # of sources, which fit them all
+        return {"dependencies": ["torch>=2.11"]}
+    major, minor = torch.split(".")[:2]
+    return {"dependencies": [f"torch=={major}.{minor}.*"]}

@@ -151,23 +151,37 @@ def _for_keras_hooks() -> bool:
     return autoload is not None and autoload.is_calling_hooks()
 
 
-def _check_library() -> None:
-    """Says what to do where the C++ library does not load.
+def _find_engine() -> None:
+    """Puts the engine that goes with torch where `import torch_mesh._C` looks.
+
+    Raises:
+        ImportError: if none does.
+    """
+    import torch
+
+    from torch_mesh import engines
+
+    __path__.append(str(engines.fitting(torch.__version__)))
+
+
+def _load_engine() -> None:
+    """Says what to do where the engine does not load.
 
     Raises:
         ImportError: with what the system says.
     """
+    import torch
+
     try:
         importlib.import_module("torch_mesh._C")
     except ImportError as error:
-        torch = sys.modules.get("torch")
         raise ImportError(
-            "torch_mesh: its library does not load beside torch"
-            f" {getattr(torch, '__version__', '(not imported)')}.\n"
+            "torch_mesh: its engine does not load beside torch"
+            f" {torch.__version__}.\n"
             f"  system  {error}\n"
             "Hint: compile it for this torch, with pip install"
-            " --no-build-isolation --force-reinstall --no-deps; a missing"
-            " libre2 comes with libre2-dev. [library-load]"
+            " --no-build-isolation --force-reinstall --no-deps"
+            " --no-binary torch-mesh torch-mesh. [library-load]"
         ) from error
 
 
@@ -179,10 +193,9 @@ def is_for_hooks() -> bool:
     return _made_for_hooks
 
 
+_find_engine()
 if not _made_for_hooks:
-    import torch as _torch  # noqa: F401  brings the libraries that _C needs
-
-    _check_library()
+    _load_engine()
     from torch_mesh import device
 
     device.register_if_alone()

@@ -25,8 +25,8 @@ enum class Policy { kLowerPrecision, kFloat32, kWidest };
 
 // An op in one of the CPU's lists that is in neither of these computes in
 // float32. Torch says which ops are listed, but not where.
-Policy policy_of(const std::string& name) {
-  static const auto* lower = new std::set<std::string>{
+const std::set<std::string>& in_lower_precision() {
+  static const auto* names = new std::set<std::string>{
       "_addmm_activation",
       "_convolution",
       "_native_multi_head_attention",
@@ -49,11 +49,19 @@ Policy policy_of(const std::string& name) {
       "prelu",
       "scaled_dot_product_attention",
   };
-  static const auto* widest =
+  return *names;
+}
+
+const std::set<std::string>& in_widest() {
+  static const auto* names =
       new std::set<std::string>{"cat", "index_copy", "stack"};
-  return lower->count(name)    ? Policy::kLowerPrecision
-         : widest->count(name) ? Policy::kWidest
-                               : Policy::kFloat32;
+  return *names;
+}
+
+Policy policy_of(const std::string& name) {
+  return in_lower_precision().count(name) ? Policy::kLowerPrecision
+         : in_widest().count(name)        ? Policy::kWidest
+                                          : Policy::kFloat32;
 }
 
 // A plain CPU tensor beside global ones is cast as they are.
@@ -124,6 +132,13 @@ class CastingKernel final : public c10::OperatorKernel {
 };
 
 }  // namespace
+
+std::vector<std::string> autocast_names() {
+  std::vector<std::string> names(
+      in_lower_precision().begin(), in_lower_precision().end());
+  names.insert(names.end(), in_widest().begin(), in_widest().end());
+  return names;
+}
 
 void register_autocast() {
   auto& dispatcher = c10::Dispatcher::singleton();

@@ -16,6 +16,7 @@
 
 #include <torch/csrc/autograd/node.h>
 #include <torch/csrc/autograd/variable.h>
+#include <torch/version.h>
 
 #include <torch_mesh/tensor.h>
 
@@ -111,6 +112,13 @@ struct WatchedResult final : AutogradMeta {
 
   mutable std::atomic<const Node*> done{nullptr};
 };
+
+#if defined(__x86_64__) && defined(__GLIBCXX__)
+static_assert(
+    sizeof(AutogradMeta) == (TORCH_VERSION_MINOR < 13 ? 200 : 184),
+    "AutogradMeta of torch " TORCH_VERSION
+    " has other members: watched() has to move them");
+#endif
 
 // What autograd keeps of a tensor that is no view, moved.
 std::unique_ptr<WatchedResult> watched(AutogradMeta& meta) {

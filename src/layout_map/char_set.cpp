@@ -1,4 +1,4 @@
-// char_set.cpp: sets of characters, and their text for RE2 and std::regex.
+// char_set.cpp: sets of characters, and their text for std::regex.
 
 #include "layout_map/char_set.h"
 

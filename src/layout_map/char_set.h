@@ -25,7 +25,7 @@ CharSet spaces();
 
 CharSet with_both_cases(const CharSet& set);
 
-// As part of a regular expression, for RE2 and std::regex alike.
+// As part of a regular expression of std::regex (ECMAScript).
 std::string set_text(const CharSet& set);
 
 }  // namespace torch_mesh

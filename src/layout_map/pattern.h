@@ -30,14 +30,11 @@ class Pattern {
   bool matches_all_of(std::string_view text) const;
 
  private:
-  struct Engine;  // RE2 or std::regex
+  struct Engine;  // std::regex
 
   std::string text_;
   PatternText read_;
   std::unique_ptr<const Engine> engine_;  // null if pieces are all there is
 };
-
-// Which engine was built in: "RE2" or "std::regex".
-const char* pattern_engine();
 
 }  // namespace torch_mesh

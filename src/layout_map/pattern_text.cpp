@@ -14,7 +14,8 @@
 namespace torch_mesh {
 namespace {
 
-// RE2's limit on counted repeats; `re` has none worth the name.
+// std::regex makes a state of each counted repeat; `re` has no limit worth
+// the name.
 constexpr uint32_t kMaxRepeat = 1000;
 constexpr int kMaxDepth = 100;
 

@@ -22,8 +22,8 @@
 namespace torch_mesh {
 
 struct PatternText {
-  // The pattern for RE2 and for std::regex (ECMAScript) alike; matches what
-  // re.fullmatch matches, among plain texts.
+  // The pattern for std::regex (ECMAScript); matches what re.fullmatch matches,
+  // among plain texts.
   std::string expression;
   // Texts that occur in all that the pattern matches, two characters or more.
   std::vector<std::string> literals;

@@ -167,7 +167,6 @@ void bind_layout_map(py::module_& m) {
       "pattern_problem",
       [](const py::str& text) { return Pattern(utf8(text)).problem(); },
       py::arg("pattern"));
-  m.def("pattern_engine", &pattern_engine);
   m.def(
       "ends_of",
       [](const py::str& path) { return strs_of(ends_of(utf8(path))); },

@@ -1,12 +1,14 @@
 // module.cpp: the Python module torch_mesh._C: bindings, no logic.
 
 #include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
 
 #include <torch_mesh/error.h>
 #include <torch_mesh/layout.h>
 #include <torch_mesh/rule.h>
 #include <torch_mesh/tensor.h>
 
+#include "device/compat_checks.h"
 #include "device/read_only.h"
 #include "dispatch/device_index.h"
 #include "dispatch/explain.h"
@@ -132,6 +134,18 @@ void bind_layouts(py::module_& m) {
       py::arg("sizes"),
       py::arg("itemsize"));
   m.def("separate_memories_for_testing", &separate_memories_for_testing);
+  m.def("compat_checks", [] {
+    py::list checks;
+    for (const CompatCheck& check : compat_checks()) {
+      checks.append(
+          py::make_tuple(
+              check.name,
+              check.source,
+              py::cpp_function(
+                  check.problem, py::call_guard<py::gil_scoped_release>())));
+    }
+    return checks;
+  });
 }
 
 // Whether a program has the tensor in its hands: `x.to("mesh")` asks with a
@@ -275,10 +289,24 @@ void bind_counters(py::module_& m) {
   m.def("set_log_level", &set_log_level, py::arg("level"));
 }
 
+// Structures of torch that the engine reads differ from minor to minor.
+void check_torch() {
+  const auto running =
+      py::module_::import("torch").attr("__version__").cast<std::string>();
+  const std::string compiled = std::to_string(TORCH_VERSION_MAJOR) + "." +
+                               std::to_string(TORCH_VERSION_MINOR) + ".";
+  if (!running.starts_with(compiled)) {
+    throw py::import_error(
+        "the engine was compiled against torch " TORCH_VERSION ", and torch " +
+        running + " is running");
+  }
+}
+
 }  // namespace
 }  // namespace torch_mesh
 
 PYBIND11_MODULE(_C, m) {
+  torch_mesh::check_torch();
   py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) {

@@ -193,8 +193,6 @@ void draw(
   generator.set_engine(engine);
 }
 
-// Whether torch's kernel gives the same numbers here, and leaves its generator
-// at the same place.
 bool draws_alike() {
   constexpr int64_t kNum = 5000;
   constexpr double kP = 0.3;
@@ -217,9 +215,13 @@ bool draws_alike() {
 
 }  // namespace
 
-void fill_bernoulli(const at::Tensor& whole, double p, float kept) {
+bool bernoulli_draws_as_torch() {
   static const bool alike = draws_alike();
-  if (!alike) {
+  return alike;
+}
+
+void fill_bernoulli(const at::Tensor& whole, double p, float kept) {
+  if (!bernoulli_draws_as_torch()) {
     whole.bernoulli_(p).mul_(kept);
     return;
   }

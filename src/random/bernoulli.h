@@ -19,4 +19,8 @@ namespace torch_mesh {
 // may use MKL's generator), its own kernel does it.
 void fill_bernoulli(const at::Tensor& whole, double p, float kept);
 
+// Whether torch's kernel gives the same numbers here, and leaves its generator
+// at the same place; else fill_bernoulli asks that kernel.
+bool bernoulli_draws_as_torch();
+
 }  // namespace torch_mesh
