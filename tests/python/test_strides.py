@@ -269,6 +269,48 @@ def test_what_is_picked_and_put_together_lies_as_in_plain_torch(
         assert_equal(mine, right)
 
 
+# Two formats at once, as each dim of size 1 has a stride of its own.
+AMBIGUOUS = {
+    "rows of one": lambda x: x.permute(1, 0, 3, 2).contiguous().transpose(1, 2),
+    "a diagonal": lambda x: x.diagonal(0, 0, 1).permute(2, 0, 1).unsqueeze(1),
+    "reduced": lambda x: x.sum(2, keepdim=True).transpose(1, 2),
+    "permuted": lambda x: x[:, :, 0].permute(1, 2, 0).unsqueeze(3),
+}
+
+
+@pytest.mark.parametrize("num_devices", [2, 8])
+@pytest.mark.parametrize("placements", ["S0", "S1", "R", "P+"])
+@pytest.mark.parametrize("sizes", [(6, 5, 1, 1), (4, 4, 2, 1), (2, 1, 8, 2)])
+@pytest.mark.parametrize("shown", AMBIGUOUS)
+def test_what_lies_in_two_formats_lies_as_in_plain_torch(
+    num_devices, placements, sizes, shown
+):
+    mesh = tm.Mesh({"data": num_devices})
+    t = torch.randint(-4, 5, sizes).double()
+    m = tm.distribute(t, mesh, (placements,))
+    t, m = AMBIGUOUS[shown](t), AMBIGUOUS[shown](m)
+    one = torch.tensor([0, 0])
+    for f in (
+        *(lambda x, d=d: torch.stack([x, x], d) for d in range(t.dim() + 1)),
+        *(lambda x, d=d: torch.cat([x, x], d) for d in range(t.dim())),
+        *(lambda x, d=d: x.roll(1, d) for d in range(t.dim())),
+        lambda x: x[:, one],
+        lambda x: torch._foreach_sub([x], [x])[0],
+        lambda x: torch._foreach_neg([x])[0],
+        lambda x: torch._foreach_add([x], 1)[0],
+        lambda x: torch._foreach_mul([x], [2.0])[0],
+    ):
+        right, mine = f(t), f(m)
+        assert mine.shape == right.shape
+        assert told(mine) == told(right)
+        assert_equal(mine, right)
+
+
+def told(x):
+    """Strides that address something: those of dims with several elements."""
+    return [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1]
+
+
 @pytest.mark.parametrize("rows", [8, 4, 1])
 @pytest.mark.parametrize("placements", ["S0", "S1", "R"])
 @pytest.mark.parametrize(
