@@ -19,6 +19,7 @@
 #   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
 #   make fuzz       rules, layouts, redistributions: FUZZ_SECONDS in all (600)
 #   make stress     threads that train at once, for two minutes
+#   make check-github       the files of .github, offline
 #   make compat     syntax of every source against the headers of other torches
 #   make clean      remove what was built (.venv stays)
 
@@ -51,7 +52,7 @@ export PIP_PROGRESS_BAR := off
 NEWEST := VENV=.venv-newest BUILD=build/newest \
   TORCH=requirements/torch-newest.txt
 
-.PHONY: demo test test-newest wheel engine-wheel build setup lint format tidy bench sanitize fuzz stress \
+.PHONY: demo test test-newest wheel engine-wheel check-github build setup lint format tidy bench sanitize fuzz stress \
   compat clean \
   conformance conformance-full conformance-plants coverage \
   keras-suite keras-suite-full \
@@ -95,6 +96,22 @@ engine-wheel: build
 	@rm -rf build/wheels/$(notdir $(BUILD)) build/wheels/*.whl
 	@$(PIP) wheel -q --no-index --no-deps --no-build-isolation \
 	  --config-settings=build-dir=$(BUILD) -w build/wheels/$(notdir $(BUILD)) .
+
+# The workflow against the schema of workflows, and for what could be abused.
+GITHUB := build/github-tools
+check-github: $(GITHUB)/.setup
+	$(GITHUB)/bin/check-jsonschema --builtin-schema vendor.github-workflows \
+	  .github/workflows/*.yml
+	$(GITHUB)/bin/check-jsonschema --builtin-schema vendor.dependabot \
+	  .github/dependabot.yml
+	$(GITHUB)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms \
+	  .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/wish.yml
+	$(GITHUB)/bin/zizmor --offline --pedantic .github
+
+$(GITHUB)/.setup: requirements/github.txt
+	test -x $(GITHUB)/bin/python || $(PYTHON) -m venv $(GITHUB)
+	$(GITHUB)/bin/python -m pip install -q -r requirements/github.txt
+	@touch $@
 
 $(RELEASE)/.setup: requirements/release.txt
 	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
