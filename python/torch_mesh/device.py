@@ -37,8 +37,22 @@ def register_if_alone() -> None:
     process: backward on another one would end in an assertion. So beside
     another, whoever makes the first global tensor registers the device.
     """
-    if torch.accelerator.current_accelerator() is None:
+    if not _is_beside_another():
         register()
+
+
+def _is_beside_another() -> bool:
+    """Whether the machine has another accelerator.
+
+    A torch that was built for CUDA names it on any machine. How many devices
+    there are it asks of NVML, which starts nothing that a fork would break.
+    """
+    other = torch.accelerator.current_accelerator()
+    if other is None:
+        return False
+    if other.type == "cuda" and torch.backends.cuda.is_built():
+        return torch.cuda.device_count() > 0
+    return True
 
 
 def is_registered() -> bool:

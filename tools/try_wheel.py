@@ -1,0 +1,179 @@
+"""Tries a wheel as a user would, beside each torch that it has an engine for.
+
+    python tools/try_wheel.py dist/torch_mesh-*.whl --torch 2.13.0 2.14.1
+
+Each torch gets a virtual environment of its own: torch first, then the wheel.
+With no compiler on PATH the programs of the README run; torch is the one that
+was there, and no other was fetched; one OpenMP runtime is loaded, with the
+number of threads that torch was told; no symbol is newer than the wheel's name
+says; no path of the builder is inside; and what `import torch` costs more is
+measured. An environment that is there is used again.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """
+import json, re, threading
+import torch
+torch.set_num_threads(2)
+import torch_mesh as tm
+before = torch.get_num_threads()
+mesh = tm.Mesh({"data": 4})
+x = tm.distribute(torch.randn(512, 512), mesh, ("S0",))
+(x @ x.T).relu().sum().item()
+maps = open("/proc/self/maps").read()
+print(json.dumps({
+    "torch": torch.__version__,
+    "engine": tm._C.__file__.split("/")[-2],
+    "openmp": sorted(set(re.findall(r"\\S*/lib[gi]?omp\\S*", maps))),
+    "threads": [before, torch.get_num_threads()],
+}))
+"""
+
+
+def python_of(folder: Path, torch: str) -> Path:
+    """The interpreter of an environment with that torch and no torch_mesh."""
+    home = folder / f"torch-{torch}"
+    python = home / "bin/python"
+    if not python.exists():
+        venv.create(home, with_pip=True)
+        pip(python, "install", "-q", f"torch=={torch}", "numpy")
+    pip(python, "uninstall", "-q", "-y", "torch-mesh")
+    return python
+
+
+def pip(python: Path, *arguments: str) -> str:
+    command = [python, "-m", "pip", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*command, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def torches(python: Path) -> list[str]:
+    """What of torch's is installed, with versions."""
+    listed = json.loads(pip(python, "list", "--format=json"))
+    return sorted(
+        f"{one['name']} {one['version']}"
+        for one in listed
+        if re.match(r"torch|nvidia|triton|cuda", one["name"])
+        and one["name"] not in ("torch-mesh", "torch_mesh")
+    )
+
+
+def run(python: Path, program: str, folder: Path) -> str:
+    """What a program prints with no compiler on PATH."""
+    environment = {"PATH": str(python.parent), "KERAS_BACKEND": "torch"}
+    kept = {k: os.environ[k] for k in ("HOME", "LANG") if k in os.environ}
+    done = subprocess.run(
+        [python, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment | kept,
+    )
+    if done.returncode:
+        raise SystemExit(f"{program}\n{done.stderr}")
+    return done.stdout
+
+
+def newest_symbols(wheel: Path) -> dict[str, tuple[int, ...]]:
+    """The newest version of each C library's symbols that the wheel needs."""
+    newest: dict[str, tuple[int, ...]] = {}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".so"):
+                continue
+            for library, version in re.findall(
+                rb"\0(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)\0",
+                archive.read(name).replace(b"\0", b"\0\0"),
+            ):
+                numbers = tuple(int(part) for part in version.split(b"."))
+                key = library.decode()
+                newest[key] = max(newest.get(key, ()), numbers)
+    return newest
+
+
+def paths_of_builder(wheel: Path) -> list[str]:
+    """Absolute paths of sources and environments in the libraries."""
+    found = []
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith(".so"):
+                found += re.findall(
+                    rb"(?<![\w.$-])/[\w./-]*/(?:site-packages|src|build)/"
+                    rb"[\w./-]+",
+                    archive.read(name),
+                )
+    return sorted({path.decode() for path in found})
+
+
+def check_wheel(wheel: Path) -> None:
+    [glibc] = re.findall(r"manylinux_(\d+_\d+)_", wheel.name)
+    allowed = tuple(int(part) for part in glibc.split("_"))
+    newest = newest_symbols(wheel)
+    shown = ", ".join(
+        f"{name} {'.'.join(map(str, version))}"
+        for name, version in sorted(newest.items())
+    )
+    print(f"{wheel.name}  {wheel.stat().st_size / 1e6:.1f} MB\n  needs {shown}")
+    if newest["GLIBC"] > allowed:
+        raise SystemExit(f"It needs more than glibc {glibc}.")
+    if paths := paths_of_builder(wheel):
+        raise SystemExit(f"It names the builder's files: {paths[:5]}")
+
+
+def try_beside(wheel: Path, torch: str, folder: Path) -> None:
+    python = python_of(folder, torch)
+    before = torches(python)
+    pip(python, "install", "-q", f"{wheel}[keras]", "scikit-learn", "rich")
+    after = torches(python)
+    if before != after:
+        raise SystemExit(f"torch was touched: {before} became {after}")
+    told = json.loads(run(python, PROGRAM, folder))
+    print(f"beside torch {told['torch']}: {told['engine']}")
+    if not told["torch"].startswith(torch) or len(told["openmp"]) != 1:
+        raise SystemExit(f"Not as it should be: {told}")
+    if told["threads"] != [2, 2]:
+        raise SystemExit(f"The number of threads changed: {told}")
+    print(f"  {len(after)} packages of torch's as before; one OpenMP runtime,")
+    print(f"  {told['openmp'][0]}")
+    readme = (ROOT / "README.md").read_text()
+    programs = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    for program in programs:
+        run(python, program, folder)
+    print(f"  {len(programs)} programs of the README run")
+    cost = subprocess.run(
+        [python, ROOT / "benchmarks/import_time.py", "--rounds", "10"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    print("".join(f"  {line}\n" for line in cost.splitlines()), end="")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("--torch", nargs="+", default=["2.13.0", "2.14.1"])
+    parser.add_argument("--folder", type=Path, default=ROOT / "build/try-wheel")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    check_wheel(arguments.wheel)
+    for torch in arguments.torch:
+        try_beside(arguments.wheel.resolve(), torch, folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
