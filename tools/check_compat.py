@@ -108,12 +108,14 @@ def check(version: str, args: argparse.Namespace) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--torch", nargs="+", default=VERSIONS)
+    parser.add_argument("--torch", action="append", metavar="2.12.1")
     parser.add_argument("--cache", type=Path, default=ROOT / "build/compat")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("sources", nargs="*", type=Path)
     args = parser.parse_args()
-    failures = [f for version in args.torch for f in check(version, args)]
+    failures = [
+        f for version in args.torch or VERSIONS for f in check(version, args)
+    ]
     for errors in failures:
         print(errors)
     return 1 if failures else 0

@@ -10,8 +10,8 @@
 #include <mutex>
 #include <string>
 
+#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
-#include <torch/csrc/autograd/node.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include "dispatch/edge_hooks.h"

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include <torch/csrc/autograd/node.h>
+#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/version.h>
 

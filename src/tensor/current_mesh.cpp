@@ -27,15 +27,16 @@ std::atomic<int> num_overrides{0};
 std::atomic<bool (*)(const at::Tensor&)> has_been_asked_for{nullptr};
 thread_local int num_pauses = 0;
 
+// None is one too: not every torch can take an object back.
 struct Override final : c10::SafePyObject {
-  explicit Override(const Layout& layout)
+  explicit Override(const std::optional<Layout>& layout)
       : SafePyObject(nullptr, nullptr), layout(layout) {
-    ++num_overrides;
+    num_overrides += layout.has_value();
   }
   Override(const Override&) = delete;
-  ~Override() { --num_overrides; }
+  ~Override() { num_overrides -= layout.has_value(); }
 
-  const Layout layout;
+  const std::optional<Layout> layout;
 };
 
 struct Moves {
@@ -75,10 +76,8 @@ std::optional<Layout> override_of_thread() {
 }
 
 void set_override_of_thread(const std::optional<Layout>& layout) {
-  if (layout) {
-    Locals::set(kKey, std::make_shared<Override>(*layout));
-  } else if (Locals::contains(kKey)) {
-    Locals::erase(kKey);
+  if (layout || Locals::contains(kKey)) {
+    Locals::set(kKey, std::make_shared<Override>(layout));
   }
 }
 
