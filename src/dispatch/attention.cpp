@@ -8,6 +8,7 @@
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_fused_sdp_choice_native.h>
 #include <ATen/ops/scaled_dot_product_attention_native.h>
+#include <torch/version.h>
 
 #include <torch_mesh/tensor.h>
 
@@ -74,7 +75,10 @@ at::Tensor scaled_dot_product_attention(
     }
   }
   std::optional<at::Tensor> both = mask;
-  if (is_causal && mask && mask->defined() && query.dim() > 1 &&
+  // From 2.14 on torch refuses the two on all devices, and does so below.
+  constexpr bool both_hold =
+      TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 14;
+  if (both_hold && is_causal && mask && mask->defined() && query.dim() > 1 &&
       key.dim() > 1) {
     const at::Tensor is_past = at::ones_symint(
                                    {query.sym_size(-2), key.sym_size(-2)},

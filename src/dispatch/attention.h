@@ -9,8 +9,8 @@
 namespace torch_mesh {
 
 // aten::scaled_dot_product_attention. With an explicit mask and is_causal, both
-// hold: so has it torch's fused kernel on the CPU, while the composition that
-// the mesh gets refuses the two.
+// hold: so has it torch's fused kernel on the CPU to torch 2.13, while the
+// composition that the mesh gets refuses the two.
 at::Tensor scaled_dot_product_attention(
     const at::Tensor& query,
     const at::Tensor& key,

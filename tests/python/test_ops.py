@@ -225,9 +225,6 @@ OPS = {
     "attention_mask": lambda h, h2, h3: F.scaled_dot_product_attention(
         h, h2, h3, attn_mask=torch.ones(6, 6).tril().bool()
     ),
-    "attention_mask_causal": lambda h, h2, h3: F.scaled_dot_product_attention(
-        h, h2, h3, attn_mask=torch.ones(6, 6).triu(-2).bool(), is_causal=True
-    ),
     # losses
     "mse": lambda x, y: F.mse_loss(x, y),
     "l1": lambda x, y: F.l1_loss(x, y, reduction="sum"),
@@ -253,6 +250,30 @@ OPS = {
     "kl_div": lambda x, q: F.kl_div(x, q, reduction="batchmean"),
     "cosine": lambda x, y: F.cosine_similarity(x, y),
 }
+
+
+def attention_of_both(h, h2, h3):
+    mask = torch.ones(6, 6).triu(-2).bool()
+    return F.scaled_dot_product_attention(
+        h, h2, h3, attn_mask=mask, is_causal=True
+    )
+
+
+# Later releases of torch refuse the two.
+TAKES_BOTH = int(torch.__version__.split(".")[1]) < 14
+if TAKES_BOTH:
+    OPS["attention_mask_causal"] = attention_of_both
+
+
+@pytest.mark.skipif(TAKES_BOTH, reason="this torch takes a mask and is_causal")
+def test_attention_refuses_what_plain_attention_refuses():
+    h = torch.randn(2, 2, 6, 4)
+    g = tm.distribute(h, tm.Mesh({"data": 2}), ("S0",))
+    with pytest.raises(RuntimeError, match="is_causal") as plain:
+        attention_of_both(h, h, h)
+    with pytest.raises(RuntimeError, match="is_causal") as mesh:
+        attention_of_both(g, g, g)
+    assert str(plain.value).splitlines()[0] in str(mesh.value)
 
 
 def arguments(names):
