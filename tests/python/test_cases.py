@@ -34,6 +34,7 @@ DTYPES = {
 TENSOR = re.compile(r"(f32|f64|bf16|i64|b8)(<\d+>)?\[([\d, ]*)\] *(\([^)]*\))?")
 STEP = re.compile(r"(\d+): ((?:\w+@[\w,]+ \d+ B(?:, )?)+)")
 OPS = {
+    "qr": torch.linalg.qr,  # torch.qr is going
     "ctc": lambda x, t: torch.nn.functional.ctc_loss(
         x.log_softmax(-1), t, [7, 6, 7, 5], [3, 2, 3, 3], reduction="none"
     ),

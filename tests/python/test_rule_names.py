@@ -91,7 +91,14 @@ def _num_tensors(schema):
 
 
 SCHEMAS = _schemas()
-NAMES = [name for name in torch_mesh._C.rule_names() if name[:6] == "aten::"]
+# Rules of ops that a release of torch has dropped; older ones have them.
+DROPPED = {"aten::cholesky": (2, 14)}
+RUNNING = tuple(int(part) for part in torch.__version__.split(".")[:2])
+NAMES = [
+    name
+    for name in torch_mesh._C.rule_names()
+    if name[:6] == "aten::" and DROPPED.get(name, (99, 0)) > RUNNING
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
