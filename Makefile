@@ -14,6 +14,7 @@
 #                           docs/keras-suite.md
 #   make test-newest        builds and tests on the newest torch, in .venv-newest
 #   make wheel      one wheel with an engine for each of these two torches
+#   make try-wheel  ... as a user would, in fresh environments
 #   make users      programs in the manner of users; writes docs/users.md
 #   make random-programs    100,000 random programs, bit for bit; FIRST=0
 #   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
@@ -52,7 +53,7 @@ export PIP_PROGRESS_BAR := off
 NEWEST := VENV=.venv-newest BUILD=build/newest \
   TORCH=requirements/torch-newest.txt
 
-.PHONY: demo test test-newest wheel engine-wheel check-github build setup lint format tidy bench sanitize fuzz stress \
+.PHONY: demo test test-newest wheel try-wheel engine-wheel check-github build setup lint format tidy bench sanitize fuzz stress \
   compat clean \
   conformance conformance-full conformance-plants coverage \
   keras-suite keras-suite-full \
@@ -91,6 +92,9 @@ wheel: $(RELEASE)/.setup
 	$(RELEASE)/bin/python tools/join_wheels.py build/wheels/*/*.whl \
 	  --out build/wheels
 	$(RELEASE)/bin/python tools/repair_wheel.py build/wheels/*.whl --out dist
+
+try-wheel: wheel
+	$(RUN) tools/try_wheel.py dist/*.whl
 
 engine-wheel: build
 	@rm -rf build/wheels/$(notdir $(BUILD)) build/wheels/*.whl

@@ -145,8 +145,8 @@ def try_beside(wheel: Path, torch: str, folder: Path) -> None:
         raise SystemExit(f"Not as it should be: {told}")
     if told["threads"] != [2, 2]:
         raise SystemExit(f"The number of threads changed: {told}")
-    print(f"  {len(after)} packages of torch's as before; one OpenMP runtime,")
-    print(f"  {told['openmp'][0]}")
+    print(f"  torch and its {len(after) - 1} libraries as before")
+    print(f"  one OpenMP runtime, {Path(told['openmp'][0]).name}, 2 threads")
     readme = (ROOT / "README.md").read_text()
     programs = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     for program in programs:

@@ -6,6 +6,7 @@ import time
 import torch
 
 import torch_mesh as tm
+from torch_mesh import twin
 
 SEED = 11
 STEPS = 5
@@ -39,7 +40,8 @@ def run(program, place, steps=STEPS, seed=SEED, nudge=None):
     with place.active(program.keras), tm.counting() as counts:
         step, weights = program.build(place)
         if nudge is not None:
-            nudged(weights, torch.Generator().manual_seed(nudge))
+            for tensor in tensors_of(weights).values():
+                twin.nudge(tensor, seed=nudge)
         for _ in range(steps):
             start = time.process_time()
             results.append(plain(step()))
@@ -56,16 +58,16 @@ def run(program, place, steps=STEPS, seed=SEED, nudge=None):
     return Run(results, weights, seconds, counts.replicated_ops, number)
 
 
-def nudged(weights, generator):
-    """Moves weights by at most one rounding, in place."""
-    weights = weights() if callable_only(weights) else weights
+def tensors_of(weights):
+    """The tensors that a program names, of a module, a dict or a function."""
+    if callable_only(weights):
+        weights = weights()
     if isinstance(weights, torch.nn.Module):
-        weights = dict(weights.named_parameters())
-    with torch.no_grad():
-        for weight in weights.values():
-            if isinstance(weight, torch.Tensor) and weight.is_floating_point():
-                sides = torch.randint(-1, 2, weight.shape, generator=generator)
-                weight.mul_(1 + torch.finfo(weight.dtype).eps * sides)
+        return {
+            **dict(weights.named_parameters()),
+            **dict(weights.named_buffers()),
+        }
+    return {n: w for n, w in weights.items() if isinstance(w, torch.Tensor)}
 
 
 def callable_only(weights):

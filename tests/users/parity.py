@@ -16,7 +16,7 @@ from torch_mesh import parity
 from torch_mesh.twin import nudge
 
 from . import table
-from .measure import SEED, callable_only
+from .measure import SEED, tensors_of
 from .place import Place
 from .registry import PROGRAMS
 
@@ -115,18 +115,6 @@ def seed_all():
     torch.manual_seed(SEED)
     np.random.seed(SEED)
     random.seed(SEED)
-
-
-def tensors_of(weights):
-    """The tensors that a program names, of a module, a dict or a function."""
-    if callable_only(weights):
-        weights = weights()
-    if isinstance(weights, torch.nn.Module):
-        return {
-            **dict(weights.named_parameters()),
-            **dict(weights.named_buffers()),
-        }
-    return {n: w for n, w in weights.items() if isinstance(w, torch.Tensor)}
 
 
 def named_results(results):
