@@ -15,6 +15,7 @@ endif()
 function(torch_mesh_add_python_module name)
   Python_add_library(${name} MODULE WITH_SOABI ${ARGN})
   torch_mesh_compile(${name})
+  torch_mesh_use_torch(${name})
   find_library(
     TORCH_MESH_TORCH_PYTHON torch_python
     PATHS "${TORCH_MESH_TORCH_LIB_DIR}" NO_DEFAULT_PATH NO_CACHE REQUIRED)

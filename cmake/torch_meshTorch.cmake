@@ -29,7 +29,10 @@ endif()
 # the toolkit, so there the libraries are taken without the package.
 find_path(
   _torch_mesh_torch_config TorchConfig.cmake
-  HINTS "${Torch_DIR}" ${_torch_mesh_hints}
+  PATHS "${Torch_DIR}" NO_DEFAULT_PATH NO_CACHE)
+find_path(
+  _torch_mesh_torch_config TorchConfig.cmake
+  HINTS ${_torch_mesh_hints}
   PATH_SUFFIXES Torch share/cmake/Torch NO_CACHE)
 if(NOT _torch_mesh_torch_config)
   message(FATAL_ERROR
@@ -62,7 +65,11 @@ endif()
 # Sets `out` to what torch's headers say: "2.13.0".
 function(torch_mesh_torch_version out)
   set(version "")
-  file(STRINGS "${_torch_mesh_root}/include/torch/headeronly/version.h" lines
+  set(header "${_torch_mesh_root}/include/torch/headeronly/version.h")
+  if(NOT EXISTS "${header}")
+    message(FATAL_ERROR "torch_mesh: no ${header}: torch is older than 2.11.")
+  endif()
+  file(STRINGS "${header}" lines
        REGEX "^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]+$")
   foreach(part IN ITEMS MAJOR MINOR PATCH)
     string(REGEX MATCH "TORCH_VERSION_${part} ([0-9]+)" _ "${lines}")
@@ -81,6 +88,7 @@ function(torch_mesh_use_torch target)
   get_filename_component(packages "${_torch_mesh_root}" DIRECTORY)
   target_compile_options(${target} PRIVATE
     -fopenmp
-    # Asserts in torch's headers name them from the environment's root.
+    # Asserts in torch's headers name them from the environment's root. The last
+    # map counts: after that of torch_mesh_compile.
     "-ffile-prefix-map=${packages}/=")
 endfunction()

@@ -159,11 +159,21 @@ def _forget_unregistered():
         del sys.modules["torch_mesh"]
 
 
+_warned = set()
+
+
 def _warn(name, error):
-    warnings.warn(
+    """Says once what an error is, also where warnings are errors."""
+    told = f"{type(error).__name__}: {error}"
+    if told in _warned:
+        return
+    _warned.add(told)
+    text = (
         f"torch_mesh: {name} is left as Keras made it.\n"
-        f"  {type(error).__name__}: {error}\n"
-        "Hint: report this text, or uninstall torch-mesh. [keras-hook]",
-        RuntimeWarning,
-        stacklevel=2,
+        f"  {told}\n"
+        "Hint: report this text, or uninstall torch-mesh. [keras-hook]"
     )
+    try:
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    except RuntimeWarning:
+        print(text, file=sys.stderr)

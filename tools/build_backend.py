@@ -47,13 +47,17 @@ def torch_around() -> tuple[str, str] | None:
     Returns:
         Version and folder of the one that this environment has; else of the one
         that its interpreter finds without pip's isolation, which works by
-        PYTHONPATH; None if there is none.
+        PYTHONPATH; None if there is none. Other installers isolate a build in
+        an environment of its own, from which none is seen.
     """
-    for isolation in ([], ["-I"]):
+    hidden_by_pip = ("PYTHONPATH", "PYTHONNOUSERSITE")
+    without = {k: v for k, v in os.environ.items() if k not in hidden_by_pip}
+    for environment in (dict(os.environ), without):
         found = subprocess.run(
-            [sys.executable, *isolation, "-c", _FIND_TORCH],
+            [sys.executable, "-P", "-c", _FIND_TORCH],
             capture_output=True,
             text=True,
+            env=environment,
         ).stdout.split("\n")
         if len(found) > 2:
             return found[0], found[1]
@@ -83,8 +87,9 @@ def missing() -> list[str]:
             f"no C++ compiler ({compiler}): on Debian apt-get install g++"
         )
     else:
-        major = int(version.partition(".")[0])
-        if "clang" not in compiler and major < OLDEST_GCC:
+        major = re.match(r"\d+", version)
+        is_gcc = "clang" not in compiler and major is not None
+        if is_gcc and int(major.group()) < OLDEST_GCC:
             found.append(
                 f"g++ {version} is older than {OLDEST_GCC}: set CXX to a newer"
             )
@@ -194,7 +199,6 @@ def get_requires_for_build_wheel(
     return requires + ([] if torch_around() else [f"torch=={TORCH}"])
 
 
-get_requires_for_build_editable = get_requires_for_build_wheel
 get_requires_for_build_sdist = _backend.get_requires_for_build_sdist
 build_sdist = _backend.build_sdist
 
@@ -215,19 +219,6 @@ def build_wheel(
 ) -> str:
     return _compiled(
         _backend.build_wheel,
-        wheel_directory,
-        config_settings,
-        metadata_directory,
-    )
-
-
-def build_editable(
-    wheel_directory: str,
-    config_settings: Settings = None,
-    metadata_directory: str | None = None,
-) -> str:
-    return _compiled(
-        _backend.build_editable,
         wheel_directory,
         config_settings,
         metadata_directory,

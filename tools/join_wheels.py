@@ -25,18 +25,22 @@ _TORCH = re.compile(r"^Requires-Dist: torch\b.*$", re.MULTILINE)
 
 
 def requirement(minors: Iterable[tuple[int, int]]) -> str:
-    """What pip is told: "torch>=2.13,<2.15", without what lies between.
+    """What pip is told: "torch>=2.13.0a0,<2.15", without what lies between.
+
+    From the first alpha on: vendors number their builds 2.13.0a0+abc.
 
     Args:
         minors: (2, 13) and so on, of one major release.
     """
     numbers = sorted(set(minors))
+    if not numbers:
+        raise ValueError("The wheels hold no engine.")
     (major, first), (last_major, last) = numbers[0], numbers[-1]
     if major != last_major:
         raise ValueError(f"Engines for torch {major} and torch {last_major}.")
     there = {minor for _, minor in numbers}
     untried = [m for m in range(first, last) if m not in there]
-    return f"torch>={major}.{first},<{major}.{last + 1}" + "".join(
+    return f"torch>={major}.{first}.0a0,<{major}.{last + 1}" + "".join(
         f",!={major}.{minor}.*" for minor in untried
     )
 
@@ -49,9 +53,8 @@ def files_of(folder: Path) -> set[str]:
     }
 
 
-def _tells_wheel(name: str) -> bool:
-    """Whether it is RECORD or METADATA, which are written anew."""
-    return re.fullmatch(r"[^/]+\.dist-info/(RECORD|METADATA)", name) is not None
+def _told_but_torch(metadata: Path) -> str:
+    return _TORCH.sub("", metadata.read_text())
 
 
 def add(part: Path, whole: Path) -> None:
@@ -68,9 +71,13 @@ def add(part: Path, whole: Path) -> None:
     if odd := (theirs - engines) ^ common:
         raise ValueError(f"Only one of two wheels holds {min(odd)}.")
     for name in sorted(common):
-        if not _tells_wheel(name) and not filecmp.cmp(
-            part / name, whole / name, shallow=False
-        ):
+        if name.endswith(".dist-info/RECORD"):  # is written anew
+            continue
+        if name.endswith(".dist-info/METADATA"):  # its line of torch is, too
+            same = _told_but_torch(part / name) == _told_but_torch(whole / name)
+        else:
+            same = filecmp.cmp(part / name, whole / name, shallow=False)
+        if not same:
             raise ValueError(f"{name} differs from wheel to wheel.")
     for name in engines:
         (whole / name).parent.mkdir(parents=True, exist_ok=True)

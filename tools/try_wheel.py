@@ -110,8 +110,8 @@ def paths_of_builder(wheel: Path) -> list[str]:
         for name in archive.namelist():
             if name.endswith(".so"):
                 found += re.findall(
-                    rb"(?<![\w.$-])/[\w./-]*/(?:site-packages|src|build)/"
-                    rb"[\w./-]+",
+                    rb"[\w./-]*site-packages/[\w./-]+"
+                    rb"|(?<![\w.$-])/[\w./-]*/(?:src|build)/[\w./-]+",
                     archive.read(name),
                 )
     return sorted({path.decode() for path in found})

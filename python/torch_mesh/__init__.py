@@ -161,7 +161,8 @@ def _find_engine() -> None:
 
     from torch_mesh import engines
 
-    __path__.append(str(engines.fitting(torch.__version__)))
+    version = getattr(torch, "__version__", "of no version")
+    __path__.append(str(engines.fitting(version)))
 
 
 def _load_engine() -> None:
@@ -180,8 +181,8 @@ def _load_engine() -> None:
             f" {torch.__version__}.\n"
             f"  system  {error}\n"
             "Hint: compile it for this torch, with pip install"
-            " --no-build-isolation --force-reinstall --no-deps"
-            " --no-binary torch-mesh torch-mesh. [library-load]"
+            " --force-reinstall --no-deps --no-binary torch-mesh torch-mesh."
+            " [library-load]"
         ) from error
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "engines"
 _WAY_OUT = (
-    "pip install --no-build-isolation --force-reinstall --no-deps"
-    " --no-binary torch-mesh torch-mesh"
+    "pip install --force-reinstall --no-deps --no-binary torch-mesh torch-mesh"
 )
 
 
@@ -41,8 +40,8 @@ def minors(folder: Path = _FOLDER) -> list[str]:
     """
     numbers = sorted(
         tuple(int(part) for part in found.groups())
-        for path in folder.glob("torch_*")
-        if (found := re.fullmatch(r"torch_(\d+)_(\d+)", path.name))
+        for path in folder.glob("torch_*/engine.json")
+        if (found := re.fullmatch(r"torch_(\d+)_(\d+)", path.parent.name))
     )
     return [f"{major}.{minor}" for major, minor in numbers]
 
@@ -66,13 +65,24 @@ def fitting(version: str, folder: Path = _FOLDER) -> Path:
     wanted = minor(version)
     engine = folder / f"torch_{wanted.replace('.', '_')}"
     try:
-        compiled = json.loads((engine / "engine.json").read_text())["torch"]
+        told = json.loads((engine / "engine.json").read_text())
+        compiled = str(told["torch"])
     except FileNotFoundError:
-        there = " and ".join(minors(folder)) or "no torch at all"
+        there = " and ".join(minors(folder))
         raise ImportError(
             f"torch_mesh: torch {version} is installed, and this torch-mesh has"
-            f" engines for {there}: install one of those, or compile an engine"
-            f" for yours with `{_WAY_OUT}`. [no-engine]"
+            + (
+                f" engines for {there}: install one of those, or compile"
+                if there
+                else " no engine: compile"
+            )
+            + f" an engine for yours with `{_WAY_OUT}`. [no-engine]"
+        ) from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ImportError(
+            f"torch_mesh: {engine / 'engine.json'} does not say what the engine"
+            f" was compiled against ({type(error).__name__}: {error}): install"
+            " torch-mesh again. [wrong-engine]"
         ) from None
     if minor(compiled) != wanted:
         raise ImportError(

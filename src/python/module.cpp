@@ -1,5 +1,7 @@
 // module.cpp: the Python module torch_mesh._C: bindings, no logic.
 
+#include <cctype>
+
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
@@ -294,8 +296,11 @@ void check_torch() {
   const auto running =
       py::module_::import("torch").attr("__version__").cast<std::string>();
   const std::string compiled = std::to_string(TORCH_VERSION_MAJOR) + "." +
-                               std::to_string(TORCH_VERSION_MINOR) + ".";
-  if (!running.starts_with(compiled)) {
+                               std::to_string(TORCH_VERSION_MINOR);
+  const bool is_alike = running.starts_with(compiled) &&
+                        (running.size() == compiled.size() ||
+                         !std::isdigit(running[compiled.size()]));
+  if (!is_alike) {
     throw py::import_error(
         "the engine was compiled against torch " TORCH_VERSION ", and torch " +
         running + " is running");

@@ -154,7 +154,7 @@ def test_a_hook_that_raises_becomes_a_warning(keras_import):
     assert keras_import["backend"] == "torch"
     texts = keras_import["warnings"]
     if keras_import["failing"]:
-        assert len(texts) == 2 * len(WATCHED)
+        assert len(texts) == 1  # the same error each time
         assert f"{CORE} is left as Keras made it.\n" in texts[0]
         assert "KeyError: 'planted'" in texts[0]
     else:

@@ -58,12 +58,24 @@ def test_a_torch_without_an_engine_is_one_sentence(there, tmp_path):
     text = str(caught.value)
     assert "\n" not in text and text.endswith("[no-engine]")
     assert "torch 2.99.0+cu140 is installed" in text
-    assert (" and ".join(there) or "no torch at all") in text
+    assert (" and ".join(there) or "has no engine:") in text
 
 
 def test_an_engine_of_another_torch_than_its_folder_says_is_refused(tmp_path):
     engine(tmp_path, "torch_2_14", "2.13.0")
     with pytest.raises(ImportError, match=r"2\.13\.0.*2\.14\.1.*\[wrong-eng"):
+        engines.fitting("2.14.1", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", "2.13", "\xff"])
+def test_what_an_engine_was_compiled_against_must_be_told(text, tmp_path):
+    home = engine(tmp_path, "torch_2_14", "2.14.0")
+    (home / "engine.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(ImportError, match=r"engine\.json.*\[wrong-engine\]"):
+        engines.fitting("2.14.1", tmp_path)
+    (home / "engine.json").unlink()
+    assert engines.minors(tmp_path) == []
+    with pytest.raises(ImportError, match=r"has no engine.*\[no-engine\]"):
         engines.fitting("2.14.1", tmp_path)
 
 
@@ -98,6 +110,21 @@ def test_beside_an_unknown_torch_the_import_says_so(stub_torch):
     assert "torch 2.99.0 is installed" in last and RUNNING in last
     assert "During handling" not in result.stderr
     assert ".cpp" not in result.stderr
+
+
+def test_keras_stays_as_it_is_beside_a_torch_without_an_engine():
+    """Also where warnings are errors; it is said once."""
+    result = run(
+        "import torch\n"
+        "torch.__version__ = '2.99.0'\n"
+        "import os, warnings\n"
+        "os.environ['KERAS_BACKEND'] = 'torch'\n"
+        "warnings.simplefilter('error', RuntimeWarning)\n"
+        "import keras\n"
+        "print(float(keras.ops.sum(keras.ops.ones(3))))\n"
+    )
+    assert result.stdout == "3.0\n", result.stderr
+    assert result.stderr.count("[no-engine]") == 1
 
 
 TRIES = """
@@ -196,9 +223,9 @@ def load_tool(name):
 @pytest.mark.parametrize(
     ("minors", "expected"),
     [
-        ([(2, 13)], "torch>=2.13,<2.14"),
-        ([(2, 14), (2, 13)], "torch>=2.13,<2.15"),
-        ([(2, 11), (2, 14), (2, 12)], "torch>=2.11,<2.15,!=2.13.*"),
+        ([(2, 13)], "torch>=2.13.0a0,<2.14"),
+        ([(2, 14), (2, 13)], "torch>=2.13.0a0,<2.15"),
+        ([(2, 11), (2, 14), (2, 12)], "torch>=2.11.0a0,<2.15,!=2.13.*"),
     ],
 )
 def test_a_wheel_asks_for_the_torches_that_it_has_engines_for(minors, expected):
@@ -211,6 +238,7 @@ def make_wheel(folder, minor, **changed):
     files = {
         "torch_mesh/__init__.py": "x = 1\n",
         f"torch_mesh/engines/torch_2_{minor}/_C.so": f"binary {minor}",
+        f"torch_mesh/engines/torch_2_{minor}/engine.json": "{}",
         f"torch_mesh/share/cmake/torch_mesh/torch_2_{minor}/a.cmake": "",
         "torch_mesh-1.0.dist-info/METADATA": (
             "Metadata-Version: 2.2\nName: torch-mesh\nVersion: 1.0\n"
@@ -248,7 +276,7 @@ def test_two_wheels_become_one_with_both_engines(tmp_path):
         text = (root / f"torch_mesh/engines/torch_2_{minor}/_C.so").read_text()
         assert text == f"binary {minor}"
     metadata = (root / "torch_mesh-1.0.dist-info/METADATA").read_text()
-    assert "Requires-Dist: torch>=2.13,<2.15\n" in metadata
+    assert "Requires-Dist: torch>=2.13.0a0,<2.15\n" in metadata
     assert engines.minors(root / "torch_mesh/engines") == ["2.13", "2.14"]
 
 
@@ -258,6 +286,15 @@ def test_two_wheels_become_one_with_both_engines(tmp_path):
         ({"torch_mesh/__init__.py": "x = 2\n"}, "differs from wheel to wheel"),
         ({"torch_mesh/more.py": ""}, "Only one of two wheels holds"),
         ({"torch_mesh/engines/torch_2_13/_C.so": ""}, "Two wheels hold"),
+        (
+            {
+                "torch_mesh-1.0.dist-info/METADATA": (
+                    "Metadata-Version: 2.2\nName: torch-mesh\nVersion: 1.0\n"
+                    "Requires-Dist: torch==2.14.*\nRequires-Dist: more\n"
+                )
+            },
+            "METADATA differs",
+        ),
     ],
 )
 def test_wheels_that_do_not_go_together_are_refused(changed, message, tmp_path):
