@@ -159,7 +159,7 @@ def _forget_unregistered():
         del sys.modules["torch_mesh"]
 
 
-_warned = set()
+_warned: set[str] = set()
 
 
 def _warn(name, error):
