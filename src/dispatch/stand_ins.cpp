@@ -3,6 +3,8 @@
 #include "dispatch/stand_ins.h"
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include <ATen/OpMathType.h>
 #include <ATen/WrapDimUtils.h>
@@ -207,15 +209,26 @@ std::optional<at::Tensor> laid_out_by_kernel(
   return rolled;
 }
 
-// Whether all tensors have these sizes and lie in the usual order.
+// Whether all tensors have these sizes and lie in the usual order. A comparison
+// takes its number for a tensor of no dims.
 bool are_contiguous(
+    const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const std::vector<int64_t>& sizes) {
-  return std::all_of(args.begin(), args.end(), [&](const c10::IValue& arg) {
-    return !arg.isTensor() || !arg.toTensor().defined() ||
-           (arg.toTensor().sizes() == c10::IntArrayRef(sizes) &&
-            arg.toTensor().is_contiguous());
-  });
+  static const auto* with_number = new std::set<std::string>{
+      "aten::eq.Scalar",
+      "aten::ge.Scalar",
+      "aten::gt.Scalar",
+      "aten::le.Scalar",
+      "aten::lt.Scalar",
+      "aten::ne.Scalar",
+  };
+  return !with_number->count(op.schema.name) &&
+         std::all_of(args.begin(), args.end(), [&](const c10::IValue& arg) {
+           return !arg.isTensor() || !arg.toTensor().defined() ||
+                  (arg.toTensor().sizes() == c10::IntArrayRef(sizes) &&
+                   arg.toTensor().is_contiguous());
+         });
 }
 
 // The position of batch norm's input; -1 for other ops.
@@ -241,7 +254,7 @@ std::optional<std::vector<at::Tensor>> laid_out_results(
   if (input < 0 && !keeps_memory_format(op)) {
     auto results = results_on_meta(op, args);
     if (results && is_iterated(op) && op.memory_format_param < 0 &&
-        are_contiguous(args, sizes)) {
+        are_contiguous(op, args, sizes)) {
       // torch's iterator does not look at their strides, Python's kernels do:
       // in dims of size 1.
       for (at::Tensor& result : *results) {
