@@ -53,8 +53,9 @@ export PIP_PROGRESS_BAR := off
 NEWEST := VENV=.venv-newest BUILD=build/newest \
   TORCH=requirements/torch-newest.txt
 
-.PHONY: demo test test-newest wheel try-wheel engine-wheel check-github build setup lint format tidy bench sanitize fuzz stress \
+.PHONY: demo test build setup lint format tidy bench sanitize fuzz stress \
   compat clean \
+  test-newest wheel try-wheel engine-wheel check-github \
   conformance conformance-full conformance-plants coverage \
   keras-suite keras-suite-full \
   users random-programs \

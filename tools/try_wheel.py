@@ -145,7 +145,7 @@ def try_beside(wheel: Path, torch: str, folder: Path) -> None:
         raise SystemExit(f"Not as it should be: {told}")
     if told["threads"] != [2, 2]:
         raise SystemExit(f"The number of threads changed: {told}")
-    print(f"  torch and its {len(after) - 1} libraries as before")
+    print(f"  {len(after)} packages, torch and its libraries, are as before")
     print(f"  one OpenMP runtime, {Path(told['openmp'][0]).name}, 2 threads")
     readme = (ROOT / "README.md").read_text()
     programs = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
