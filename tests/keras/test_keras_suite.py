@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import keras_suite_report as report
 
 
-def run(*arguments, timeout=1800):
+def run(*arguments, timeout=900):
     return subprocess.run(
         [sys.executable, str(TOOL), *map(str, arguments)],
         capture_output=True,
@@ -30,7 +30,7 @@ def results_in(folder, mode):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1900)
+@pytest.mark.timeout(1000)
 def test_what_passes_on_the_cpu_passes_on_the_mesh(tmp_path):
     done = run("--quick", "--modes", "mesh,data,model", "--out", tmp_path)
     if "no baseline" in done.stdout:
