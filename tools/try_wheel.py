@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
-import json, re, threading
+import json, re
 import torch
 torch.set_num_threads(2)
 import torch_mesh as tm
