@@ -23,6 +23,9 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 REFERENCE = HERE / "results" / "callgrind.json"
+# Counts before the engine's second design: a step that costs a little more than
+# the one before, again and again, shows against these.
+FROZEN = HERE / "results" / "callgrind_frozen.json"
 TOLERANCE = 0.05
 SHORT, LONG = 100, 500
 # Replicas share one local op: the counts of these are to be the same.
@@ -67,6 +70,9 @@ def run_loops(library):
                 return mesh_calls.make_timer(loop, "pass", names), 1
 
             count(switch, f"{source} to {target}/mesh", pool)
+        for name in mesh_calls.LOOPS:
+            timer = mesh_calls.loop_timer(name, mesh)
+            count(switch, f"{name}/mesh", lambda n, t=timer: (t, n))
         for num_devices in REPLICAS:
             op = mesh_calls.OPS["add"]
             on_mesh, local = mesh_calls.op_arguments(
@@ -82,7 +88,6 @@ def count(switch, name, make):
     """Counts the timer and number of turns that `make(length)` gives."""
     for length in (SHORT, SHORT, LONG):  # the first is to warm
         timer, turns = make(length)
-        timer.timeit(1)
         switch.start()
         timer.timeit(turns)
         switch.stop(f"{name}/{length}".encode())
@@ -172,14 +177,18 @@ def changes(counts, reference):
     return result
 
 
-def show(counts, reference):
-    print(f"{'instructions':18}{'mesh':>8}{'local':>8}{'over':>8}{'change':>9}")
-    change = changes(counts, reference)
+def show(counts, reference, frozen):
+    print(
+        f"{'instructions':28}{'mesh':>9}{'local':>8}{'over':>9}"
+        f"{'change':>9}{'frozen':>9}"
+    )
+    columns = [changes(counts, old) for old in (reference, frozen)]
     for name, now in counts.items():
         local = now.get("local", 0)
-        text = f"{change[name]:+.1%}" if name in change else "new"
+        texts = [f"{c[name]:+.1%}" if name in c else "new" for c in columns]
         print(
-            f"{name:18}{now['mesh']:8}{local:8}{now['mesh'] - local:8}{text:>9}"
+            f"{name:28}{now['mesh']:9}{local:8}{now['mesh'] - local:9}"
+            f"{texts[0]:>9}{texts[1]:>9}"
         )
 
 
@@ -199,8 +208,11 @@ def main():
         )
         return NO_VALGRIND
     counts = measure()
-    reference = json.loads(REFERENCE.read_text()) if REFERENCE.exists() else {}
-    show(counts, reference)
+    reference, frozen = (
+        json.loads(path.read_text()) if path.exists() else {}
+        for path in (REFERENCE, FROZEN)
+    )
+    show(counts, reference, frozen)
     if arguments.update:
         REFERENCE.parent.mkdir(exist_ok=True)
         REFERENCE.write_text(json.dumps(counts, indent=1) + "\n")

@@ -1,6 +1,7 @@
 """The calls that dispatch.py times and callgrind.py counts."""
 
 import dataclasses
+import itertools
 import time
 import timeit
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 import torch_mesh as tm
+from torch_mesh import _C
 
 SHAPE = (8, 16)
 
@@ -31,6 +33,74 @@ OPS = {
     "transpose": Op(lambda x: x.transpose(0, 1), {"x": X}, "S1"),
 }
 REDISTRIBUTIONS = [("S0", "R"), ("R", "S0"), ("P+", "R")]
+
+# Statements that are run again and again: what the names in one stand for is
+# made by the function beside it. `i` counts the turns.
+LOOPS = {
+    "add_": ("x.add_(y)", lambda mesh: {"x": put(mesh), "y": put(mesh)}),
+    "add on two memories": (
+        "x + y",
+        lambda mesh: {"x": put(two_memories()), "y": put(two_memories())},
+    ),
+    "mm with a gather": (
+        "torch.mm(x, w)",
+        lambda mesh: {"x": put(mesh), "w": put(mesh, "S1", (16, 16))},
+    ),
+    "x[i] of a whole dim": (
+        "x[:, i % 16]",
+        lambda mesh: {"x": put(mesh)},
+    ),
+    "x[i] of a cut dim": ("x[i % 8]", lambda mesh: {"x": put(mesh)}),
+    "empty_like and copy_ of P+": (
+        "torch.empty_like(x).copy_(x)",
+        lambda mesh: {"x": put(mesh).sum(0)},
+    ),
+    "uniform_": ("x.uniform_()", lambda mesh: {"x": put(mesh)}),
+    "dropout": (
+        "torch.dropout(x, 0.5, True)",
+        lambda mesh: {"x": put(mesh)},
+    ),
+    "item": ("x.item()", lambda mesh: {"x": put(mesh, "R", ())}),
+    "foreach add of 50 R": (
+        "torch._foreach_add_(x, y)",
+        lambda mesh: {"x": put_list(mesh, "R"), "y": put_list(mesh, "R")},
+    ),
+    "foreach add of 50 S0": (
+        "torch._foreach_add_(x, y)",
+        lambda mesh: {"x": put_list(mesh, "S0"), "y": put_list(mesh, "S0")},
+    ),
+    "foreach add of 50 S0 and S1": (
+        "torch._foreach_add_(x, y)",
+        lambda mesh: {"x": put_list(mesh, "S0"), "y": put_list(mesh, "S1")},
+    ),
+    "fused adam of 50 S0": (
+        "torch._fused_adam_(*lists, lr=0.1, beta1=0.9, beta2=0.99, "
+        "weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False)",
+        lambda mesh: {"lists": adam_lists(mesh)},
+    ),
+}
+
+
+def put(mesh, placement="S0", shape=SHAPE):
+    return tm.distribute(torch.randn(shape), mesh, (placement,))
+
+
+def put_list(mesh, placement):
+    return [put(mesh, placement) for _ in range(50)]
+
+
+def adam_lists(mesh):
+    """Parameters, gradients, both moments, no maxima, and step numbers."""
+    lists = [put_list(mesh, "S0") for _ in range(4)]
+    return [*lists, [], [put(mesh, "R", ()).zero_() for _ in range(50)]]
+
+
+def two_memories():
+    """Returns a mesh of two devices, each with a memory of its own."""
+    _C.separate_memories_for_testing(True)
+    mesh = make_mesh(2)
+    _C.separate_memories_for_testing(False)
+    return mesh
 
 
 def make_mesh(num_devices):
@@ -107,6 +177,13 @@ def check(call, args, placement, collectives):
     assert counts.plans_made == 0
     assert counts.replicated_ops == {}
     assert sum(counts.collectives.values()) == collectives, counts.collectives
+
+
+def loop_timer(name, mesh):
+    """Returns the timer of a loop of `LOOPS`; its turns are given to timeit."""
+    statement, names = LOOPS[name]
+    names = {"torch": torch, "turns": itertools.count(), **names(mesh)}
+    return make_timer(f"i = next(turns); {statement}", "pass", names)
 
 
 def call_timer(op, args_of_each):

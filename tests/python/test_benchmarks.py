@@ -46,7 +46,33 @@ def test_stored_counts_are_of_the_calls_that_are_counted(monkeypatch):
     names = set(mesh_calls.OPS)
     names |= {f"add of R on {n}" for n in callgrind.REPLICAS}
     names |= {f"{a} to {b}" for a, b in mesh_calls.REDISTRIBUTIONS}
+    names |= set(mesh_calls.LOOPS)
     assert set(json.loads(callgrind.REFERENCE.read_text())) == names
+    assert set(json.loads(callgrind.FROZEN.read_text())) == names
+
+
+def test_the_calls_that_are_counted_do_what_their_names_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import mesh_calls
+    import torch
+
+    import torch_mesh as tm
+
+    moves = {
+        "mm with a gather": {"all_gather@data": 1},
+        "foreach add of 50 S0 and S1": {"all_to_all@data": 50},
+    }
+    mesh = mesh_calls.make_mesh(2)
+    for name in mesh_calls.LOOPS:
+        timer = mesh_calls.loop_timer(name, mesh)
+        with torch.no_grad():
+            timer.timeit(32)
+            with tm.counting() as counts:
+                timer.timeit(1)
+        assert counts.ops > 0, name
+        assert counts.plans_made == 0, name
+        if name in moves:
+            assert counts.collectives == moves[name], name
 
 
 def test_replicas_on_more_devices_take_no_more_instructions(monkeypatch):
