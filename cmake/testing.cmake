@@ -43,7 +43,7 @@ if(TORCH_MESH_SANITIZE MATCHES thread)
   include(cmake/torch_meshTorch.cmake)
   torch_mesh_add_test(
     test_communicator FOLDERS comm LINKS torch_mesh_core)
-  torch_mesh_sources(comm_sources src/comm)
+  torch_mesh_sources(comm_sources src/shard src/comm)
   target_sources(test_communicator PRIVATE ${comm_sources} ${trace_sources})
   torch_mesh_use_torch(test_communicator)
   torch_mesh_link_openmp(test_communicator)

@@ -12,7 +12,8 @@
 
 #include <torch_mesh/error.h>
 
-#include "comm/slice.h"
+#include "shard/local_ops.h"
+#include "shard/slice.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -138,7 +139,7 @@ class StepRunner {
 
   // The shard that `device` holds, brought to `reader`.
   at::Tensor shard(int device, int reader) const {
-    const at::Tensor& shard = shards_[before_.lane_of_device[device]];
+    const at::Tensor& shard = shards_[before_.lane_of_device[device]].local();
     return mesh_.memory(device) == mesh_.memory(reader)
                ? shard
                : shard.to(torch_device(mesh_.devices()[reader]));
@@ -258,7 +259,7 @@ Shards fold_lanes(
       places[group] = place;
     }
     if (places[group] == place) {
-      groups[group].push_back(std::move(parts[lane]));
+      groups[group].push_back(std::move(parts[lane]).local());
     }
   }
   Shards sums;

@@ -4,7 +4,8 @@
 
 #include <torch_mesh/redistribute.h>
 
-#include "comm/local_ops.h"
+#include "shard/local_ops.h"
+#include "shard/shard.h"
 
 namespace torch_mesh {
 

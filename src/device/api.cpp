@@ -15,6 +15,9 @@
 #include "dispatch/buckets.h"
 #include "dispatch/other_kinds.h"
 #include "run/joined.h"
+#include "shard/local_ops.h"
+#include "shard/replicate_value.h"
+#include "shard/span.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 
@@ -23,23 +26,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-// Runs `body` below autograd, and lets errors of the core leave as torch's.
-template <typename Body>
-auto below_autograd(const char* name, const Body& body) {
-  const std::string op = name;
-  const LocalOps local;
-  const CurrentOp current(op);
-  try {
-    return body();
-  } catch (const CoreError& error) {
-    rethrow_for_torch(error);
-  }
-}
-
-std::span<const int64_t> as_span(c10::IntArrayRef sizes) {
-  return {sizes.data(), sizes.size()};
-}
 
 // A copy that nothing else refers to, and that is no part of something larger.
 at::Tensor own_copy(const at::Tensor& shard) {
@@ -54,13 +40,13 @@ at::Tensor pack(
     Shards shards) {
   const std::vector<int64_t> strides =
       strides_in_order_of(as_span(sizes), as_span(like));
-  for (at::Tensor& shard : shards) {
+  for (Shard& shard : shards) {
     const std::vector<int64_t> local =
         strides_in_order_of(as_span(shard.sizes()), strides);
     if (shard.strides() != c10::IntArrayRef(local) ||
         shard.storage_offset() != 0) {
-      shard =
-          at::empty_strided(shard.sizes(), local, shard.options()).copy_(shard);
+      shard = at::empty_strided(shard.sizes(), local, shard.local().options())
+                  .copy_(shard.local());
     }
   }
   const c10::ScalarType dtype = shards[0].scalar_type();
@@ -94,17 +80,11 @@ void check_fits(const Layout& layout, const at::Tensor& tensor) {
 
 // Whether a shard lies in memory of one of `sources`, or is a part of a larger
 // whole.
-bool is_shared(const at::Tensor& shard, const Shards& sources) {
-  if (static_cast<size_t>(shard.numel()) * shard.itemsize() !=
-      shard.storage().nbytes()) {
-    return true;
-  }
-  for (const at::Tensor& source : sources) {
-    if (shard.storage().is_alias_of(source.storage())) {
-      return true;
-    }
-  }
-  return false;
+bool is_shared(const Shard& shard, const Shards& sources) {
+  return !shard.is_all_of_its_memory() ||
+         std::any_of(sources.begin(), sources.end(), [&](const Shard& source) {
+           return shard.shares_memory_with(source);
+         });
 }
 
 at::Tensor redistribute_now(const at::Tensor& tensor, const Layout& to) {
@@ -123,19 +103,14 @@ at::Tensor redistribute_now(const at::Tensor& tensor, const Layout& to) {
       reduce_storage(tensor, reduced);
     } else {
       const Layout whole = Layout::replicated(to.mesh());
-      const at::Tensor value = full_value(tensor);
-      Shards replicas;
-      for (int device : whole.lanes().first_device) {
-        replicas.push_back(value.to(torch_device(to.mesh().devices()[device])));
-      }
       moved = run_redistribution(
           plan_redistribution(
               whole, to, as_span(tensor.sizes()), tensor.itemsize()),
-          replicas);
+          replicate_value(full_value(tensor), to.mesh(), Copies::kElsewhere));
     }
-    for (at::Tensor& shard : moved) {
+    for (Shard& shard : moved) {
       if (is_shared(shard, shards)) {
-        shard = own_copy(shard);
+        shard = own_copy(shard.local());
       }
     }
     return pack(to, tensor.sizes(), tensor.strides(), std::move(moved));
@@ -144,15 +119,10 @@ at::Tensor redistribute_now(const at::Tensor& tensor, const Layout& to) {
 
 Shards cut_plain(const at::Tensor& tensor, const Layout& layout) {
   const Layout whole = Layout::replicated(layout.mesh());
-  Shards replicas;
-  for (int device : whole.lanes().first_device) {
-    const c10::Device place = torch_device(layout.mesh().devices()[device]);
-    replicas.push_back(tensor.device() == place ? tensor : tensor.to(place));
-  }
   return run_redistribution(
       plan_redistribution(
           whole, layout, as_span(tensor.sizes()), tensor.itemsize()),
-      replicas);
+      replicate_value(tensor, layout.mesh(), Copies::kElsewhere));
 }
 
 // The strides of one copy in one memory of which the shards can be slices, each
@@ -190,8 +160,8 @@ at::Tensor distribute_now(const at::Tensor& tensor, const Layout& layout) {
           cut_plain(whole, layout));
     }
     Shards shards = cut_plain(tensor, layout);
-    for (at::Tensor& shard : shards) {
-      shard = own_copy(shard);
+    for (Shard& shard : shards) {
+      shard = own_copy(shard.local());
     }
     return pack(layout, tensor.sizes(), tensor.strides(), std::move(shards));
   });
@@ -301,9 +271,9 @@ at::Tensor borrow(const at::Tensor& tensor, const Layout& layout) {
     const std::vector<int64_t> strides =
         strides_in_order_of(as_span(plain.sizes()), as_span(plain.strides()));
     const bool dense = plain.is_non_overlapping_and_dense();
-    for (at::Tensor& shard : shards) {
+    for (Shard& shard : shards) {
       if (!dense || !shard.is_contiguous()) {
-        shard = shard.contiguous();
+        shard = shard.local().contiguous();
       }
     }
     at::Tensor result = make_global(
@@ -337,8 +307,8 @@ std::vector<at::Tensor> shards(const at::Tensor& tensor) {
         }
       }
       result.push_back(
-          holds_value ? held[lane].detach().clone()
-                      : at::full_like(held[lane], -0.0));
+          holds_value ? held[lane].local().detach().clone()
+                      : at::full_like(held[lane].local(), -0.0));
     }
     return result;
   });
@@ -449,7 +419,7 @@ at::Tensor from_shards(
       held.push_back(sum_of(group));
     }
     const bool rows =
-        std::all_of(held.begin(), held.end(), [](const at::Tensor& shard) {
+        std::all_of(held.begin(), held.end(), [](const Shard& shard) {
           return shard.is_contiguous();
         });
     const std::vector<int64_t> like =

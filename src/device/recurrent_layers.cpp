@@ -26,6 +26,7 @@
 #include "device/operators.h"
 #include "dispatch/local_program.h"
 #include "dispatch/op.h"
+#include "shard/local_ops.h"
 
 namespace torch_mesh {
 namespace {

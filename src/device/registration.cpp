@@ -37,6 +37,8 @@
 #include "dispatch/tensor_split.h"
 #include "dispatch/variants.h"
 #include "rules/families.h"
+#include "shard/local_ops.h"
+#include "shard/span.h"
 #include "tensor/capacity.h"
 #include "tensor/first_storage.h"
 #include "tensor/global_tensor.h"
@@ -126,7 +128,7 @@ at::Tensor empty(
       strides = c10::get_channels_last_strides_3d(sizes);
       break;
     default:
-      strides = contiguous_strides({sizes.data(), sizes.size()});
+      strides = contiguous_strides(as_span(sizes));
   }
   return empty_strided(sizes, strides, dtype, layout, device, pin_memory);
 }
@@ -191,7 +193,7 @@ at::Tensor& set_source_storage_offset(
   const c10::ScalarType dtype = self.scalar_type();
   std::vector<int64_t> given = strides.vec();
   if (given.empty() && !sizes.empty()) {
-    given = contiguous_strides({sizes.data(), sizes.size()});
+    given = contiguous_strides(as_span(sizes));
   }
   become(self, window_of_storage(source, sizes, given, offset, dtype));
   return self;

@@ -12,8 +12,8 @@
 
 #include <torch_mesh/tensor.h>
 
-#include "comm/local_ops.h"
 #include "dispatch/plain_arguments.h"
+#include "shard/local_ops.h"
 
 namespace torch_mesh {
 namespace {

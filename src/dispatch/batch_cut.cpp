@@ -12,9 +12,12 @@
 #include <torch_mesh/redistribute.h>
 
 #include "comm/communicator_steps.h"
-#include "comm/slice.h"
 #include "dispatch/packing.h"
 #include "run/joined.h"
+#include "shard/local_ops.h"
+#include "shard/replicate_value.h"
+#include "shard/slice.h"
+#include "shard/span.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -22,10 +25,6 @@ namespace {
 
 using at::Tensor;
 using Tensors = LocalProgram::Tensors;
-
-std::span<const int64_t> as_span(c10::IntArrayRef sizes) {
-  return {sizes.data(), sizes.size()};
-}
 
 std::vector<Part> parts_of(const Mesh& mesh, AxisMask axes, int64_t batch) {
   Layout rows = Layout::replicated(mesh);
@@ -68,12 +67,9 @@ Shards shards_in(const Tensor& tensor, const Layout& to) {
   }
   const bool comes_from_elsewhere = now.layout.mesh() != to.mesh();
   if (comes_from_elsewhere) {  // a gradient may stand on no mesh yet
-    const Tensor value = full_value(tensor);
     now.layout = Layout::replicated(to.mesh());
-    now.shards.clear();
-    for (int device : now.layout.lanes().first_device) {
-      now.shards.push_back(value.to(torch_device(to.mesh().devices()[device])));
-    }
+    now.shards =
+        replicate_value(full_value(tensor), to.mesh(), Copies::kElsewhere);
   }
   const Redistribution moves = plan_redistribution(
       now.layout, to, as_span(tensor.sizes()), tensor.itemsize());
@@ -96,17 +92,13 @@ Tensor local_of(
     int64_t batch_dim) {
   if (batch_dim < 0) {
     const Lanes& lanes = cut.mesh.lanes(0);
-    return shards[lanes.lane_of_device[part.first_device]];
+    return shards[lanes.lane_of_device[part.first_device]].local();
   }
   Shards held;
   for (int lane : part.lanes) {
     held.push_back(shards[lane]);
   }
-  if (const std::optional<Tensor> joined = join_shards(held, batch_dim)) {
-    return *joined;
-  }
-  return at::cat(
-      at::ITensorListRef(at::TensorList(held.data(), held.size())), batch_dim);
+  return join_or_copy(held, batch_dim);
 }
 
 // The strides of a dense tensor whose dims lie in this order.
@@ -231,9 +223,7 @@ Tensor pack_parts(
       !order.empty() ? strides_of(sizes, order)
       : locals[0].is_contiguous()
           ? contiguous_strides(sizes)
-          : strides_in_order_of(
-                sizes,
-                {locals[0].strides().data(), locals[0].strides().size()});
+          : strides_in_order_of(sizes, as_span(locals[0].strides()));
   const c10::ScalarType dtype = locals[0].scalar_type();
   Shards shards(layout.lanes().num);
   for (size_t p = 0; p < cut.parts.size(); ++p) {

@@ -9,8 +9,8 @@
 
 #include <torch_mesh/layout.h>
 
-#include "comm/local_ops.h"
 #include "dispatch/local_program.h"
+#include "shard/shard.h"
 
 namespace torch_mesh {
 

@@ -12,11 +12,12 @@
 #include <torch_mesh/tensor.h>
 
 #include "comm/communicator_steps.h"
-#include "comm/slice.h"
 #include "dispatch/local_kernel.h"
 #include "run/joined.h"
+#include "shard/slice.h"
+#include "shard/span.h"
+#include "shard/strides.h"
 #include "tensor/global_tensor.h"
-#include "tensor/shard.h"
 
 namespace torch_mesh {
 namespace {
@@ -79,8 +80,7 @@ at::Tensor whole_batch(
   for (const int lane : lanes) {
     parts.push_back(shards[lane]);
   }
-  const std::optional<at::Tensor> joined = join_shards(parts, /*dim=*/0);
-  return in_order(joined ? *joined : at::cat(parts, /*dim=*/0), strides);
+  return in_order(join_or_copy(parts, /*dim=*/0), strides);
 }
 
 // Counts the sum of a number for each channel over the devices that hold parts
@@ -163,7 +163,7 @@ std::vector<int64_t> strides_in(
              ? c10::get_channels_last_strides_2d(sizes)
          : format == at::MemoryFormat::ChannelsLast3d
              ? c10::get_channels_last_strides_3d(sizes)
-             : contiguous_strides({sizes.data(), sizes.size()});
+             : contiguous_strides(as_span(sizes));
 }
 
 bool run_on_whole_batch(const Op& op, Stack& stack) {
@@ -213,19 +213,20 @@ bool run_on_whole_batch(const Op& op, Stack& stack) {
         locals[part][i] =
             whole_batch(now.shards, lanes[part], tensor.strides());
       } else if (is_cut) {
-        locals[part][i] = now.shards[part];
+        locals[part][i] = now.shards[part].local();
       } else {
         const std::vector<int64_t> sizes = tensor.sizes().vec();
         const Range range = shard_range(
             channels, sizes, 0, channels.lanes().first_device[part]);
-        locals[part][i] = slice_of(now.shards[0], 0, range.begin, range.length);
+        locals[part][i] =
+            slice_of(now.shards[0].local(), 0, range.begin, range.length);
       }
     }
   }
   for (const size_t i : written) {
     const Shards shards = begin_write(args[i].toTensor());
     for (size_t part = 0; part < lanes.size(); ++part) {
-      locals[part][i] = shards[part];
+      locals[part][i] = shards[part].local();
     }
   }
   for (Stack& local : locals) {

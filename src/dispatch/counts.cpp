@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "dispatch/program.h"
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -43,9 +44,9 @@ std::pair<c10::Scalar, c10::Scalar> range_of(const Tensor& self) {
   const Shards shards = read(self);
   std::vector<Tensor> least;
   std::vector<Tensor> most;
-  for (const Tensor& shard : shards) {
+  for (const Shard& shard : shards) {
     if (shard.numel() > 0) {
-      const auto [low, high] = at::aminmax(shard);
+      const auto [low, high] = at::aminmax(shard.local());
       least.push_back(low.cpu());
       most.push_back(high.cpu());
     }

@@ -4,6 +4,8 @@
 
 #include <ATen/ops/empty_strided.h>
 
+#include "shard/replicate_value.h"
+
 namespace torch_mesh {
 
 int shard_of_lane(const PreparedPlan::Input& input, int lane) {
@@ -21,7 +23,7 @@ std::vector<at::Tensor> added_destinations(
   std::vector<at::Tensor> added(num_lanes);
   for (int lane = 0; lane < num_lanes; ++lane) {
     if (reads_zero(input, lane)) {
-      const at::Tensor& part = shards[shard_of_lane(input, lane)];
+      const at::Tensor& part = shards[shard_of_lane(input, lane)].local();
       added[lane] =
           at::empty_strided(part.sizes(), part.strides(), part.options())
               .fill_(-0.0);
@@ -36,30 +38,20 @@ void sum_destinations(
     const Shards& shards) {
   for (size_t lane = 0; lane < added.size(); ++lane) {
     if (added[lane].defined()) {
-      shards[shard_of_lane(input, static_cast<int>(lane))].add_(added[lane]);
+      shards[shard_of_lane(input, static_cast<int>(lane))].local().add_(
+          added[lane]);
     }
   }
 }
 
-Shards on_each(
-    const Lanes& lanes,
-    const Mesh& mesh,
-    const at::Tensor& whole,
-    bool is_written) {
-  Shards shards;
-  for (int device : lanes.first_device) {
-    const c10::Device place = torch_device(mesh.devices()[device]);
-    const bool stays = whole.device() == place ||
-                       (whole.dim() == 0 && whole.device().is_cpu());
-    shards.push_back(
-        stays && !is_written ? whole
-                             : whole.to(
-                                   place,
-                                   whole.scalar_type(),
-                                   /*non_blocking=*/false,
-                                   /*copy=*/is_written));
+Shards on_each(const Mesh& mesh, const at::Tensor& whole, bool is_written) {
+  if (is_written) {
+    return replicate_value(whole, mesh, Copies::kAlways);
   }
-  return shards;
+  if (whole.dim() == 0 && whole.device().is_cpu()) {
+    return Shards(mesh.lanes(0).num, whole);
+  }
+  return replicate_value(whole, mesh, Copies::kElsewhere);
 }
 
 }  // namespace torch_mesh

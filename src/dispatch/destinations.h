@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "run/prepared_plan.h"
+#include "shard/shard.h"
 
 namespace torch_mesh {
 
@@ -31,12 +32,8 @@ void sum_destinations(
     const std::vector<at::Tensor>& added,
     const Shards& shards);
 
-// A tensor that is on no device of the mesh, or on one, for each lane: as it is
-// where it can stay, a copy where it is written.
-Shards on_each(
-    const Lanes& lanes,
-    const Mesh& mesh,
-    const at::Tensor& whole,
-    bool is_written);
+// A plain tensor as an argument of local ops, for each memory: a copy where it
+// is written; a number in CPU memory is one that kernels of any device take.
+Shards on_each(const Mesh& mesh, const at::Tensor& whole, bool is_written);
 
 }  // namespace torch_mesh

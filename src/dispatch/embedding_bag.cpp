@@ -14,6 +14,7 @@
 #include "dispatch/local_kernel.h"
 #include "dispatch/program.h"
 #include "run/run_lanes.h"
+#include "shard/span.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -82,8 +83,8 @@ void run_by_columns(const Op& op, Stack& stack) {
     const Layout& layout = has_columns(tensor) ? columns : whole;
     const Shards shards = shards_in(tensor, layout);
     for (int lane = 0; lane < lanes.num; ++lane) {
-      locals[lane][i] =
-          shards[layout.lanes().lane_of_device[lanes.first_device[lane]]];
+      const int device = lanes.first_device[lane];
+      locals[lane][i] = shards[layout.lanes().lane_of_device[device]].local();
     }
   }
   run_lanes(lanes.num, /*in_parallel=*/true, [&](int lane) {
@@ -104,8 +105,7 @@ void run_by_columns(const Op& op, Stack& stack) {
     stack.emplace_back(make_global(
         layout,
         sizes,
-        strides_in_order_of(
-            sizes, {result.strides().data(), result.strides().size()}),
+        strides_in_order_of(sizes, as_span(result.strides())),
         result.scalar_type(),
         std::move(shards)));
   }

@@ -12,7 +12,6 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator_steps.h"
-#include "comm/slice.h"
 #include "dispatch/arguments.h"
 #include "dispatch/buckets.h"
 #include "dispatch/destinations.h"
@@ -23,8 +22,10 @@
 #include "dispatch/stand_ins.h"
 #include "run/joined.h"
 #include "run/run_lanes.h"
+#include "shard/local_ops.h"
+#include "shard/slice.h"
+#include "shard/strides.h"
 #include "tensor/global_tensor.h"
-#include "tensor/shard.h"
 
 namespace torch_mesh {
 namespace {
@@ -117,7 +118,8 @@ class Execution {
       input.generation = MeshStorage::of(tensor)->memory_generation.load();
     }
     if (!entry.is_global || layout_of(tensor).mesh() != plan_.mesh) {
-      input.moved = spread(i, entry.is_global ? read(tensor)[0] : tensor);
+      input.moved =
+          spread(i, entry.is_global ? read(tensor)[0].local() : tensor);
       input.is_copy = entry.is_written;
       return;
     }
@@ -167,7 +169,7 @@ class Execution {
         const at::Tensor whole = wished(*joined);
         if (whole.stride(0) * whole.size(0) == whole.numel()) {
           int64_t begin = 0;
-          for (at::Tensor& shard : shards) {
+          for (Shard& shard : shards) {
             const int64_t length = shard.size(0);
             shard = slice_of(whole, 0, begin, length);
             begin += length;
@@ -176,8 +178,8 @@ class Execution {
         }
       }
     }
-    for (at::Tensor& shard : shards) {
-      shard = wished(shard);
+    for (Shard& shard : shards) {
+      shard = wished(shard.local());
     }
     return shards;
   }
@@ -186,8 +188,7 @@ class Execution {
   // a copy on each device is written back once.
   Shards spread(size_t i, const at::Tensor& tensor) const {
     const Redistribution& moves = plan_.inputs[i].redistribution;
-    const Shards shards =
-        on_each(moves.from.lanes(), plan_.mesh, tensor, tensors_[i].is_written);
+    const Shards shards = on_each(plan_.mesh, tensor, tensors_[i].is_written);
     return prepared_.inputs[i].moves
                ? dense(i, tensor, run_redistribution(moves, shards))
                : shards;
@@ -235,7 +236,7 @@ class Execution {
         " has ",
         shards.size(),
         " shards, its plan more");
-    const at::Tensor& tensor = shards[shard];
+    const at::Tensor& tensor = shards[shard].local();
     if (reads_zero(prepared_.inputs[i], lane)) {
       return inputs_[i].added.empty()
                  ? at::full({}, -0.0, tensor.options()).expand_as(tensor)
@@ -254,9 +255,9 @@ class Execution {
 
   Shards rounded(Shards shards) const {
     if (prepared_.rounds_to) {
-      for (at::Tensor& shard : shards) {
+      for (Shard& shard : shards) {
         if (shard.scalar_type() == at::toOpMathType(*prepared_.rounds_to)) {
-          shard = shard.to(*prepared_.rounds_to);
+          shard = shard.local().to(*prepared_.rounds_to);
         }
       }
     }
@@ -372,7 +373,7 @@ class Execution {
         end_write(tensor);
       } else {
         reduce_storage(tensor, layout_of(tensor).partial_axes());
-        write_value(tensor, (*inputs_[i].shards)[0]);
+        write_value(tensor, (*inputs_[i].shards)[0].local());
       }
     }
   }
@@ -534,8 +535,8 @@ class Execution {
     // Slices of one view have its strides.
     if (!is_joined_ && o < prepared_.outputs.size() &&
         prepared_.outputs[o].hides_order) {
-      for (at::Tensor& shard : shards) {
-        shard = showing_order(shard, window.strides);
+      for (Shard& shard : shards) {
+        shard = showing_order(shard.local(), window.strides);
       }
     }
     at::Tensor view = make_view(
@@ -555,18 +556,15 @@ class Execution {
     return view;
   }
 
-  // Whether a result lies in memory of an argument.
-  bool is_of_an_argument(const at::Tensor& result) const {
-    auto holds = [&](const Input& in) { return lies_in(result, *in.shards); };
-    return std::any_of(inputs_.begin(), inputs_.end(), holds);
-  }
-
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
-    check_is_strided(op_.schema.name, shards[0]);
-    if (layout.is_replicated() &&
-        leaves_gaps(shards, [this](const at::Tensor& shard) {
-          return is_of_an_argument(shard);
-        })) {
+    check_is_strided(op_.schema.name, shards[0].local());
+    auto is_of_an_argument = [this](const Shard& result) {
+      return std::any_of(
+          inputs_.begin(), inputs_.end(), [&](const Input& input) {
+            return lies_in(result, *input.shards);
+          });
+    };
+    if (layout.is_replicated() && leaves_gaps(shards, is_of_an_argument)) {
       return make_with_gaps(layout, std::move(shards));
     }
     make_dense(shards, /*side_by_side=*/is_joined_);

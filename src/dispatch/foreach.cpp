@@ -17,8 +17,10 @@
 #include "dispatch/list_call.h"
 #include "dispatch/stand_ins.h"
 #include "rules/families.h"
+#include "shard/local_ops.h"
+#include "shard/span.h"
+#include "shard/strides.h"
 #include "tensor/global_tensor.h"
-#include "tensor/shard.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -126,7 +128,7 @@ class ForeachCall : private ListCall {
       for (size_t i = 0; i < arg.replicas.size(); ++i) {
         // Kernels on lists take no number from another device.
         arg.replicas[i] =
-            arg.replicas[i].to(torch_device(mesh_.devices()[first[i]]));
+            arg.replicas[i].local().to(torch_device(mesh_.devices()[first[i]]));
       }
     }
   }
@@ -138,10 +140,7 @@ class ForeachCall : private ListCall {
   // The whole value for each memory. What is to be written is nobody else's.
   Shards spread(const at::Tensor& tensor, bool is_written) const {
     return on_each(
-        mesh_.lanes(0),
-        mesh_,
-        is_global(tensor) ? full_value(tensor) : tensor,
-        is_written);
+        mesh_, is_global(tensor) ? full_value(tensor) : tensor, is_written);
   }
 
   void bring_over(ListArg& list, size_t e) const {
@@ -158,16 +157,13 @@ class ForeachCall : private ListCall {
     if (from != to) {
       shards = run_redistribution(
           plan_redistribution(
-              from,
-              to,
-              {tensor.sizes().data(), tensor.sizes().size()},
-              tensor.itemsize()),
+              from, to, as_span(tensor.sizes()), tensor.itemsize()),
           shards);
     }
     // Fused kernels read memory as it lies, which slices do not lie in.
     if (is_fused_ && !(list.is_written && stands)) {
-      for (at::Tensor& shard : shards) {
-        shard = in_order(shard, tensor.strides());
+      for (Shard& shard : shards) {
+        shard = in_order(shard.local(), tensor.strides());
       }
     }
     list.shards.push_back(std::move(shards));
@@ -178,10 +174,10 @@ class ForeachCall : private ListCall {
   // The shard that a lane reads: its own, or its memory's replica.
   const at::Tensor& pick(const Shards& shards, int lane, const Lanes& lanes)
       const {
-    return static_cast<int>(shards.size()) == lanes.num
-               ? shards[lane]
-               : shards[mesh_.lanes(0)
-                            .lane_of_device[lanes.first_device[lane]]];
+    const bool has_own = static_cast<int>(shards.size()) == lanes.num;
+    const int device = lanes.first_device[lane];
+    return shards[has_own ? lane : mesh_.lanes(0).lane_of_device[device]]
+        .local();
   }
 
   Stack lists_of_lane(
@@ -266,9 +262,10 @@ class ForeachCall : private ListCall {
                   plan_redistribution(
                       list.layouts[e],
                       Layout::replicated(mesh_),
-                      {tensor.sizes().data(), tensor.sizes().size()},
+                      as_span(tensor.sizes()),
                       tensor.itemsize()),
-                  list.shards[e])[0]);
+                  list.shards[e])[0]
+                  .local());
         }
       }
     }
@@ -293,9 +290,9 @@ class ForeachCall : private ListCall {
   // The one shared argument that any op writes says whether an element is not
   // finite: what one memory has found holds for all.
   static at::Tensor largest(const Shards& replicas) {
-    at::Tensor value = replicas[0];
-    for (const at::Tensor& other : replicas) {
-      value = at::maximum(value, other.to(value.device()));
+    at::Tensor value = replicas[0].local();
+    for (const Shard& other : replicas) {
+      value = at::maximum(value, other.local().to(value.device()));
     }
     return value;
   }
@@ -343,7 +340,7 @@ class ForeachCall : private ListCall {
   }
 
   at::Tensor pack_element(size_t e) {
-    const at::Tensor first = results_[e][0];
+    const Shard first = results_[e][0];
     const at::Tensor& model = lists_[0].tensors[e];
     const Layout& layout = layouts_[e];
     if (layout.sharded_axes() == 0) {

@@ -25,6 +25,7 @@
 #include "dispatch/variants.h"
 #include "rules/families.h"
 #include "rules/modifiers.h"
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 

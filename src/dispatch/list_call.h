@@ -7,7 +7,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "dispatch/op.h"
-#include "tensor/shard.h"
+#include "shard/shard.h"
+#include "shard/strides.h"
 
 namespace torch_mesh {
 

@@ -9,7 +9,7 @@
 #include <map>
 
 #include "dispatch/counts.h"
-#include "tensor/shard.h"
+#include "shard/strides.h"
 
 namespace torch_mesh {
 namespace {

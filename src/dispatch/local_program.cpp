@@ -19,6 +19,7 @@
 #include "dispatch/autograd_thread.h"
 #include "dispatch/batch_cut.h"
 #include "dispatch/explain.h"
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 

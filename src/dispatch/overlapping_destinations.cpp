@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "dispatch/whole_values.h"
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {

@@ -5,15 +5,16 @@
 #include <algorithm>
 #include <numeric>
 
+#include "shard/span.h"
+#include "shard/strides.h"
 #include "tensor/global_tensor.h"
-#include "tensor/shard.h"
 
 namespace torch_mesh {
 
 namespace {
 
 // Of tensors with elements: equal, where a dim has more than one.
-bool agree(const at::Tensor& shard, const Sizes& strides) {
+bool agree(const Shard& shard, const Sizes& strides) {
   for (int64_t d = 0; d < shard.dim() && shard.numel() != 0; ++d) {
     if (shard.size(d) > 1 && shard.stride(d) != strides[d]) {
       return false;
@@ -40,7 +41,7 @@ bool take_known_strides(
   }
   // Slices of one result have its strides.
   for (size_t i = 0; i < shards.size() && !(is_joined && all_agree); ++i) {
-    shards[i] = with_strides(shards[i], output.shard_strides[i]);
+    shards[i] = with_strides(shards[i].local(), output.shard_strides[i]);
   }
   return true;
 }
@@ -49,7 +50,7 @@ bool take_known_strides(
 // within.
 std::vector<int64_t> strides_of_whole(
     const std::vector<int64_t>& sizes,
-    const at::Tensor& shard) {
+    const Shard& shard) {
   if (shard.is_contiguous()) {
     return contiguous_strides(sizes);
   }
@@ -76,7 +77,7 @@ at::Tensor make_result(
     const Layout& layout,
     Shards shards,
     bool is_joined) {
-  const at::Tensor first = shards[0];
+  const Shard first = shards[0];
   const c10::ScalarType dtype = first.scalar_type();
   if (plan.plan.kind != Plan::Kind::kLocal) {
     return make_global(
@@ -92,36 +93,31 @@ at::Tensor make_result(
         layout, sizes, first.strides(), dtype, std::move(shards));
   }
   const std::vector<int64_t> strides =
-      is_joined ? strides_in_order_of(
-                      sizes, {first.strides().data(), first.strides().size()})
+      is_joined ? strides_in_order_of(sizes, as_span(first.strides()))
                 : strides_of_whole(sizes, first);
   if (output.hides_order && !is_joined) {
-    for (at::Tensor& shard : shards) {
-      shard = in_order(shard, strides);
+    for (Shard& shard : shards) {
+      shard = in_order(shard.local(), strides);
     }
   }
   return make_global(layout, sizes, strides, dtype, std::move(shards));
 }
 
 void make_dense(Shards& results, bool side_by_side) {
-  for (at::Tensor& result : results) {
-    if (!result.is_non_overlapping_and_dense() ||
-        (result.storage_offset() != 0 && !side_by_side)) {
-      result = result.clone();
+  for (Shard& result : results) {
+    if (!result.is_dense() || (result.storage_offset() != 0 && !side_by_side)) {
+      result = result.local().clone();
     }
   }
 }
 
-bool lies_in(const at::Tensor& result, const Shards& shards) {
-  for (const at::Tensor& shard : shards) {
-    if (shard.storage().is_alias_of(result.storage())) {
-      return true;
-    }
-  }
-  return false;
+bool lies_in(const Shard& result, const Shards& shards) {
+  return std::any_of(shards.begin(), shards.end(), [&](const Shard& shard) {
+    return shard.shares_memory_with(result);
+  });
 }
 
-bool repeats_nothing(const at::Tensor& result) {
+bool repeats_nothing(const Shard& result) {
   if (result.numel() == 0) {
     return false;
   }
@@ -134,12 +130,12 @@ bool repeats_nothing(const at::Tensor& result) {
 }
 
 at::Tensor make_with_gaps(const Layout& layout, Shards results) {
-  const at::Tensor first = results[0];
+  const Shard first = results[0];
   const int64_t size =
-      static_cast<int64_t>(first.storage().nbytes() / first.itemsize());
+      static_cast<int64_t>(first.local().storage().nbytes()) / first.itemsize();
   Shards flat;
-  for (const at::Tensor& result : results) {
-    flat.push_back(result.as_strided({size}, {1}, 0));
+  for (const Shard& result : results) {
+    flat.push_back(result.local().as_strided({size}, {1}, 0));
   }
   const at::Tensor base =
       make_global(layout, {size}, {1}, first.scalar_type(), std::move(flat));
@@ -160,10 +156,10 @@ void take_size(
     const Shards& written,
     const Mesh& mesh) {
   Shards shards;
-  for (const at::Tensor& shard : written) {
-    shards.push_back(shard.clone());
+  for (const Shard& shard : written) {
+    shards.push_back(shard.local().clone());
   }
-  const at::Tensor first = shards[0];
+  const Shard first = shards[0];
   become(
       destination,
       make_global(

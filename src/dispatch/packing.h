@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "comm/local_ops.h"
 #include "run/prepared_plan.h"
+#include "shard/shard.h"
 
 namespace torch_mesh {
 
@@ -35,7 +35,7 @@ bool leaves_gaps(const Shards& results, IsOfAnArgument&& is_of_an_argument);
 at::Tensor make_with_gaps(const Layout& layout, Shards results);
 
 // Whether a result lies in memory of one of these.
-bool lies_in(const at::Tensor& result, const Shards& shards);
+bool lies_in(const Shard& result, const Shards& shards);
 
 // Gives a destination the size to which the local op has resized its replicas,
 // as addbmm_ does.
@@ -47,12 +47,12 @@ void take_size(
 // Details only below this line.
 
 // Of a result that is not dense: it repeats no element.
-bool repeats_nothing(const at::Tensor& result);
+bool repeats_nothing(const Shard& result);
 
 template <typename IsOfAnArgument>
 bool leaves_gaps(const Shards& results, IsOfAnArgument&& is_of_an_argument) {
-  for (const at::Tensor& result : results) {
-    if (!result.is_non_overlapping_and_dense() && repeats_nothing(result) &&
+  for (const Shard& result : results) {
+    if (!result.is_dense() && repeats_nothing(result) &&
         !is_of_an_argument(result)) {
       return true;
     }

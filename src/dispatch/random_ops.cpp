@@ -31,6 +31,8 @@
 #include <torch_mesh/tensor.h>
 
 #include "random/bernoulli.h"
+#include "shard/local_ops.h"
+#include "shard/span.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -41,9 +43,7 @@ namespace {
 at::Tensor empty_whole(const at::Tensor& tensor) {
   return at::empty_strided(
       tensor.sizes(),
-      strides_in_order_of(
-          {tensor.sizes().data(), tensor.sizes().size()},
-          {tensor.strides().data(), tensor.strides().size()}),
+      strides_in_order_of(as_span(tensor.sizes()), as_span(tensor.strides())),
       tensor.options().device(at::kCPU));
 }
 
@@ -73,7 +73,8 @@ bool draw_in_place(const Op& op, Stack& stack) {
     return false;
   }
   const bool direct = has_one_replica(self);
-  const at::Tensor whole = direct ? begin_write(self)[0] : empty_as(self);
+  const at::Tensor whole =
+      direct ? begin_write(self)[0].local() : empty_as(self);
   Stack local{whole};
   for (size_t p = 1; p < op.params.size(); ++p) {
     const c10::IValue& value = stack[base + p];

@@ -11,6 +11,7 @@
 #include "dispatch/other_kinds.h"
 #include "dispatch/overlaps.h"
 #include "dispatch/packing.h"
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -69,7 +70,7 @@ at::Tensor pack(
   }
   check_is_strided(op.schema.name, result);
   Shards results{std::move(result)};
-  auto is_of_an_argument = [&](const at::Tensor& local) {
+  auto is_of_an_argument = [&](const Shard& local) {
     return std::any_of(
         replicas.begin(), replicas.end(), [&](const Shards* shards) {
           return shards && lies_in(local, *shards);
@@ -79,7 +80,7 @@ at::Tensor pack(
     return make_with_gaps(layout, std::move(results));
   }
   make_dense(results, /*side_by_side=*/false);
-  const at::Tensor first = results[0];
+  const Shard first = results[0];
   return make_global(
       layout,
       first.sizes(),
@@ -115,7 +116,7 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
       torch_device(layout.mesh().devices()[0]),
       local,
       [&](const at::Tensor& tensor, size_t, size_t n) -> const at::Tensor& {
-        return replicas[n] ? (*replicas[n])[0] : tensor;
+        return replicas[n] ? (*replicas[n])[0].local() : tensor;
       });
   if (tensors.any_written && op.checks_overlap) {
     unite_places(op, local);

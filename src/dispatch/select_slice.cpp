@@ -67,8 +67,8 @@ bool run_select(const Op& op, Stack& stack) {
     return false;
   }
   index = index < 0 ? index + self.size(dim) : index;
-  for (at::Tensor& shard : now.shards) {
-    shard = shard.select(dim, index);
+  for (Shard& shard : now.shards) {
+    shard = shard.local().select(dim, index);
   }
   if (now.layout.sharded_axes()) {
     now.layout = without_dim(now.layout, dim);
@@ -102,8 +102,8 @@ bool run_slice(const Op& op, Stack& stack) {
   };
   const int64_t begin = clamped(stack[base + 2], 0);
   const int64_t end = std::max(begin, clamped(stack[base + 3], size));
-  for (at::Tensor& shard : now.shards) {
-    shard = shard.slice(dim, begin, end, step);
+  for (Shard& shard : now.shards) {
+    shard = shard.local().slice(dim, begin, end, step);
   }
   Sizes sizes(self.sizes().begin(), self.sizes().end());
   Sizes strides(self.strides().begin(), self.strides().end());

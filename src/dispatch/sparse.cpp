@@ -13,6 +13,7 @@
 
 #include "dispatch/op.h"
 #include "dispatch/other_kinds.h"
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
 

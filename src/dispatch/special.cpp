@@ -24,6 +24,8 @@
 #include "dispatch/recurrent.h"
 #include "dispatch/select_slice.h"
 #include "dispatch/sparse.h"
+#include "shard/local_ops.h"
+#include "shard/span.h"
 #include "tensor/capacity.h"
 #include "tensor/current_mesh.h"
 #include "tensor/global_tensor.h"
@@ -107,18 +109,17 @@ at::Tensor cut_batch(
 
 // A new tensor in the layout `to`, of a value that is whole on each lane.
 at::Tensor cut(const Shards& whole, const Layout& from, const Layout& to) {
-  const at::Tensor first = whole[0];
+  const Shard& first = whole[0];
   const std::vector<int64_t> sizes = first.sizes().vec();
   const std::vector<int64_t> strides = first.strides().vec();
   Shards shards = run_redistribution(
       plan_redistribution(from, to, sizes, first.itemsize()), whole);
-  for (at::Tensor& shard : shards) {
+  for (Shard& shard : shards) {
     shard = at::empty_strided(
                 shard.sizes(),
-                strides_in_order_of(
-                    {shard.sizes().data(), shard.sizes().size()}, strides),
-                shard.options())
-                .copy_(shard);
+                strides_in_order_of(as_span(shard.sizes()), strides),
+                shard.local().options())
+                .copy_(shard.local());
   }
   return make_global(
       to, sizes, strides, first.scalar_type(), std::move(shards));
@@ -185,16 +186,16 @@ bool to_copy(const Op& op, Stack& stack) {
                   argument(op, stack, 5).toBool(),
                   argument(op, stack, 6).toOptional<c10::MemoryFormat>()));
   }
-  if (!shards[0].is_non_overlapping_and_dense()) {
-    for (at::Tensor& shard : shards) {
-      shard = shard.contiguous();
+  if (!shards[0].is_dense()) {
+    for (Shard& shard : shards) {
+      shard = shard.local().contiguous();
     }
   }
   if (returning && *returning != layout) {
     give(op, stack, cut(shards, layout, *returning));
     return true;
   }
-  const at::Tensor& first = shards[0];
+  const Shard& first = shards[0];
   give(
       op,
       stack,

@@ -15,6 +15,7 @@
 
 #include "dispatch/arguments.h"
 #include "dispatch/batch_norm.h"
+#include "shard/span.h"
 
 namespace torch_mesh {
 namespace {
@@ -358,8 +359,8 @@ void find_hidden_strides(
       known.strides.assign(strides.begin(), strides.end());
       for (const int lane : known.lane_of_shard) {
         const Sizes& local = known.local_sizes[lane];
-        const std::vector<int64_t> strides_of_shard = strides_in_order_of(
-            {local.data(), local.size()}, {strides.data(), strides.size()});
+        const std::vector<int64_t> strides_of_shard =
+            strides_in_order_of({local.data(), local.size()}, as_span(strides));
         known.shard_strides.emplace_back(
             strides_of_shard.begin(), strides_of_shard.end());
       }

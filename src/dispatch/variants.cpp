@@ -16,6 +16,7 @@
 #include <torch_mesh/error.h>
 
 #include "dispatch/arguments.h"
+#include "shard/span.h"
 #include "tensor/global_tensor.h"
 #include "tensor/window.h"
 
@@ -86,8 +87,7 @@ at::Tensor plain_out(const Op& op, const at::Tensor& out) {
   return op.is_random ? at::empty_strided(
                             out.sizes(),
                             strides_in_order_of(
-                                {out.sizes().data(), out.sizes().size()},
-                                {out.strides().data(), out.strides().size()}),
+                                as_span(out.sizes()), as_span(out.strides())),
                             options)
                       : at::empty({0}, options);
 }
@@ -201,8 +201,7 @@ void give_result(
           out,
           result,
           keeps_order ? strides_in_order_of(result.sizes(), result.strides())
-                      : contiguous_strides(
-                            {result.sizes().data(), result.sizes().size()}));
+                      : contiguous_strides(as_span(result.sizes())));
     } else {
       out.resize_(result.sizes());
     }

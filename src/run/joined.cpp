@@ -2,9 +2,10 @@
 
 #include "run/joined.h"
 
+#include <ATen/ops/cat.h>
 #include <c10/core/TensorImpl.h>
 
-#include "comm/slice.h"
+#include "shard/slice.h"
 
 namespace torch_mesh {
 
@@ -23,7 +24,7 @@ std::optional<int64_t> cut_dim(const Layout& layout) {
 }
 
 std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim) {
-  const at::Tensor& first = shards[0];
+  const at::Tensor& first = shards[0].local();
   if (dim < 0) {
     return shards.size() == 1 ? std::optional(first) : std::nullopt;
   }
@@ -32,8 +33,8 @@ std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim) {
   }
   const c10::TensorImpl* like = first.unsafeGetTensorImpl();
   int64_t length = 0;
-  for (const at::Tensor& shard : shards) {
-    const c10::TensorImpl* impl = shard.unsafeGetTensorImpl();
+  for (const Shard& shard : shards) {
+    const c10::TensorImpl* impl = shard.local().unsafeGetTensorImpl();
     if (impl->numel() != 0 &&
         (!impl->storage().is_alias_of(like->storage()) ||
          impl->storage_offset() !=
@@ -47,6 +48,17 @@ std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim) {
   Sizes sizes(like->sizes().begin(), like->sizes().end());
   sizes[dim] = length;
   return window_at(first, sizes, like->storage_offset());
+}
+
+at::Tensor join_or_copy(const Shards& shards, int64_t dim) {
+  if (std::optional<at::Tensor> joined = join_shards(shards, dim)) {
+    return *std::move(joined);
+  }
+  std::vector<at::Tensor> locals;
+  for (const Shard& shard : shards) {
+    locals.push_back(shard.local());
+  }
+  return at::cat(locals, dim);
 }
 
 }  // namespace torch_mesh

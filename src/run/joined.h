@@ -9,7 +9,7 @@
 #include <optional>
 #include <span>
 
-#include "comm/local_ops.h"
+#include "shard/shard.h"
 #include "tensor/storage.h"
 
 namespace torch_mesh {
@@ -22,5 +22,9 @@ std::optional<int64_t> cut_dim(const Layout& layout);
 // The tensor of which `shards` are the slices along `dim`, in order; if `dim`
 // is -1 the only shard. nullopt if they lie elsewhere. Aliases their memory.
 std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim);
+
+// The same, by a copy where they lie elsewhere. Requires: one memory, and
+// dim >= 0.
+at::Tensor join_or_copy(const Shards& shards, int64_t dim);
 
 }  // namespace torch_mesh

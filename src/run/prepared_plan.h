@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "plan/plan.h"
+#include "shard/shard.h"
 #include "tensor/storage.h"
 
 namespace torch_mesh {

@@ -16,7 +16,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
-#include "comm/local_ops.h"
+#include "shard/local_ops.h"
 
 namespace torch_mesh {
 namespace {

@@ -6,6 +6,8 @@
 #include <ATen/ops/empty_strided.h>
 
 #include "comm/communicator_steps.h"
+#include "shard/local_ops.h"
+#include "shard/span.h"
 
 namespace torch_mesh {
 
@@ -14,8 +16,7 @@ Redistribution redistribution_of(
     const Layout& to,
     c10::IntArrayRef sizes,
     c10::ScalarType dtype) {
-  return plan_redistribution(
-      from, to, {sizes.data(), sizes.size()}, c10::elementSize(dtype));
+  return plan_redistribution(from, to, as_span(sizes), c10::elementSize(dtype));
 }
 
 Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
@@ -43,10 +44,12 @@ Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
 
 at::Tensor full_base(const MeshStorage& storage) {
   const Layout replicated = Layout::replicated(storage.layout.mesh());
-  const at::Tensor value = run_redistribution(
-      redistribution_of(
-          storage.layout, replicated, storage.base_sizes, storage.dtype),
-      storage.shards)[0];
+  const at::Tensor value =
+      run_redistribution(
+          redistribution_of(
+              storage.layout, replicated, storage.base_sizes, storage.dtype),
+          storage.shards)[0]
+          .local();
   at::Tensor full = at::empty_strided(
       storage.base_sizes,
       storage.base_strides,

@@ -4,6 +4,7 @@
 
 #include <torch_mesh/redistribute.h>
 
+#include "shard/shard.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {

@@ -15,6 +15,8 @@
 #include <torch_mesh/error.h>
 #include <torch_mesh/tensor.h>
 
+#include "shard/local_ops.h"
+#include "shard/span.h"
 #include "tensor/global_tensor.h"
 #include "tensor/mapped_file.h"
 #include "tensor/window.h"
@@ -22,22 +24,6 @@
 
 namespace torch_mesh {
 namespace {
-
-std::span<const int64_t> as_span(c10::IntArrayRef sizes) {
-  return {sizes.data(), sizes.size()};
-}
-
-template <typename Body>
-auto below_autograd(const char* name, const Body& body) {
-  const std::string op = name;
-  const LocalOps local;
-  const CurrentOp current(op);
-  try {
-    return body();
-  } catch (const CoreError& error) {
-    rethrow_for_torch(error);
-  }
-}
 
 // Indices begin[d] .. begin[d] + length[d] of each dim. In row-major order they
 // are consecutive, and the first is number `offset` of the block.
@@ -145,7 +131,7 @@ void for_common_parts(
       continue;
     }
     for (const Box& box : boxes) {
-      at::Tensor held = shards[lane];
+      at::Tensor held = shards[lane].local();
       at::Tensor given = block.narrow(0, box.offset, product(box.length))
                              .view(c10::IntArrayRef(box.length));
       for (int64_t d = 0; d < num_dims && held.defined(); ++d) {

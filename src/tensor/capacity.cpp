@@ -12,6 +12,8 @@
 
 #include <c10/util/Exception.h>
 
+#include "shard/span.h"
+
 namespace torch_mesh {
 namespace {
 
@@ -63,7 +65,7 @@ void check_capacity(
   std::map<int, double> elements;  // in each memory
   for (int device : layout.lanes().first_device) {
     elements[mesh.memory(device)] +=
-        count(shard_sizes(layout, {sizes.data(), sizes.size()}, device));
+        count(shard_sizes(layout, as_span(sizes), device));
     devices.try_emplace(mesh.memory(device), device);
   }
   for (const auto& [memory, device] : devices) {

@@ -2,6 +2,7 @@
 
 #include <torch_mesh/tensor.h>
 
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {

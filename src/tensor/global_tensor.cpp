@@ -13,9 +13,11 @@
 #include <torch_mesh/redistribute.h>
 
 #include "comm/communicator_steps.h"
+#include "shard/local_ops.h"
+#include "shard/replicate_value.h"
+#include "shard/strides.h"
 #include "tensor/base_value.h"
 #include "tensor/lazy_bits.h"
-#include "tensor/shard.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -71,9 +73,9 @@ void materialise(MeshStorage& storage) {
   }
   storage.layout = with_sums_reduced(layout);
   storage.shards = empty_shards(storage, storage.layout);
-  for (at::Tensor& shard : storage.shards) {
+  for (Shard& shard : storage.shards) {
     if (storage.is_blank || storage.dtype == at::kByte) {
-      shard.zero_();
+      shard.local().zero_();
     }
   }
   storage.is_blank = false;
@@ -87,24 +89,25 @@ void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
     // The window that the storage was made with, or torch.jit.load's own.
     meta.layout = storage.layout;
     meta.shards = storage.shards;
-    for (at::Tensor& shard : meta.shards) {
-      shard = is_whole(tensor) ? shard
-                               : window_on(shard, tensor, tensor.scalar_type());
+    for (Shard& shard : meta.shards) {
+      if (!is_whole(tensor)) {
+        shard = window_on(shard.local(), tensor, tensor.scalar_type());
+      }
     }
     return;
   }
   for (size_t lane = 0; lane < meta.shards.size(); ++lane) {
-    at::Tensor& view = meta.shards[lane];
-    const at::Tensor& base = storage.shards[lane];
-    if (view.storage().is_alias_of(base.storage())) {
+    Shard& view = meta.shards[lane];
+    const Shard& base = storage.shards[lane];
+    if (view.shares_memory_with(base)) {
       continue;
     }
     const int64_t origin = meta.origins.empty() ? 0 : meta.origins[lane];
     const int64_t offset =
-        view.storage_offset() - origin * static_cast<int64_t>(base.itemsize()) /
-                                    static_cast<int64_t>(view.itemsize());
-    view = at::empty({0}, view.options())
-               .set_(base.storage(), offset, view.sizes(), view.strides());
+        view.storage_offset() - origin * base.itemsize() / view.itemsize();
+    view =
+        at::empty({0}, view.local().options())
+            .set_(base.local().storage(), offset, view.sizes(), view.strides());
   }
   meta.origins.clear();
   // Last: `held` takes no lock once the layout has no pending sum.
@@ -115,7 +118,7 @@ void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
 // Where shards of a storage begin, for `GlobalMeta::origins`.
 Sizes origins_of(const Shards& shards) {
   Sizes origins;
-  for (const at::Tensor& shard : shards) {
+  for (const Shard& shard : shards) {
     origins.push_back(shard.storage_offset());
   }
   return origins;
@@ -145,21 +148,15 @@ void retake_copy(const at::Tensor& tensor, const MeshStorage& storage) {
   meta.layout = meta.layout.mesh() == replicated.mesh()
                     ? with_sums_reduced(meta.layout)
                     : replicated;
-  Shards replicas;
-  for (int device : replicated.lanes().first_device) {
-    replicas.push_back(value.to(
-        torch_device(replicated.mesh().devices()[device]),
-        value.scalar_type(),
-        /*non_blocking=*/false,
-        /*copy=*/true));
-  }
+  const Shards replicas =
+      replicate_value(value, replicated.mesh(), Copies::kAlways);
   // Slices become tensors of their own: a write must not reach another lane.
   meta.shards.clear();
-  for (const at::Tensor& shard : run_steps_uncounted(
+  for (const Shard& shard : run_steps_uncounted(
            redistribution_of(
                replicated, meta.layout, tensor.sizes(), tensor.scalar_type()),
            replicas)) {
-    meta.shards.push_back(in_order(shard, tensor.strides()));
+    meta.shards.push_back(in_order(shard.local(), tensor.strides()));
   }
 }
 
@@ -220,11 +217,10 @@ void own_memory(const at::Tensor& tensor) {
     return;
   }
   borrowed = storage.shards;
-  for (at::Tensor& shard : storage.shards) {
-    at::Tensor own =
-        at::empty_strided(shard.sizes(), shard.strides(), shard.options());
-    own.copy_(shard);
-    shard = own;
+  for (Shard& shard : storage.shards) {
+    const at::Tensor& local = shard.local();
+    shard = at::empty_strided(local.sizes(), local.strides(), local.options())
+                .copy_(local);
   }
   storage.is_borrowed = false;
   ++storage.memory_generation;
@@ -423,13 +419,14 @@ void end_write(const at::Tensor& tensor) {
         run_redistribution(
             redistribution_of(
                 meta.layout, replicated, tensor.sizes(), tensor.scalar_type()),
-            meta.shards)[0]);
+            meta.shards)[0]
+            .local());
     const Shards parts = run_redistribution(
         redistribution_of(
             replicated, storage.layout, storage.base_sizes, storage.dtype),
         Shards(replicated.lanes().num, full));
     for (size_t lane = 0; lane < parts.size(); ++lane) {
-      storage.shards[lane].copy_(parts[lane]);
+      storage.shards[lane].local().copy_(parts[lane].local());
     }
     meta.value_generation = ++storage.value_generation;
     return;
@@ -473,8 +470,8 @@ bool leave_blank(const at::Tensor& tensor) {
 void settle_blank(const at::Tensor& tensor, const Layout& layout) {
   const LocalOps local;
   adopt_layout(tensor, layout);
-  for (const at::Tensor& shard : MeshStorage::of(tensor)->shards) {
-    shard.zero_();
+  for (const Shard& shard : MeshStorage::of(tensor)->shards) {
+    shard.local().zero_();
   }
 }
 
@@ -488,7 +485,7 @@ void write_value(const at::Tensor& tensor, const at::Tensor& value) {
           replicated, layout, tensor.sizes(), tensor.scalar_type()),
       Shards(replicated.lanes().num, value));
   for (size_t lane = 0; lane < parts.size(); ++lane) {
-    copy_once(shards[lane], parts[lane]);
+    copy_once(shards[lane].local(), parts[lane].local());
   }
   end_write(tensor);
 }
@@ -529,12 +526,14 @@ at::Tensor full_value(const at::Tensor& tensor) {
   const auto [layout, shards, generation] = held(tensor);
   const Layout replicated = Layout::replicated(layout.mesh());
   if (layout == replicated) {
-    return shards[0];
+    return shards[0].local();
   }
-  at::Tensor value = run_redistribution(
-      redistribution_of(
-          layout, replicated, tensor.sizes(), tensor.scalar_type()),
-      shards)[0];
+  at::Tensor value =
+      run_redistribution(
+          redistribution_of(
+              layout, replicated, tensor.sizes(), tensor.scalar_type()),
+          shards)[0]
+          .local();
   if (layout.has_partial()) {
     reduce_storage(tensor, layout.partial_axes());
   }

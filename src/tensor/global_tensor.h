@@ -10,7 +10,7 @@
 
 #include <torch_mesh/tensor.h>
 
-#include "comm/local_ops.h"
+#include "shard/shard.h"
 #include "tensor/storage.h"
 
 namespace torch_mesh {

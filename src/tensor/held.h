@@ -7,7 +7,7 @@
 
 #include <torch_mesh/layout.h>
 
-#include "comm/local_ops.h"
+#include "shard/shard.h"
 
 namespace torch_mesh {
 

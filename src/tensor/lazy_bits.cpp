@@ -4,6 +4,7 @@
 
 #include <ATen/ops/alias.h>
 
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {
@@ -19,21 +20,22 @@ void LazyBits::put_on(const at::Tensor& tensor) const {
 
 LazyBits take_bits_off(Shards& shards) {
   LazyBits bits;
-  for (at::Tensor& shard : shards) {
-    const LazyBits own = LazyBits::of(shard);
+  for (Shard& shard : shards) {
+    const LazyBits own = LazyBits::of(shard.local());
     if (own.any()) [[unlikely]] {
       bits = own;
-      shard = at::alias(shard);
-      LazyBits().put_on(shard);
+      shard = at::alias(shard.local());
+      LazyBits().put_on(shard.local());
     }
   }
   return bits;
 }
 
 void resolve_bits(Shards& shards) {
-  for (at::Tensor& shard : shards) {
-    if (LazyBits::of(shard).any() || shard._is_zerotensor()) [[unlikely]] {
-      shard = shard.clone();
+  for (Shard& shard : shards) {
+    const at::Tensor& local = shard.local();
+    if (LazyBits::of(local).any() || local._is_zerotensor()) [[unlikely]] {
+      shard = local.clone();
     }
   }
 }
@@ -42,9 +44,9 @@ Shards with_bits_of(const at::Tensor& tensor, Shards shards) {
   const LazyBits bits = LazyBits::of(tensor);
   if (bits.any()) [[unlikely]] {
     const LocalOps local;
-    for (at::Tensor& shard : shards) {
-      shard = at::alias(shard);
-      bits.put_on(shard);
+    for (Shard& shard : shards) {
+      shard = at::alias(shard.local());
+      bits.put_on(shard.local());
     }
   }
   return shards;

@@ -5,7 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "comm/local_ops.h"
+#include "shard/shard.h"
 
 namespace torch_mesh {
 

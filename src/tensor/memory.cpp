@@ -189,11 +189,10 @@ void HeldShards::tell(const Layout& layout, const Shards& shards) {
   const Lanes& lanes = layout.lanes();
   const Mesh& mesh = layout.mesh();
   for (int device = 0; device < mesh.size() && !shards.empty(); ++device) {
-    const at::Tensor& shard = shards[lanes.lane_of_device[device]];
+    const Shard& shard = shards[lanes.lane_of_device[device]];
     const Device& place = mesh.devices()[device];
     told->bytes.emplace_back(
-        DeviceKey(place.kind, place.index),
-        shard.numel() * static_cast<int64_t>(shard.itemsize()));
+        DeviceKey(place.kind, place.index), shard.num_bytes());
   }
   std::lock_guard lock(state().mutex);
   if (is_telling_older) {

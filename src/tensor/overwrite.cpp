@@ -4,6 +4,7 @@
 #include <ATen/ops/where.h>
 
 #include "comm/communicator_steps.h"
+#include "shard/local_ops.h"
 #include "tensor/base_value.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
@@ -29,7 +30,7 @@ void replace(MeshStorage& storage, const at::Tensor& value) {
   const Shards parts = cut(value, storage, storage.layout);
   storage.shards = empty_shards(storage, storage.layout);
   for (size_t lane = 0; lane < parts.size(); ++lane) {
-    storage.shards[lane].copy_(parts[lane]);
+    storage.shards[lane].local().copy_(parts[lane].local());
   }
   storage.is_borrowed = false;
   storage.count_shards();
@@ -55,9 +56,11 @@ void write_part(
   const Shards parts = cut(full, storage, storage.layout);
   const Shards masks = cut(mask, storage, with_sums_reduced(storage.layout));
   for (size_t lane = 0; lane < parts.size(); ++lane) {
-    at::Tensor& shard = storage.shards[lane];
+    at::Tensor& shard = storage.shards[lane].local();
     const at::Tensor written = at::where(
-        masks[lane].to(shard.device()), parts[lane].to(shard.device()), shard);
+        masks[lane].local().to(shard.device()),
+        parts[lane].local().to(shard.device()),
+        shard);
     if (storage.is_borrowed) {
       shard =
           at::empty_strided(shard.sizes(), shard.strides(), shard.options());

@@ -24,7 +24,7 @@
 
 #include <torch_mesh/layout.h>
 
-#include "comm/local_ops.h"
+#include "shard/shard.h"
 #include "tensor/held.h"
 
 namespace torch_mesh {

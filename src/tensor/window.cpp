@@ -11,6 +11,8 @@
 
 #include <torch_mesh/error.h>
 
+#include "shard/local_ops.h"
+#include "shard/replicate_value.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -217,8 +219,9 @@ at::Tensor window_of_storage(
   };
   Shards shards;
   if (state.layout.sharded_axes() == 0) {
-    for (const at::Tensor& shard : state.shards) {
-      shards.push_back(raw_window(shard, sizes, strides, offset, dtype));
+    for (const Shard& shard : state.shards) {
+      shards.push_back(
+          raw_window(shard.local(), sizes, strides, offset, dtype));
     }
     return alias(state.layout, std::move(shards));
   }
@@ -229,8 +232,8 @@ at::Tensor window_of_storage(
   if (dtype == state.dtype &&
       take_apart(state, sizes, strides, offset, taken)) {
     if (const auto layout = layout_of_window(state, taken)) {
-      for (const at::Tensor& shard : state.shards) {
-        shards.push_back(local_window(shard, sizes, strides, taken));
+      for (const Shard& shard : state.shards) {
+        shards.push_back(local_window(shard.local(), sizes, strides, taken));
       }
       return alias(*layout, std::move(shards));
     }
@@ -262,10 +265,11 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
   target.base_strides = source.base_strides;
   target.dtype = source.dtype;
   target.shards.clear();
-  for (const at::Tensor& shard : source.shards) {
+  for (const Shard& shard : source.shards) {
+    const at::Tensor& local = shard.local();
     target.shards.push_back(
-        at::empty_strided(shard.sizes(), shard.strides(), shard.options())
-            .copy_(shard));
+        at::empty_strided(local.sizes(), local.strides(), local.options())
+            .copy_(local));
   }
   target.count_shards();
   ++target.memory_generation;
@@ -312,14 +316,9 @@ void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
     check_can_grow(tensor);
     const Layout layout = Layout::replicated(layout_of(tensor).mesh());
     const at::Tensor value = full_value(tensor);
-    Shards shards;
-    for (int device : layout.lanes().first_device) {
-      shards.push_back(value.to(
-          torch_device(layout.mesh().devices()[device]),
-          value.scalar_type(),
-          /*non_blocking=*/false,
-          /*copy=*/true));
-      shards.back().resize_(sizes);
+    Shards shards = replicate_value(value, layout.mesh(), Copies::kAlways);
+    for (Shard& shard : shards) {
+      shard.local().resize_(sizes);
     }
     become(
         tensor,

@@ -83,11 +83,11 @@ TEST_P(Collectives, keep_the_value_between_any_two_layouts) {
       ASSERT_EQ(static_cast<int>(moved.size()), to.lanes().num);
       for (size_t lane = 0; lane < moved.size() && !to.has_partial(); ++lane) {
         const int device = to.lanes().first_device[lane];
-        EXPECT_TRUE(at::equal(moved[lane], cut(value(), to, device)))
+        EXPECT_TRUE(at::equal(moved[lane].local(), cut(value(), to, device)))
             << from.str() << " -> " << to.str() << " device " << device;
       }
-      for (const at::Tensor& replica : move(moved, to, replicated_)) {
-        EXPECT_TRUE(at::equal(replica, value()))
+      for (const Shard& replica : move(moved, to, replicated_)) {
+        EXPECT_TRUE(at::equal(replica.local(), value()))
             << from.str() << " -> " << to.str() << " -> R";
       }
     }
@@ -112,7 +112,8 @@ TEST_P(Collectives, of_many_threads_do_not_meet) {
           const auto& [from, shards] = sources[(i + t) % sources.size()];
           for (const Layout& to : all_layouts(mesh_)) {
             const Shards moved = move(shards, from, to);
-            num_wrong += !at::equal(move(moved, to, replicated_)[0], value());
+            num_wrong +=
+                !at::equal(move(moved, to, replicated_)[0].local(), value());
           }
         }
       });
@@ -159,13 +160,15 @@ TEST_P(Collectives, half_sums_are_rounded_once) {
   }
   const Shards folded =
       fold_lanes(mesh, /*fine=*/1, /*coarse=*/0, /*summed=*/1, parts);
-  at::Tensor sum = folded[0];
+  at::Tensor sum = folded[0].local();
   if (folded.size() > 1) {
     const Layout partial = Layout::parse(mesh, "(P+)");
-    sum = run_redistribution(
-        plan_redistribution(
-            partial, Layout::replicated(mesh), std::vector<int64_t>{3}, 2),
-        folded)[0];
+    sum =
+        run_redistribution(
+            plan_redistribution(
+                partial, Layout::replicated(mesh), std::vector<int64_t>{3}, 2),
+            folded)[0]
+            .local();
   }
   EXPECT_TRUE(at::equal(sum, at::full({3}, 2052, at::kHalf)));
 }

@@ -90,3 +90,27 @@ def test_a_folder_outside_the_order_is_found(check):
     assert lines == [
         "src/helpers/x.cpp: folder 'helpers' has no place in the order"
     ]
+
+
+def test_a_folder_that_reaches_into_shards_is_found(check):
+    lines = check(**{"src/tensor/tensor.cpp": "x = shard.local();\n"})
+    assert lines == [
+        "src/tensor: reaches into shards 1 times, allowed 0: let run/ do it"
+    ]
+
+
+def test_the_folders_that_run_ops_on_shards_may_reach_into_them(check):
+    assert check(**{"src/run/joined.cpp": "x = shard.local();\n"}) == []
+
+
+def test_a_number_that_has_fallen_is_to_be_written_down(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOL.parent))
+    import check_layers
+
+    (tmp_path / "src" / "tensor").mkdir(parents=True)
+    (tmp_path / "src" / "tensor" / "x.cpp").write_text("shard.local();\n")
+    assert check_layers.check(tmp_path, {"tensor": 2}) == [
+        "src/tensor: reaches into shards 1 times: write that in place of 2, so"
+        " that it stays"
+    ]
+    assert check_layers.check(tmp_path, {"tensor": 1}) == []

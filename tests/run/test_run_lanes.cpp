@@ -9,8 +9,8 @@
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
-#include "comm/local_ops.h"
 #include "run/run_lanes.h"
+#include "shard/local_ops.h"
 
 namespace torch_mesh {
 namespace {

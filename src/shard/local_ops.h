@@ -5,15 +5,13 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <c10/util/SmallVector.h>
 
 #include <torch_mesh/error.h>
 #include <torch_mesh/mesh.h>
 
-namespace torch_mesh {
+#include "trace/counters.h"
 
-// One local tensor for each lane of a layout.
-using Shards = c10::SmallVector<at::Tensor, 2>;
+namespace torch_mesh {
 
 // While one lives, ops called by this thread see no autograd, no
 // ADInplaceOrView and no autocast of any backend. Intra-op threads,
@@ -31,5 +29,18 @@ c10::Device torch_device(const Device& device);
 // Throws the c10 exception that stands for an error of the core: ValueError,
 // NotImplementedError, or Error.
 [[noreturn]] void rethrow_for_torch(const CoreError& error);
+
+// Runs `body` below autograd in the name of `op`, and lets errors of the core
+// leave as torch's.
+template <typename Body>
+auto below_autograd(const std::string& op, const Body& body) {
+  const LocalOps local;
+  const CurrentOp current(op);
+  try {
+    return body();
+  } catch (const CoreError& error) {
+    rethrow_for_torch(error);
+  }
+}
 
 }  // namespace torch_mesh

@@ -1,6 +1,6 @@
 // slice.cpp: by sizes, strides and offsets alone.
 
-#include "comm/slice.h"
+#include "shard/slice.h"
 
 #include <c10/core/TensorImpl.h>
 #include <c10/util/SmallVector.h>

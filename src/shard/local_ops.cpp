@@ -1,6 +1,6 @@
 // local_ops.cpp: where shards live, and how errors of the core leave.
 
-#include "comm/local_ops.h"
+#include "shard/local_ops.h"
 
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/util/Exception.h>

@@ -1,6 +1,6 @@
 // shard.cpp: memory order of one device's tensor.
 
-#include "tensor/shard.h"
+#include "shard/strides.h"
 
 #include <algorithm>
 #include <numeric>
@@ -9,12 +9,13 @@
 
 #include <torch_mesh/layout.h>
 
+#include "shard/span.h"
+
 namespace torch_mesh {
 namespace {
 
 std::vector<int64_t> ordered(c10::IntArrayRef sizes, c10::IntArrayRef strides) {
-  return strides_in_order_of(
-      {sizes.data(), sizes.size()}, {strides.data(), strides.size()});
+  return strides_in_order_of(as_span(sizes), as_span(strides));
 }
 
 // Equal, where a dim has more than one element.
