@@ -25,9 +25,7 @@ _TORCH = re.compile(r"^Requires-Dist: torch\b.*$", re.MULTILINE)
 
 
 def requirement(minors: Iterable[tuple[int, int]]) -> str:
-    """What pip is told: "torch>=2.13.0a0,<2.15", without what lies between.
-
-    From the first alpha on: vendors number their builds 2.13.0a0+abc.
+    """What pip is told: "torch>=2.12,!=2.12.*,<2.15" for 2.13 and 2.14.
 
     Args:
         minors: (2, 13) and so on, of one major release.
@@ -40,7 +38,10 @@ def requirement(minors: Iterable[tuple[int, int]]) -> str:
         raise ValueError(f"Engines for torch {major} and torch {last_major}.")
     there = {minor for _, minor in numbers}
     untried = [m for m in range(first, last) if m not in there]
-    return f"torch>={major}.{first}.0a0,<{major}.{last + 1}" + "".join(
+    # Vendors number their builds 2.13.0a0+abc, which is before 2.13; and a
+    # bound that is a pre-release itself would have pip take those of the index.
+    below = f"{major}.{first - 1}" if first else f"{major - 1}"
+    return f"torch>={below},!={below}.*,<{major}.{last + 1}" + "".join(
         f",!={major}.{minor}.*" for minor in untried
     )
 

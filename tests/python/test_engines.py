@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import torch_mesh
 from torch_mesh import _C, engines
@@ -223,13 +224,27 @@ def load_tool(name):
 @pytest.mark.parametrize(
     ("minors", "expected"),
     [
-        ([(2, 13)], "torch>=2.13.0a0,<2.14"),
-        ([(2, 14), (2, 13)], "torch>=2.13.0a0,<2.15"),
-        ([(2, 11), (2, 14), (2, 12)], "torch>=2.11.0a0,<2.15,!=2.13.*"),
+        ([(2, 13)], "torch>=2.12,!=2.12.*,<2.14"),
+        ([(2, 14), (2, 13)], "torch>=2.12,!=2.12.*,<2.15"),
+        (
+            [(2, 11), (2, 14), (2, 12)],
+            "torch>=2.10,!=2.10.*,<2.15,!=2.13.*",
+        ),
+        ([(3, 0)], "torch>=2,!=2.*,<3.1"),
     ],
 )
 def test_a_wheel_asks_for_the_torches_that_it_has_engines_for(minors, expected):
     assert load_tool("join_wheels").requirement(minors) == expected
+
+
+def test_pip_takes_no_pre_release_for_a_wheel_and_keeps_a_vendors():
+    requirement = load_tool("join_wheels").requirement([(2, 13), (2, 14)])
+    asked = Requirement(requirement).specifier
+    assert asked.prereleases is None
+    offered = ["2.12.1", "2.13.0", "2.14.1", "2.15.0a0", "2.15.0"]
+    assert list(asked.filter([*offered, "2.14.2a0"])) == ["2.13.0", "2.14.1"]
+    assert asked.contains("2.13.0a0+abc", prereleases=True)
+    assert not asked.contains("2.12.1.post1", prereleases=True)
 
 
 def make_wheel(folder, minor, **changed):
@@ -276,7 +291,7 @@ def test_two_wheels_become_one_with_both_engines(tmp_path):
         text = (root / f"torch_mesh/engines/torch_2_{minor}/_C.so").read_text()
         assert text == f"binary {minor}"
     metadata = (root / "torch_mesh-1.0.dist-info/METADATA").read_text()
-    assert "Requires-Dist: torch>=2.13.0a0,<2.15\n" in metadata
+    assert "Requires-Dist: torch>=2.12,!=2.12.*,<2.15\n" in metadata
     assert engines.minors(root / "torch_mesh/engines") == ["2.13", "2.14"]
 
 
