@@ -141,6 +141,12 @@ def test_the_wheel_asks_for_the_minor_that_it_was_compiled_for(monkeypatch):
     assert tool.dynamic_metadata({}, {}) == {"dependencies": ["torch==2.14.*"]}
 
 
+def test_sources_ask_for_any_torch_also_when_packed_beside_one(monkeypatch):
+    tool = load("wheel_dependencies")
+    monkeypatch.delenv("TORCH_MESH_TORCH_VERSION", raising=False)
+    assert tool.dynamic_metadata({}, {}) == {"dependencies": ["torch>=2.11"]}
+
+
 def test_progress_is_shown_as_files_are_compiled(
     backend, monkeypatch, tmp_path
 ):
