@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from package_engines import engines
+
 # What differs from engine to engine: the libraries, and the CMake targets.
 _OF_AN_ENGINE = re.compile(
     r"torch_mesh/(engines|share/cmake/torch_mesh)/torch_\d+_\d+/.+"
@@ -65,11 +67,11 @@ def add(part: Path, whole: Path) -> None:
         ValueError: if they differ in anything else, or share an engine.
     """
     theirs, ours = files_of(part), files_of(whole)
-    engines = {name for name in theirs if _OF_AN_ENGINE.fullmatch(name)}
+    added = {name for name in theirs if _OF_AN_ENGINE.fullmatch(name)}
     common = {name for name in ours if not _OF_AN_ENGINE.fullmatch(name)}
-    if twice := engines & ours:
+    if twice := added & ours:
         raise ValueError(f"Two wheels hold {min(twice)}.")
-    if odd := (theirs - engines) ^ common:
+    if odd := (theirs - added) ^ common:
         raise ValueError(f"Only one of two wheels holds {min(odd)}.")
     for name in sorted(common):
         if name.endswith(".dist-info/RECORD"):  # is written anew
@@ -80,7 +82,7 @@ def add(part: Path, whole: Path) -> None:
             same = filecmp.cmp(part / name, whole / name, shallow=False)
         if not same:
             raise ValueError(f"{name} differs from wheel to wheel.")
-    for name in engines:
+    for name in added:
         (whole / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(part / name, whole / name)
 
@@ -120,8 +122,8 @@ def join(wheels: list[Path], out: Path) -> Path:
             add(part, whole)
         minors = [
             (int(major), int(minor))
-            for path in (whole / "torch_mesh/engines").iterdir()
-            for _, major, minor in [path.name.split("_")]
+            for version in engines.minors(whole / "torch_mesh/engines")
+            for major, minor in [version.split(".")]
         ]
         [metadata] = whole.glob("*.dist-info/METADATA")
         text, found = _TORCH.subn(
