@@ -20,7 +20,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c++20", "-fsyntax-only", "-fopenmp", "-w"]
 
-
 # The last release of each minor that has an engine somewhere, but for the one
 # that `make build` compiles against.
 VERSIONS = ("2.11.0", "2.12.1", "2.14.1", "2.15.0")

@@ -23,6 +23,9 @@ import check_wheel
 from package_engines import engines
 
 ROOT = Path(__file__).parents[1]
+# Those of requirements/torch.txt and torch-newest.txt: `make wheel` compiles an
+# engine for each.
+TORCHES = ["2.13.0", "2.14.1"]
 PROGRAM = """
 import json, re
 import torch
@@ -123,7 +126,7 @@ def try_beside(wheel: Path, torch: str, folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--torch", nargs="+", default=["2.13.0", "2.14.1"])
+    parser.add_argument("--torch", nargs="+", default=TORCHES)
     parser.add_argument("--folder", type=Path, default=ROOT / "build/try-wheel")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()

@@ -7,6 +7,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 sys.path.insert(0, str(TOOLS))
 try:
+    import build_backend
     import check_compat
     import check_wheel
     import join_wheels
@@ -17,6 +18,7 @@ finally:
     sys.path.remove(str(TOOLS))
 
 __all__ = [
+    "build_backend",
     "check_compat",
     "check_wheel",
     "join_wheels",
