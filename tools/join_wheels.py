@@ -21,7 +21,7 @@ from package_engines import engines
 
 # What differs from engine to engine: the libraries, and the CMake targets.
 _OF_AN_ENGINE = re.compile(
-    r"torch_mesh/(engines|share/cmake/torch_mesh)/torch_\d+_\d+/.+"
+    rf"torch_mesh/(engines|share/cmake/torch_mesh)/{engines.NAME}/.+"
 )
 _TORCH = re.compile(r"^Requires-Dist: torch\b.*$", re.MULTILINE)
 

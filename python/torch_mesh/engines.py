@@ -12,6 +12,8 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "engines"
 
+# What `name` gives, for a regular expression.
+NAME = r"torch_(\d+)_(\d+)"
 # The oldest minor release whose headers the engine compiles against.
 OLDEST = (2, 11)
 # What compiles an engine for the torch that is there.
@@ -57,7 +59,7 @@ def minors(folder: Path = _FOLDER) -> list[str]:
     numbers = sorted(
         tuple(int(part) for part in found.groups())
         for path in folder.glob("torch_*/engine.json")
-        if (found := re.fullmatch(r"torch_(\d+)_(\d+)", path.parent.name))
+        if (found := re.fullmatch(NAME, path.parent.name))
     )
     return [f"{major}.{minor}" for major, minor in numbers]
 

@@ -51,6 +51,7 @@ def test_the_engine_of_the_minor_is_found(tmp_path):
 
 def test_an_engine_is_named_after_the_minor():
     assert engines.name("2.13.0+cpu") == engines.name("2.13") == "torch_2_13"
+    assert re.fullmatch(engines.NAME, "torch_2_13").groups() == ("2", "13")
 
 
 COMPILE = f"compile an engine for yours with `{engines.WAY_OUT}`"

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from release_tools import check_compat, check_wheel, join_wheels, repair_wheel
+from release_tools import (
+    check_compat,
+    check_wheel,
+    join_wheels,
+    repair_wheel,
+    try_wheel,
+)
 
 from torch_mesh import engines
 
@@ -221,6 +227,68 @@ def test_a_repaired_wheel_brings_no_library_of_others(
     else:
         repaired = repair_wheel.repair(wheel, tmp_path / "dist")
         assert repaired == tmp_path / "dist" / WHEEL and repaired.is_file()
+
+
+# A wheel beside a torch.
+
+TOLD = {
+    "torch": "2.13.0+cpu",
+    "engine": "torch_2_13",
+    "openmp": ["/there/libgomp.so.1"],
+    "threads": [2, 2],
+}
+
+
+@pytest.fixture
+def beside(monkeypatch, tmp_path):
+    """Tries a wheel where a program prints what the test says."""
+
+    def try_it(torches=("torch 2.13.0",), **told):
+        installed = [["torch 2.13.0"], list(torches)]
+        monkeypatch.setattr(try_wheel, "python_of", lambda *_: Path("python"))
+        monkeypatch.setattr(try_wheel, "pip", lambda *_: "")
+        monkeypatch.setattr(try_wheel, "torches", lambda _: installed.pop(0))
+        monkeypatch.setattr(
+            try_wheel, "run", lambda *_: json.dumps(TOLD | told)
+        )
+        monkeypatch.setattr(
+            subprocess,
+            "run",
+            lambda *_, **__: subprocess.CompletedProcess([], 0, "0.3 ms\n"),
+        )
+        try_wheel.try_beside(tmp_path / WHEEL, "2.13.0", tmp_path)
+
+    return try_it
+
+
+def test_a_wheel_that_does_as_it_should_is_told_of(beside, capsys):
+    beside()
+    told = capsys.readouterr().out
+    assert "beside torch 2.13.0+cpu: torch_2_13\n" in told
+    assert "programs of the README run\n  0.3 ms\n" in told
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"torches": ["torch 2.14.1"]}, "torch was touched"),
+        ({"engine": "torch_2_14"}, "not torch 2.13.0 with torch_2_13"),
+        ({"torch": "2.13.1"}, "not torch 2.13.0 with torch_2_13"),
+        ({"openmp": ["a/libgomp.so", "b/libiomp5.so"]}, "not one OpenMP"),
+        ({"threads": [2, 1]}, "number of threads"),
+    ],
+)
+def test_what_is_not_as_it_should_ends_the_trial(changed, told, beside):
+    with pytest.raises(SystemExit, match=told):
+        beside(**changed)
+
+
+def test_a_wheel_of_one_system_is_not_tried(tmp_path, monkeypatch):
+    wheel = wheel_of(tmp_path, "torch_mesh-1.0-cp311-cp311-linux_x86_64.whl")
+    command = ["try_wheel", str(wheel), "--folder", str(tmp_path / "there")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="not for manylinux"):
+        try_wheel.main()
 
 
 # Sources against the headers of other torches.

@@ -109,3 +109,14 @@ def test_the_step_that_reads_the_version_finds_it():
     text = (ROOT / "pyproject.toml").read_text()
     found = re.findall(r'^version = "(.*)"$', text, re.MULTILINE)
     assert found == [PROJECT["version"]]
+
+
+def test_make_compiles_anew_where_what_builds_changes():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    modules = [project["build-system"]["build-backend"]]
+    modules += [
+        one["provider"]["module"] for one in project["tool"]["dynamic-metadata"]
+    ]
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    [sources] = re.findall(r"^SOURCES := (.*)$", makefile, re.MULTILINE)
+    assert {f"tools/{module}.py" for module in modules} <= set(sources.split())
