@@ -12,7 +12,8 @@
 #   make keras-suite        Keras's own tests on the mesh
 #   make keras-suite-full   also those that need TensorFlow or JAX; writes
 #                           docs/keras-suite.md
-#   make test-newest        builds and tests on the newest torch, in .venv-newest
+#   make test-newest        builds and tests on the newest torch that the wheel
+#                           has an engine for, in .venv-newest
 #   make wheel      one wheel with an engine for each of these two torches
 #   make try-wheel  ... as a user would, in fresh environments
 #   make users      programs in the manner of users; writes docs/users.md
@@ -42,7 +43,8 @@ BUILT := $(BUILD)/.installed
 FUZZ_SECONDS ?= 600
 
 # Directories too: a file added or removed changes its directory's time.
-SOURCES := pyproject.toml CMakeLists.txt tools/wheel_dependencies.py \
+SOURCES := pyproject.toml CMakeLists.txt tools/build_backend.py \
+  tools/wheel_dependencies.py \
   $(shell find cmake include src python -not -path '*/__pycache__*' 2>/dev/null)
 FORMATTED = $(shell find include src tests examples benchmarks \
   \( -name '*.h' -o -name '*.cpp' \) -not -path '*/build/*' 2>/dev/null)
@@ -92,10 +94,11 @@ wheel: $(RELEASE)/.setup
 	@$(MAKE) --no-print-directory $(NEWEST) engine-wheel
 	$(RELEASE)/bin/python tools/join_wheels.py build/wheels/*/*.whl \
 	  --out build/wheels
+	@rm -f dist/*.whl  # of another version
 	$(RELEASE)/bin/python tools/repair_wheel.py build/wheels/*.whl --out dist
 
 try-wheel: wheel
-	$(RUN) tools/try_wheel.py dist/*.whl
+	$(RELEASE)/bin/python tools/try_wheel.py dist/*.whl
 
 engine-wheel: build
 	@rm -rf build/wheels/$(notdir $(BUILD)) build/wheels/*.whl

@@ -3,12 +3,10 @@
 # minors. In a wheel each engine has a folder of its own, and several wheels can
 # be joined (tools/join_wheels.py).
 #
-# Sets TORCH_MESH_TORCH_VERSION (2.13.0), TORCH_MESH_ENGINE_NAME (torch_2_13),
-# TORCH_MESH_ENGINE_DIR, where the libraries are installed.
+# Sets TORCH_MESH_ENGINE_NAME (torch_2_13), and TORCH_MESH_ENGINE_DIR, where the
+# libraries are installed.
 
-torch_mesh_torch_version(TORCH_MESH_TORCH_VERSION)
-string(REGEX REPLACE "^([0-9]+)[.]([0-9]+).*" "torch_\\1_\\2"
-       TORCH_MESH_ENGINE_NAME "${TORCH_MESH_TORCH_VERSION}")
+torch_mesh_engine_name(TORCH_MESH_ENGINE_NAME "${TORCH_MESH_TORCH_VERSION}")
 message(STATUS "torch_mesh: an engine for torch ${TORCH_MESH_TORCH_VERSION}")
 if(TORCH_MESH_IN_WHEEL)
   set(TORCH_MESH_ENGINE_DIR torch_mesh/engines/${TORCH_MESH_ENGINE_NAME})

@@ -40,7 +40,7 @@ if(TORCH_MESH_SANITIZE MATCHES thread)
   # The communicator needs torch, which is not instrumented: what only torch's
   # code touches is not watched.
   include(cmake/python.cmake)
-  include(cmake/torch_meshTorch.cmake)
+  include(cmake/torch.cmake)
   torch_mesh_add_test(
     test_communicator FOLDERS comm LINKS torch_mesh_core)
   torch_mesh_sources(comm_sources src/shard src/comm)

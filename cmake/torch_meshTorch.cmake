@@ -4,8 +4,19 @@
 # Where to look, in this order: Torch_DIR and CMAKE_PREFIX_PATH, as for every
 # package; the torch beside an installed torch_mesh; the Python of this build.
 #
-# Sets TORCH_MESH_TORCH_LIB_DIR; torch_mesh_torch_version tells its version.
+# Sets TORCH_MESH_TORCH_LIB_DIR and TORCH_MESH_TORCH_VERSION (2.13.0); or, where
+# there is no such torch, TORCH_MESH_TORCH_PROBLEM, a sentence: find_package(...
+# QUIET) is not to end in an error.
 
+# Sets `out` to what the engine for a version of torch is called, torch_2_13;
+# `name` of python/torch_mesh/engines.py says the same.
+function(torch_mesh_engine_name out version)
+  string(REGEX REPLACE "^([0-9]+)[.]([0-9]+).*" "torch_\\1_\\2"
+         name "${version}")
+  set(${out} "${name}" PARENT_SCOPE)
+endfunction()
+
+set(TORCH_MESH_TORCH_PROBLEM "")
 set(_torch_mesh_hints "")
 set(_torch_mesh_beside
     "${CMAKE_CURRENT_LIST_DIR}/../../../../torch/share/cmake")
@@ -35,19 +46,46 @@ find_path(
   HINTS ${_torch_mesh_hints}
   PATH_SUFFIXES Torch share/cmake/Torch NO_CACHE)
 if(NOT _torch_mesh_torch_config)
-  message(FATAL_ERROR
+  string(CONCAT TORCH_MESH_TORCH_PROBLEM
     "torch_mesh: torch was not found.\n"
     "Hint: pip install torch, or set -DTorch_DIR=.../share/cmake/Torch.")
+  return()
 endif()
 get_filename_component(
   _torch_mesh_root "${_torch_mesh_torch_config}/../../.." ABSOLUTE)
 set(TORCH_MESH_TORCH_LIB_DIR "${_torch_mesh_root}/lib")
 
+# What torch's headers say.
+set(_torch_mesh_header
+    "${_torch_mesh_root}/include/torch/headeronly/version.h")
+if(NOT EXISTS "${_torch_mesh_header}")
+  string(CONCAT TORCH_MESH_TORCH_PROBLEM
+    "torch_mesh: no ${_torch_mesh_header}: torch is older than 2.11.\n"
+    "Hint: pip install -U torch.")
+  return()
+endif()
+file(STRINGS "${_torch_mesh_header}" _torch_mesh_lines
+     REGEX "^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]+$")
+set(TORCH_MESH_TORCH_VERSION "")
+foreach(_torch_mesh_part IN ITEMS MAJOR MINOR PATCH)
+  string(REGEX MATCH "TORCH_VERSION_${_torch_mesh_part} ([0-9]+)"
+         _torch_mesh_found "${_torch_mesh_lines}")
+  list(APPEND TORCH_MESH_TORCH_VERSION "${CMAKE_MATCH_1}")
+endforeach()
+list(JOIN TORCH_MESH_TORCH_VERSION "." TORCH_MESH_TORCH_VERSION)
+
 if(TARGET torch)
   # The including project found it already.
 elseif(NOT EXISTS "${TORCH_MESH_TORCH_LIB_DIR}/libtorch_cuda.so")
   set(Torch_DIR "${_torch_mesh_torch_config}")
-  find_package(Torch REQUIRED)
+  find_package(Torch QUIET)
+  if(NOT Torch_FOUND)
+    string(CONCAT TORCH_MESH_TORCH_PROBLEM
+      "torch_mesh: ${Torch_DIR} does not give torch: "
+      "${Torch_NOT_FOUND_MESSAGE}\n"
+      "Hint: find_package(Torch) says more.")
+    return()
+  endif()
 else()
   foreach(_torch_mesh_library IN ITEMS c10 torch_cpu torch)
     add_library(${_torch_mesh_library} SHARED IMPORTED)
@@ -61,23 +99,6 @@ else()
   target_link_libraries(torch_cpu INTERFACE c10)
   target_link_libraries(torch INTERFACE torch_cpu)
 endif()
-
-# Sets `out` to what torch's headers say: "2.13.0".
-function(torch_mesh_torch_version out)
-  set(version "")
-  set(header "${_torch_mesh_root}/include/torch/headeronly/version.h")
-  if(NOT EXISTS "${header}")
-    message(FATAL_ERROR "torch_mesh: no ${header}: torch is older than 2.11.")
-  endif()
-  file(STRINGS "${header}" lines
-       REGEX "^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]+$")
-  foreach(part IN ITEMS MAJOR MINOR PATCH)
-    string(REGEX MATCH "TORCH_VERSION_${part} ([0-9]+)" _ "${lines}")
-    list(APPEND version "${CMAKE_MATCH_1}")
-  endforeach()
-  list(JOIN version "." version)
-  set(${out} "${version}" PARENT_SCOPE)
-endfunction()
 
 # at::parallel_for is a template over OpenMP: the caller is compiled with
 # -fopenmp, and must run in the OpenMP runtime that torch itself runs in. That

@@ -14,6 +14,7 @@ left as it is.
 
 import importlib
 import importlib.machinery
+import re
 import sys
 import warnings
 
@@ -168,10 +169,13 @@ def _warn(name, error):
     if told in _warned:
         return
     _warned.add(told)
+    # An error of ours says itself what to do.
+    is_ours = re.search(r"\[[a-z0-9-]+\]$", told)
+    hint = "do what it says" if is_ours else "report this text"
     text = (
         f"torch_mesh: {name} is left as Keras made it.\n"
         f"  {told}\n"
-        "Hint: report this text, or uninstall torch-mesh. [keras-hook]"
+        f"Hint: {hint}, or uninstall torch-mesh. [keras-hook]"
     )
     try:
         warnings.warn(text, RuntimeWarning, stacklevel=2)

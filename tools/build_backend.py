@@ -4,7 +4,8 @@
 - It compiles against the torch of the environment that is installed into, also
   from pip's isolated build environment, which has none: no second torch is
   fetched, and the wheel does not ask for another one.
-- It shows how far it is, on the terminal, where pip shows nothing.
+- It shows how far it is, on the terminal, where pip shows nothing; and says so
+  before a torch is fetched, where there is none.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from scikit_build_core import build as _backend
 
@@ -196,20 +197,19 @@ def get_requires_for_build_wheel(
 ) -> list[str]:
     check()
     requires = list(_backend.get_requires_for_build_wheel(config_settings))
-    return requires + ([] if torch_around() else [f"torch=={TORCH}"])
-
-
-get_requires_for_build_sdist = _backend.get_requires_for_build_sdist
-build_sdist = _backend.build_sdist
-
-if hasattr(_backend, "prepare_metadata_for_build_wheel"):
-
-    def prepare_metadata_for_build_wheel(
-        metadata_directory: str, config_settings: Settings = None
-    ) -> str:
-        return _backend.prepare_metadata_for_build_wheel(
-            metadata_directory, _with_torch(config_settings)
+    if torch_around():
+        return requires
+    with _terminal() as terminal:
+        print(
+            f"torch-mesh: no torch is seen here: torch {TORCH} is fetched to"
+            " compile against, which may bring gigabytes of libraries for CUDA."
+            "\n  To have another: pip install it first, from"
+            " https://download.pytorch.org/whl/cpu for CPUs. Installers other"
+            " than pip need --no-build-isolation to see it.",
+            file=terminal,
+            flush=True,
         )
+    return [*requires, f"torch=={TORCH}"]
 
 
 def build_wheel(
@@ -223,3 +223,32 @@ def build_wheel(
         config_settings,
         metadata_directory,
     )
+
+
+def prepare_metadata_for_build_wheel(
+    metadata_directory: str, config_settings: Settings = None
+) -> str:
+    return _backend.prepare_metadata_for_build_wheel(
+        metadata_directory, _with_torch(config_settings)
+    )
+
+
+get_requires_for_build_sdist = _backend.get_requires_for_build_sdist
+build_sdist = _backend.build_sdist
+
+
+def _no_editable_install(*_: Any) -> NoReturn:
+    """An engine lies in the folder of the package, where no source does.
+
+    Without these hooks pip would ask for a setup.py.
+    """
+    print(
+        "torch-mesh has no editable install: use `make build`, which takes"
+        " seconds after an edit (CONTRIBUTING.md), or `pip install .`",
+        file=sys.stderr,
+    )
+    raise SystemExit(1)
+
+
+get_requires_for_build_editable = _no_editable_install
+build_editable = _no_editable_install

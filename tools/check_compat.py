@@ -20,7 +20,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c++20", "-fsyntax-only", "-fopenmp", "-w"]
 
-
 # The last release of each minor that has an engine somewhere, but for the one
 # that `make build` compiles against.
 VERSIONS = ("2.11.0", "2.12.1", "2.14.1", "2.15.0")
@@ -40,8 +39,9 @@ def headers_of(version: str, cache: Path) -> Path:
             + ["--platform", "macosx_14_0_arm64", "--python-version", "3.13"]
             + ["--only-binary=:all:", f"torch=={version}"],
             check=True,
-            # A constraint on torch is meant for what runs here.
-            env={**os.environ, "PIP_CONFIG_FILE": os.devnull},
+            # A constraint on torch is meant for what runs here. An empty name
+            # would leave that of a configuration file in force.
+            env={**os.environ, "PIP_CONSTRAINT": os.devnull},
         )
         [wheel] = home.glob("torch-*.whl")
         with zipfile.ZipFile(wheel) as archive:

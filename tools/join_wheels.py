@@ -17,17 +17,17 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from package_engines import engines
+
 # What differs from engine to engine: the libraries, and the CMake targets.
 _OF_AN_ENGINE = re.compile(
-    r"torch_mesh/(engines|share/cmake/torch_mesh)/torch_\d+_\d+/.+"
+    rf"torch_mesh/(engines|share/cmake/torch_mesh)/{engines.NAME}/.+"
 )
 _TORCH = re.compile(r"^Requires-Dist: torch\b.*$", re.MULTILINE)
 
 
 def requirement(minors: Iterable[tuple[int, int]]) -> str:
-    """What pip is told: "torch>=2.13.0a0,<2.15", without what lies between.
-
-    From the first alpha on: vendors number their builds 2.13.0a0+abc.
+    """What pip is told: "torch>=2.12,!=2.12.*,<2.15" for 2.13 and 2.14.
 
     Args:
         minors: (2, 13) and so on, of one major release.
@@ -40,7 +40,10 @@ def requirement(minors: Iterable[tuple[int, int]]) -> str:
         raise ValueError(f"Engines for torch {major} and torch {last_major}.")
     there = {minor for _, minor in numbers}
     untried = [m for m in range(first, last) if m not in there]
-    return f"torch>={major}.{first}.0a0,<{major}.{last + 1}" + "".join(
+    # Vendors number their builds 2.13.0a0+abc, which is before 2.13; and a
+    # bound that is a pre-release itself would have pip take those of the index.
+    below = f"{major}.{first - 1}" if first else f"{major - 1}"
+    return f"torch>={below},!={below}.*,<{major}.{last + 1}" + "".join(
         f",!={major}.{minor}.*" for minor in untried
     )
 
@@ -64,11 +67,11 @@ def add(part: Path, whole: Path) -> None:
         ValueError: if they differ in anything else, or share an engine.
     """
     theirs, ours = files_of(part), files_of(whole)
-    engines = {name for name in theirs if _OF_AN_ENGINE.fullmatch(name)}
+    added = {name for name in theirs if _OF_AN_ENGINE.fullmatch(name)}
     common = {name for name in ours if not _OF_AN_ENGINE.fullmatch(name)}
-    if twice := engines & ours:
+    if twice := added & ours:
         raise ValueError(f"Two wheels hold {min(twice)}.")
-    if odd := (theirs - engines) ^ common:
+    if odd := (theirs - added) ^ common:
         raise ValueError(f"Only one of two wheels holds {min(odd)}.")
     for name in sorted(common):
         if name.endswith(".dist-info/RECORD"):  # is written anew
@@ -79,7 +82,7 @@ def add(part: Path, whole: Path) -> None:
             same = filecmp.cmp(part / name, whole / name, shallow=False)
         if not same:
             raise ValueError(f"{name} differs from wheel to wheel.")
-    for name in engines:
+    for name in added:
         (whole / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(part / name, whole / name)
 
@@ -119,8 +122,8 @@ def join(wheels: list[Path], out: Path) -> Path:
             add(part, whole)
         minors = [
             (int(major), int(minor))
-            for path in (whole / "torch_mesh/engines").iterdir()
-            for _, major, minor in [path.name.split("_")]
+            for version in engines.minors(whole / "torch_mesh/engines")
+            for major, minor in [version.split(".")]
         ]
         [metadata] = whole.glob("*.dist-info/METADATA")
         text, found = _TORCH.subn(

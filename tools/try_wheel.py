@@ -5,9 +5,9 @@
 Each torch gets a virtual environment of its own: torch first, then the wheel.
 With no compiler on PATH the programs of the README run; torch is the one that
 was there, and no other was fetched; one OpenMP runtime is loaded, with the
-number of threads that torch was told; no symbol is newer than the wheel's name
-says; no path of the builder is inside; and what `import torch` costs more is
-measured. An environment that is there is used again.
+number of threads that torch was told; and what `import torch` costs more is
+measured. First check_wheel looks at the wheel itself. An environment that is
+there is used again.
 """
 
 import argparse
@@ -17,10 +17,15 @@ import re
 import subprocess
 import sys
 import venv
-import zipfile
 from pathlib import Path
 
+import check_wheel
+from package_engines import engines
+
 ROOT = Path(__file__).parents[1]
+# Those of requirements/torch.txt and torch-newest.txt: `make wheel` compiles an
+# engine for each.
+TORCHES = ["2.13.0", "2.14.1"]
 PROGRAM = """
 import json, re
 import torch
@@ -86,52 +91,6 @@ def run(python: Path, program: str, folder: Path) -> str:
     return done.stdout
 
 
-def newest_symbols(wheel: Path) -> dict[str, tuple[int, ...]]:
-    """The newest version of each C library's symbols that the wheel needs."""
-    newest: dict[str, tuple[int, ...]] = {}
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if not name.endswith(".so"):
-                continue
-            for library, version in re.findall(
-                rb"\0(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)\0",
-                archive.read(name).replace(b"\0", b"\0\0"),
-            ):
-                numbers = tuple(int(part) for part in version.split(b"."))
-                key = library.decode()
-                newest[key] = max(newest.get(key, ()), numbers)
-    return newest
-
-
-def paths_of_builder(wheel: Path) -> list[str]:
-    """Absolute paths of sources and environments in the libraries."""
-    found = []
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.endswith(".so"):
-                found += re.findall(
-                    rb"[\w./-]*site-packages/[\w./-]+"
-                    rb"|(?<![\w.$-])/[\w./-]*/(?:src|build)/[\w./-]+",
-                    archive.read(name),
-                )
-    return sorted({path.decode() for path in found})
-
-
-def check_wheel(wheel: Path) -> None:
-    [glibc] = re.findall(r"manylinux_(\d+_\d+)_", wheel.name)
-    allowed = tuple(int(part) for part in glibc.split("_"))
-    newest = newest_symbols(wheel)
-    shown = ", ".join(
-        f"{name} {'.'.join(map(str, version))}"
-        for name, version in sorted(newest.items())
-    )
-    print(f"{wheel.name}  {wheel.stat().st_size / 1e6:.1f} MB\n  needs {shown}")
-    if newest["GLIBC"] > allowed:
-        raise SystemExit(f"It needs more than glibc {glibc}.")
-    if paths := paths_of_builder(wheel):
-        raise SystemExit(f"It names the builder's files: {paths[:5]}")
-
-
 def try_beside(wheel: Path, torch: str, folder: Path) -> None:
     python = python_of(folder, torch)
     before = torches(python)
@@ -141,8 +100,11 @@ def try_beside(wheel: Path, torch: str, folder: Path) -> None:
         raise SystemExit(f"torch was touched: {before} became {after}")
     told = json.loads(run(python, PROGRAM, folder))
     print(f"beside torch {told['torch']}: {told['engine']}")
-    if not told["torch"].startswith(torch) or len(told["openmp"]) != 1:
-        raise SystemExit(f"Not as it should be: {told}")
+    engine = engines.name(torch)
+    if not told["torch"].startswith(torch) or told["engine"] != engine:
+        raise SystemExit(f"It is not torch {torch} with {engine}: {told}")
+    if len(told["openmp"]) != 1:
+        raise SystemExit(f"It is not one OpenMP runtime: {told}")
     if told["threads"] != [2, 2]:
         raise SystemExit(f"The number of threads changed: {told}")
     print(f"  {len(after)} packages, torch and its libraries, are as before")
@@ -164,12 +126,15 @@ def try_beside(wheel: Path, torch: str, folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--torch", nargs="+", default=["2.13.0", "2.14.1"])
+    parser.add_argument("--torch", nargs="+", default=TORCHES)
     parser.add_argument("--folder", type=Path, default=ROOT / "build/try-wheel")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    check_wheel(arguments.wheel)
+    try:
+        check_wheel.check(arguments.wheel)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     for torch in arguments.torch:
         try_beside(arguments.wheel.resolve(), torch, folder)
     return 0

@@ -7,7 +7,6 @@ wheel that holds several engines.
 
 import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
@@ -15,11 +14,10 @@ def dynamic_metadata(
     settings: Mapping[str, Any], project: Mapping[str, Any]
 ) -> dict[str, list[str]]:
     """Called by scikit-build-core; returns what to add to [project]."""
-    # build_backend says what it compiles against.
+    # Set by build_backend where it compiles: sources fit every torch, also when
+    # they are packed beside one.
     torch = os.environ.get("TORCH_MESH_TORCH_VERSION")
-    try:
-        torch = torch or version("torch")
-    except PackageNotFoundError:  # of sources, which fit them all
+    if torch is None:
         return {"dependencies": ["torch>=2.11"]}
     major, minor = torch.split(".")[:2]
     return {"dependencies": [f"torch=={major}.{minor}.*"]}

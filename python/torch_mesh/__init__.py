@@ -161,7 +161,7 @@ def _find_engine() -> None:
 
     from torch_mesh import engines
 
-    version = getattr(torch, "__version__", "of no version")
+    version = str(getattr(torch, "__version__", ""))
     __path__.append(str(engines.fitting(version)))
 
 
@@ -173,6 +173,8 @@ def _load_engine() -> None:
     """
     import torch
 
+    from torch_mesh import engines
+
     try:
         importlib.import_module("torch_mesh._C")
     except ImportError as error:
@@ -180,9 +182,8 @@ def _load_engine() -> None:
             "torch_mesh: its engine does not load beside torch"
             f" {torch.__version__}.\n"
             f"  system  {error}\n"
-            "Hint: compile it for this torch, with pip install"
-            " --force-reinstall --no-deps --no-binary torch-mesh torch-mesh."
-            " [library-load]"
+            "Hint: compile it for this torch, with"
+            f" `{engines.WAY_OUT}`. [library-load]"
         ) from error
 
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_mesh import _C, blocks
+from torch_mesh import _C, blocks, unfound
 
 _LIMIT_32 = 0xFFFFFFFF
 _LIMIT_16 = 0xFFFF
@@ -367,6 +367,11 @@ def install() -> None:
     open_writer = getattr(serialization, "_open_zipfile_writer", None)
     base: Any = getattr(torch.storage, "_StorageBase", None)
     if open_writer is None or base is None:
+        unfound.say(
+            "torch.serialization._open_zipfile_writer"
+            if open_writer is None
+            else "torch.storage._StorageBase"
+        )
         return
 
     @functools.wraps(open_writer)

@@ -22,6 +22,7 @@ from torch_mesh import (
     late_modules,
     moves,
     tensor_file,
+    unfound,
 )
 
 # Of the packages that torch.load asks in turn, torch's first has 10.
@@ -73,12 +74,12 @@ def register() -> None:
     global _registered
     if _registered:
         return
-    keep = {
-        name: getattr(torch._C, name)
-        for name in ("_get_accelerator", "_accelerator_getAccelerator")
-        if hasattr(torch._C, name)
-    }
-    answers = {name: _answer(function) for name, function in keep.items()}
+    answers = {}
+    for name in ("_get_accelerator", "_accelerator_getAccelerator"):
+        if hasattr(torch._C, name):
+            answers[name] = _answer(getattr(torch._C, name))
+        else:
+            unfound.say(f"torch._C.{name}")
     _C.register_device()
     torch.utils.rename_privateuse1_backend("mesh")
     torch._register_device_module("mesh", device_module.make())
@@ -310,7 +311,10 @@ def _losses_in_chunks_are_those_of_the_devices() -> None:
     """
     options = getattr(torch.nn, "LinearCrossEntropyOptions", None)
     adjust = getattr(options, "_adjust", None)
-    if options is None or adjust is None:
+    if options is None:  # older than these losses
+        return
+    if adjust is None:
+        unfound.say("torch.nn.LinearCrossEntropyOptions._adjust")
         return
 
     @functools.wraps(adjust)

@@ -11,7 +11,13 @@ import re
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "engines"
-_WAY_OUT = (
+
+# What `name` gives, for a regular expression.
+NAME = r"torch_(\d+)_(\d+)"
+# The oldest minor release whose headers the engine compiles against.
+OLDEST = (2, 11)
+# What compiles an engine for the torch that is there.
+WAY_OUT = (
     "pip install --force-reinstall --no-deps --no-binary torch-mesh torch-mesh"
 )
 
@@ -29,6 +35,18 @@ def minor(version: str) -> str:
     return found.group() if found else version
 
 
+def name(version: str) -> str:
+    """What an engine is called; cmake/torch_meshTorch.cmake says the same.
+
+    Args:
+        version: Of torch: "2.13.0+cpu", or a minor release alone.
+
+    Returns:
+        "torch_2_13": the name of its folder.
+    """
+    return f"torch_{minor(version).replace('.', '_')}"
+
+
 def minors(folder: Path = _FOLDER) -> list[str]:
     """The minor releases of torch that have an engine, oldest first.
 
@@ -41,7 +59,7 @@ def minors(folder: Path = _FOLDER) -> list[str]:
     numbers = sorted(
         tuple(int(part) for part in found.groups())
         for path in folder.glob("torch_*/engine.json")
-        if (found := re.fullmatch(r"torch_(\d+)_(\d+)", path.parent.name))
+        if (found := re.fullmatch(NAME, path.parent.name))
     )
     return [f"{major}.{minor}" for major, minor in numbers]
 
@@ -63,20 +81,20 @@ def fitting(version: str, folder: Path = _FOLDER) -> Path:
             should be was compiled against another.
     """
     wanted = minor(version)
-    engine = folder / f"torch_{wanted.replace('.', '_')}"
+    if not re.fullmatch(r"\d+\.\d+", wanted):
+        raise ImportError(
+            "torch_mesh: the torch that is installed says"
+            f" {f'{version!r}' if version else 'nothing'} of its version:"
+            " install torch again. [no-engine]"
+        )
+    engine = folder / name(wanted)
     try:
         told = json.loads((engine / "engine.json").read_text())
         compiled = str(told["torch"])
     except FileNotFoundError:
-        there = " and ".join(minors(folder))
         raise ImportError(
             f"torch_mesh: torch {version} is installed, and this torch-mesh has"
-            + (
-                f" engines for {there}: install one of those, or compile"
-                if there
-                else " no engine: compile"
-            )
-            + f" an engine for yours with `{_WAY_OUT}`. [no-engine]"
+            f" {_what_there_is(wanted, minors(folder))}. [no-engine]"
         ) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ImportError(
@@ -88,6 +106,25 @@ def fitting(version: str, folder: Path = _FOLDER) -> Path:
         raise ImportError(
             f"torch_mesh: the engine in {engine.name} was compiled against"
             f" torch {compiled}, and torch {version} is installed: compile one"
-            f" for it with `{_WAY_OUT}`. [wrong-engine]"
+            f" for it with `{WAY_OUT}`. [wrong-engine]"
         )
     return engine
+
+
+def _what_there_is(wanted: str, there: list[str]) -> str:
+    """The engines that there are, and what to do without the one wanted."""
+    ways = []
+    if there:
+        *first, last = there
+        listed = f"{', '.join(first)} and {last}" if first else last
+        engines = (
+            f"engines for {listed}" if first else f"an engine for {listed}"
+        )
+        ways.append("install one of those" if first else "install that torch")
+    else:
+        engines = "no engine"
+    if tuple(int(part) for part in wanted.split(".")) >= OLDEST:
+        ways.append(f"compile an engine for yours with `{WAY_OUT}`")
+    elif not there:
+        ways.append("install torch {}.{} or newer".format(*OLDEST))
+    return f"{engines}: {', or '.join(ways)}"

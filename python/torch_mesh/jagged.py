@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from torch_mesh import _C, tensors
+from torch_mesh import _C, tensors, unfound
 
 _OWN = "jagged_scaled_dot_product_attention"
 
@@ -23,6 +23,7 @@ def attention_takes_global_tensors(module: ModuleType) -> None:
     """Changes the module in which nested tensors look for attention."""
     own = getattr(module, _OWN, None)
     if own is None:
+        unfound.say(f"{module.__name__}.{_OWN}")
         return
 
     @functools.wraps(own)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from torch_mesh import unfound
+
 Change = Callable[[ModuleType], None]
 
 _FLEX = "torch.nn.attention.flex_attention"
@@ -88,6 +90,7 @@ def _flex_attention_takes_global_tensors(module: ModuleType) -> None:
     """
     own = getattr(module, "_validate_device", None)
     if own is None:
+        unfound.say(f"{_FLEX}._validate_device")
         return
 
     @functools.wraps(own)

@@ -1,15 +1,20 @@
 """What is patched in Keras, and that it stays harmless."""
 
 import importlib
+import re
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import keras
 import pytest
 from keras.distribution import DataParallel
+from packaging.version import Version
 
 from torch_mesh.keras import install
+
+ROOT = Path(__file__).parents[2]
 
 
 def resolve(patch):
@@ -32,8 +37,19 @@ def test_every_patch_of_the_table_is_in_force(patch, devices):
 
 
 def test_a_checked_keras_lacks_nothing():
-    if keras.__version__ in install.CHECKED_VERSIONS:
+    if Version(keras.__version__).base_version in install.CHECKED_VERSIONS:
         assert install._missing == []
+
+
+def test_a_checked_version_is_one_that_keras_can_have():
+    """A development version of Keras counts as the release that it becomes."""
+    for version in install.CHECKED_VERSIONS:
+        assert Version(version).base_version == version
+    page = (ROOT / "docs/releases.md").read_text()
+    [table] = re.findall(r"^\| Keras \|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert set(re.findall(r"^\| (\d[\d.]+)", table, re.MULTILINE)) == set(
+        install.CHECKED_VERSIONS
+    )
 
 
 def test_hooks_are_idempotent_and_ignore_other_names():

@@ -157,8 +157,16 @@ def test_a_hook_that_raises_becomes_a_warning(keras_import):
         assert len(texts) == 1  # the same error each time
         assert f"{CORE} is left as Keras made it.\n" in texts[0]
         assert "KeyError: 'planted'" in texts[0]
+        assert "Hint: report this text, or" in texts[0]
     else:
         assert texts == []
+
+
+def test_an_error_that_says_what_to_do_is_not_to_be_reported(monkeypatch):
+    monkeypatch.setattr(torch_mesh_autoload, "_warned", set())
+    error = ImportError("torch 2.99 is installed: install another. [no-engine]")
+    with pytest.warns(RuntimeWarning, match=r"Hint: do what it says, or un"):
+        torch_mesh_autoload._warn("keras.src", error)
 
 
 @pytest.mark.parametrize("backend", ["jax", "tensorflow", None])

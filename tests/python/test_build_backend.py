@@ -128,11 +128,60 @@ def test_it_finds_that_torch_from_within_pips_isolation(tmp_path):
     assert done.stdout.split() == ["hidden", version], done.stderr
 
 
-def test_without_any_torch_one_is_asked_for(backend, monkeypatch):
+class Terminal(io.StringIO):
+    """Holds what was shown, also once it is closed."""
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def terminal(backend, monkeypatch):
+    shown = Terminal()
+    monkeypatch.setattr(backend, "_terminal", lambda: shown)
+    return shown
+
+
+def test_without_any_torch_one_is_asked_for(backend, monkeypatch, terminal):
     monkeypatch.setattr(backend, "torch_around", lambda: None)
     requires = backend.get_requires_for_build_wheel()
     assert f"torch=={backend.TORCH}" in requires
     assert backend._with_torch(None) == {}
+    told = terminal.getvalue()
+    assert f"torch {backend.TORCH} is fetched to compile against" in told
+    assert "gigabytes" in told and "pip install it first" in told
+
+
+def test_with_a_torch_nothing_is_fetched_and_nothing_said(backend, terminal):
+    backend.get_requires_for_build_wheel()
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("hook", "arguments"),
+    [("get_requires_for_build_editable", ()), ("build_editable", ("there",))],
+)
+def test_an_editable_install_is_refused_in_one_sentence(
+    hook, arguments, backend, capsys
+):
+    with pytest.raises(SystemExit):
+        getattr(backend, hook)(*arguments)
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith("torch-mesh has no editable install: use `make buil")
+
+
+def test_pip_shows_that_sentence(tmp_path):
+    """Asked of pip itself, which calls the hooks in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-build-isolation"]
+        + ["--no-deps", "--no-index", "--target", tmp_path, "-e", ROOT],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode != 0
+    assert "torch-mesh has no editable install" in done.stdout
+    assert "setup.py" not in done.stdout and "Traceback" not in done.stdout
 
 
 def test_the_wheel_asks_for_the_minor_that_it_was_compiled_for(monkeypatch):
@@ -141,15 +190,13 @@ def test_the_wheel_asks_for_the_minor_that_it_was_compiled_for(monkeypatch):
     assert tool.dynamic_metadata({}, {}) == {"dependencies": ["torch==2.14.*"]}
 
 
-def test_progress_is_shown_as_files_are_compiled(
-    backend, monkeypatch, tmp_path
-):
-    class Terminal(io.StringIO):
-        def close(self):
-            pass
+def test_sources_ask_for_any_torch_also_when_packed_beside_one(monkeypatch):
+    tool = load("wheel_dependencies")
+    monkeypatch.delenv("TORCH_MESH_TORCH_VERSION", raising=False)
+    assert tool.dynamic_metadata({}, {}) == {"dependencies": ["torch>=2.11"]}
 
-    terminal = Terminal()
-    monkeypatch.setattr(backend, "_terminal", lambda: terminal)
+
+def test_progress_is_shown_as_files_are_compiled(backend, terminal, tmp_path):
     assert backend._num_compiled(tmp_path) == (0, 0)
     names = [f"a/file{i}.cpp.o" for i in range(4)]
     (tmp_path / "a").mkdir()

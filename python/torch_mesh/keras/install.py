@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 # All tests of this package that use Keras; and Keras's own, for releases.
-CHECKED_VERSIONS = ("3.15.1", "3.16.0 as of 2026-08-22")
+CHECKED_VERSIONS = ("3.15.1", "3.16.0")  # the second as of 2026-08-22
 
 CORE = "keras.src.backend.torch.core"
 TRAINER = "keras.src.backend.torch.trainer"
