@@ -96,6 +96,9 @@ class Mesh {
 // Makes each virtual CPU device of meshes constructed afterwards a memory of
 // its own, so that tests on one machine run what several GPUs would.
 void separate_memories_for_testing(bool separate);
+// The same with a memory for each cpu:<i>, as {0, 0, 1, 1} for two that two
+// devices share each; none: all share one.
+void set_memories_for_testing(std::vector<int> memories);
 
 }  // namespace torch_mesh
 

@@ -26,8 +26,12 @@ struct Step {
   int axis;
   Placement from;
   Placement to;
-  int64_t num_bytes;  // received by the device that receives most
-  Layout after;       // of the whole tensor, when the step is done
+  // Received by the device that receives most, if no two share a memory.
+  int64_t num_bytes;
+  Layout after;  // of the whole tensor, when the step is done
+  // Bytes that each device receives from other memories than its own; empty
+  // where all devices share one.
+  std::vector<int64_t> received = {};
 
   bool communicates() const {
     return kind != Kind::kSlice && kind != Kind::kToPartial;

@@ -24,7 +24,12 @@ struct CollectiveEvent {
 
 struct Counts {
   std::map<std::string, int64_t> collectives;  // "all_reduce@data" -> number
-  std::map<std::string, int64_t> num_bytes;    // the same keys -> bytes
+  // The same keys -> bytes received per device, were no two in one memory.
+  std::map<std::string, int64_t> num_bytes;
+  // Device -> bytes that its collectives bring from other memories, by plan,
+  // and bytes that it has read there: the same. None in one memory.
+  std::map<std::string, int64_t> received;
+  std::map<std::string, int64_t> moved;
   // Ops computed on replicas for want of a rule though a tensor was sharded.
   std::map<std::string, int64_t> replicated_ops;
   int64_t ops = 0;                      // ops that reached the mesh device

@@ -54,6 +54,9 @@ def redistribution(
 ) -> str:
     """The steps from one layout to another, as text."""
 
+def set_memories_for_testing(memories: list[int]) -> None:
+    """Gives each cpu:<i> of later meshes that memory; none: one for all."""
+
 def separate_memories_for_testing(separate: bool) -> None:
     """Gives each virtual device a memory of its own, or one to all."""
 
@@ -131,6 +134,10 @@ class Counts:
     def collectives(self) -> dict[str, int]: ...
     @property
     def num_bytes(self) -> dict[str, int]: ...
+    @property
+    def received(self) -> dict[str, int]: ...
+    @property
+    def moved(self) -> dict[str, int]: ...
     @property
     def replicated_ops(self) -> dict[str, int]: ...
     @property

@@ -38,8 +38,29 @@ class Counting:
 
     @property
     def bytes(self) -> dict[str, int]:
-        """Dict of "kind@axis" to bytes received per device."""
+        """Dict of "kind@axis" to bytes that a device receives.
+
+        They are those of devices with a memory each: of virtual devices, which
+        share one, what several machines or GPUs would move.
+        """
         return _difference(self._start.num_bytes, self._now().num_bytes)
+
+    @property
+    def received(self) -> dict[str, int]:
+        """Dict of device to bytes that collectives bring from other memories.
+
+        They are those of the plans; devices that share a memory bring each
+        other none.
+        """
+        return _difference(self._start.received, self._now().received)
+
+    @property
+    def moved(self) -> dict[str, int]:
+        """Dict of device to bytes that it has read in other memories.
+
+        They are counted where they are read, and equal `received`.
+        """
+        return _difference(self._start.moved, self._now().moved)
 
     @property
     def replicated_ops(self) -> dict[str, int]:

@@ -73,19 +73,43 @@ std::string Device::str() const {
 
 namespace {
 
-std::atomic<bool> separate_cpu_memories = false;
+struct CpuMemories {
+  std::mutex mutex;  // guards all that follows; a leaf of the lock order
+  bool are_separate = false;
+  std::vector<int> of_device;  // those beyond share the first one's
+};
+
+CpuMemories& cpu_memories() {
+  static auto& memories = *new CpuMemories;
+  return memories;
+}
 
 // Numbers of different kinds of device do not meet.
 int memory_of(const Device& device) {
   const int first = static_cast<int>(device.kind) << 20;
-  const bool shares = device.kind == DeviceKind::kCpu && !separate_cpu_memories;
-  return shares ? first : first + device.index;
+  if (device.kind != DeviceKind::kCpu) {
+    return first + device.index;
+  }
+  CpuMemories& memories = cpu_memories();
+  std::lock_guard lock(memories.mutex);
+  if (memories.are_separate) {
+    return first + device.index;
+  }
+  const auto index = static_cast<size_t>(device.index);
+  return index < memories.of_device.size() ? first + memories.of_device[index]
+                                           : first;
 }
 
 }  // namespace
 
 void separate_memories_for_testing(bool separate) {
-  separate_cpu_memories = separate;
+  std::lock_guard lock(cpu_memories().mutex);
+  cpu_memories().are_separate = separate;
+}
+
+void set_memories_for_testing(std::vector<int> memories) {
+  std::lock_guard lock(cpu_memories().mutex);
+  cpu_memories().of_device = std::move(memories);
 }
 
 // --- the interned object -----------------------------------------------------

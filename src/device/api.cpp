@@ -10,15 +10,16 @@
 
 #include <torch_mesh/error.h>
 
-#include "comm/communicator_steps.h"
+#include "comm/fold.h"
+#include "comm/run_steps.h"
 #include "dispatch/autograd_thread.h"
-#include "dispatch/buckets.h"
 #include "dispatch/other_kinds.h"
 #include "run/joined.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
+#include "tensor/pending_sums.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -90,24 +91,8 @@ bool is_shared(const Shard& shard, const Shards& sources) {
 at::Tensor redistribute_now(const at::Tensor& tensor, const Layout& to) {
   return below_autograd("redistribute", [&] {
     check_fits(to, tensor);
-    const auto [from, shards, generation] = held(tensor);
-    Shards moved;
-    if (from.mesh() == to.mesh()) {
-      const Redistribution plan = plan_redistribution(
-          from, to, as_span(tensor.sizes()), tensor.itemsize());
-      moved = run_redistribution(plan, shards);
-      AxisMask reduced = 0;
-      for (const Step& step : plan.steps) {
-        reduced |= step.kind == Step::Kind::kAllReduce ? 1u << step.axis : 0;
-      }
-      reduce_storage(tensor, reduced);
-    } else {
-      const Layout whole = Layout::replicated(to.mesh());
-      moved = run_redistribution(
-          plan_redistribution(
-              whole, to, as_span(tensor.sizes()), tensor.itemsize()),
-          replicate_value(full_value(tensor), to.mesh(), Copies::kElsewhere));
-    }
+    Shards moved = shards_in(tensor, to);
+    const Shards shards = read(tensor);
     for (Shard& shard : moved) {
       if (is_shared(shard, shards)) {
         shard = own_copy(shard.local());
@@ -439,7 +424,7 @@ void reduce_partials(std::span<const at::Tensor> tensors) {
       }
     }
     if (!pending.empty()) {
-      reduce_in_buckets(pending, axes);
+      reduce_pending(pending, axes);
     }
     return 0;
   });

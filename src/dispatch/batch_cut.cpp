@@ -11,14 +11,13 @@
 
 #include <torch_mesh/redistribute.h>
 
-#include "comm/communicator_steps.h"
 #include "dispatch/packing.h"
 #include "run/joined.h"
 #include "shard/local_ops.h"
-#include "shard/replicate_value.h"
 #include "shard/slice.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
+#include "tensor/pending_sums.h"
 
 namespace torch_mesh {
 namespace {
@@ -57,31 +56,6 @@ std::vector<Part> parts_of(const Mesh& mesh, AxisMask axes, int64_t batch) {
     parts.push_back(std::move(part));
   }
   return parts;
-}
-
-// The shards of a global tensor in another layout of its mesh.
-Shards shards_in(const Tensor& tensor, const Layout& to) {
-  Held now = held(tensor);
-  if (now.layout == to) {
-    return now.shards;
-  }
-  const bool comes_from_elsewhere = now.layout.mesh() != to.mesh();
-  if (comes_from_elsewhere) {  // a gradient may stand on no mesh yet
-    now.layout = Layout::replicated(to.mesh());
-    now.shards =
-        replicate_value(full_value(tensor), to.mesh(), Copies::kElsewhere);
-  }
-  const Redistribution moves = plan_redistribution(
-      now.layout, to, as_span(tensor.sizes()), tensor.itemsize());
-  Shards moved = run_redistribution(moves, now.shards);
-  AxisMask reduced = 0;
-  for (const Step& step : moves.steps) {
-    reduced |= step.kind == Step::Kind::kAllReduce ? 1u << step.axis : 0;
-  }
-  if (reduced && !comes_from_elsewhere) {
-    reduce_storage(tensor, reduced);
-  }
-  return moved;
 }
 
 // What a part holds of a tensor: along the batch, or whole.

@@ -11,7 +11,7 @@
 
 #include <torch_mesh/tensor.h>
 
-#include "comm/communicator_steps.h"
+#include "comm/run_steps.h"
 #include "dispatch/local_kernel.h"
 #include "run/joined.h"
 #include "shard/slice.h"

@@ -16,6 +16,7 @@
 #include "run/run_lanes.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
+#include "tensor/pending_sums.h"
 
 namespace torch_mesh {
 namespace {
@@ -55,16 +56,6 @@ Layout layout_of_columns(const Tensor& first, const Mesh& mesh) {
   return layout;
 }
 
-Shards shards_in(const Tensor& tensor, const Layout& layout) {
-  if (is_global(tensor)) {
-    Held now = held(tensor);
-    if (now.layout == layout) {
-      return std::move(now.shards);
-    }
-  }
-  return read(distribute(tensor, layout));
-}
-
 void run_by_columns(const Op& op, Stack& stack) {
   const at::NoGradGuard no_grad;
   const size_t base = stack.size() - op.params.size();
@@ -81,7 +72,8 @@ void run_by_columns(const Op& op, Stack& stack) {
     }
     const Tensor tensor = args[i].toTensor();
     const Layout& layout = has_columns(tensor) ? columns : whole;
-    const Shards shards = shards_in(tensor, layout);
+    const Shards shards = is_global(tensor) ? shards_in(tensor, layout)
+                                            : read(distribute(tensor, layout));
     for (int lane = 0; lane < lanes.num; ++lane) {
       const int device = lanes.first_device[lane];
       locals[lane][i] = shards[layout.lanes().lane_of_device[device]].local();

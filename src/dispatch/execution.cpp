@@ -11,9 +11,9 @@
 
 #include <torch_mesh/error.h>
 
-#include "comm/communicator_steps.h"
+#include "comm/fold.h"
+#include "comm/run_steps.h"
 #include "dispatch/arguments.h"
-#include "dispatch/buckets.h"
 #include "dispatch/destinations.h"
 #include "dispatch/local_kernel.h"
 #include "dispatch/other_kinds.h"
@@ -26,6 +26,7 @@
 #include "shard/slice.h"
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
+#include "tensor/pending_sums.h"
 
 namespace torch_mesh {
 namespace {
@@ -48,7 +49,7 @@ class Execution {
         lanes_(plan_.mesh.lanes(plan_.executed_on)) {}
 
   void run() {
-    reduce_pending();
+    reduce_sums();
     inputs_.resize(tensors_.size());
     for (size_t i = 0; i < tensors_.size(); ++i) {
       localise(i);
@@ -73,7 +74,7 @@ class Execution {
 
   // Pending sums that are read as sums are reduced first, for all who hold
   // them, and in buckets.
-  void reduce_pending() {
+  void reduce_sums() {
     c10::SmallVector<const at::Tensor*, 4> pending;
     c10::SmallVector<AxisMask, 4> axes;
     for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -85,7 +86,7 @@ class Execution {
       }
     }
     if (!pending.empty()) {
-      reduce_in_buckets(pending, axes);
+      reduce_pending(pending, axes);
     }
   }
 
@@ -372,7 +373,7 @@ class Execution {
       } else if (stands_as_planned(i) && !inputs_[i].is_copy) {
         end_write(tensor);
       } else {
-        reduce_storage(tensor, layout_of(tensor).partial_axes());
+        reduce_pending(tensor, layout_of(tensor).partial_axes());
         write_value(tensor, (*inputs_[i].shards)[0].local());
       }
     }

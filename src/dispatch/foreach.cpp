@@ -10,8 +10,7 @@
 
 #include <torch_mesh/error.h>
 
-#include "comm/communicator_steps.h"
-#include "dispatch/buckets.h"
+#include "comm/run_steps.h"
 #include "dispatch/call_key.h"
 #include "dispatch/destinations.h"
 #include "dispatch/list_call.h"
@@ -21,6 +20,7 @@
 #include "shard/span.h"
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
+#include "tensor/pending_sums.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -31,7 +31,7 @@ class ForeachCall : private ListCall {
   explicit ForeachCall(ListCall call) : ListCall(std::move(call)) {}
 
   void run() {
-    reduce_pending();
+    reduce_sums();
     find_mesh();
     find_layouts();
     bring_over();
@@ -62,7 +62,7 @@ class ForeachCall : private ListCall {
   }
 
  private:
-  void reduce_pending() {
+  void reduce_sums() {
     std::vector<const at::Tensor*> pending;
     std::vector<AxisMask> axes;
     for (const ListArg& list : lists_) {
@@ -74,7 +74,7 @@ class ForeachCall : private ListCall {
       }
     }
     if (!pending.empty()) {
-      reduce_in_buckets(pending, axes);
+      reduce_pending(pending, axes);
     }
   }
 

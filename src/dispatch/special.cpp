@@ -14,7 +14,7 @@
 
 #include <torch_mesh/error.h>
 
-#include "comm/communicator_steps.h"
+#include "comm/run_steps.h"
 #include "dispatch/batch_norm.h"
 #include "dispatch/crossings.h"
 #include "dispatch/device_index.h"

@@ -6,6 +6,7 @@
 
 #include "dispatch/arguments.h"
 #include "tensor/global_tensor.h"
+#include "tensor/pending_sums.h"
 #include "tensor/window.h"
 
 namespace torch_mesh {
@@ -58,7 +59,7 @@ void run_on_whole_values(
     if (written.count(storage)) {
       continue;
     }
-    reduce_storage(tensor, layout_of(tensor).partial_axes());
+    reduce_pending(tensor, layout_of(tensor).partial_axes());
     const at::Tensor global = window_of_storage(
         tensor.storage(),
         {static_cast<int64_t>(storage->nbytes() / tensor.itemsize())},

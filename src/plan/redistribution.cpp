@@ -16,7 +16,9 @@
 
 #include <torch_mesh/error.h>
 
+#include "core/groups.h"
 #include "core/shapes.h"
+#include "plan/received_bytes.h"
 
 namespace torch_mesh {
 
@@ -79,12 +81,6 @@ std::string Redistribution::str() const {
 namespace {
 
 using Placements = std::vector<Placement>;
-
-// n-1 of n equal parts of `num_bytes`, rounded up: what a ring brings to a
-// device.
-int64_t all_but_own(int64_t num_bytes, int64_t n) {
-  return (num_bytes * (n - 1) + n - 1) / n;
-}
 
 class Search {
  public:
@@ -295,9 +291,10 @@ class Search {
         return itemsize_ * numel_without(now, now[axis].dim, -1) *
                most_gathered(now, axis, nullptr);
       case Step::Kind::kAllReduce:
-        return 2 * all_but_own(itemsize_ * numel_without(now, -1, -1), n);
+        return itemsize_ * received_in_ring(numel_without(now, -1, -1), n);
       case Step::Kind::kReduceScatter:
-        return all_but_own(itemsize_ * numel_without(now, -1, -1), n);
+        return itemsize_ * (n - 1) * numel_without(now, to.dim, -1) *
+               cut_length(longest(now, to.dim), to, n, 0);
       case Step::Kind::kAllToAll:
         return itemsize_ * numel_without(now, now[axis].dim, to.dim) *
                most_gathered(now, axis, &to);
@@ -305,12 +302,16 @@ class Search {
     TORCH_MESH_ASSERT(false, "a step of no kind.");
   }
 
+  int64_t longest(const Placements& now, int64_t dim) const {
+    return shard_lengths(mesh_, now, sizes_, dim).back();
+  }
+
   // Elements of the largest shard, with two dims left out.
   int64_t numel_without(const Placements& now, int64_t d, int64_t e) const {
     int64_t product = 1;
     for (int64_t dim = 0; dim < static_cast<int64_t>(sizes_.size()); ++dim) {
       if (dim != d && dim != e) {
-        product *= shard_lengths(mesh_, now, sizes_, dim).back();
+        product *= longest(now, dim);
       }
     }
     return product;
@@ -400,6 +401,13 @@ Redistribution plan_redistribution(
   result.steps = from.is_replicated() && !to.has_partial()
                      ? slices(from, to)
                      : Search(from, to, sizes, itemsize).run();
+  const Layout* before = &from;
+  for (Step& step : result.steps) {
+    if (step.communicates()) {
+      step.received = received_bytes(step, *before, sizes, itemsize);
+    }
+    before = &step.after;
+  }
   return result;
 }
 

@@ -136,6 +136,7 @@ void bind_layouts(py::module_& m) {
       py::arg("sizes"),
       py::arg("itemsize"));
   m.def("separate_memories_for_testing", &separate_memories_for_testing);
+  m.def("set_memories_for_testing", &set_memories_for_testing);
   m.def("compat_checks", [] {
     py::list checks;
     for (const CompatCheck& check : compat_checks()) {
@@ -279,6 +280,8 @@ void bind_counters(py::module_& m) {
   py::class_<Counts>(m, "Counts")
       .def_readonly("collectives", &Counts::collectives)
       .def_readonly("num_bytes", &Counts::num_bytes)
+      .def_readonly("received", &Counts::received)
+      .def_readonly("moved", &Counts::moved)
       .def_readonly("replicated_ops", &Counts::replicated_ops)
       .def_readonly("ops", &Counts::ops)
       .def_readonly("plans_made", &Counts::plans_made);

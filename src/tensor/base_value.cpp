@@ -5,7 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
-#include "comm/communicator_steps.h"
+#include "comm/run_steps.h"
 #include "shard/local_ops.h"
 #include "shard/span.h"
 

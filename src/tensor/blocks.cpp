@@ -19,6 +19,7 @@
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
 #include "tensor/mapped_file.h"
+#include "tensor/pending_sums.h"
 #include "tensor/window.h"
 #include "trace/counters.h"
 
@@ -206,9 +207,7 @@ at::Tensor zeros(
 at::Tensor read_block(const at::Tensor& tensor, int64_t start, int64_t count) {
   check_block("read_block", tensor, start, count);
   return below_autograd("read_block", [&] {
-    if (layout_of(tensor).has_partial()) {
-      reduce_storage(tensor, layout_of(tensor).partial_axes());
-    }
+    reduce_pending(tensor, layout_of(tensor).partial_axes());
     const Layout layout = layout_of(tensor);
     if (meta_of(tensor).is_write_back || !has_ranges(layout)) {
       return full_value(tensor)
@@ -240,9 +239,7 @@ void write_block(
   const int64_t end = start + values.numel();
   below_autograd("write_block", [&] {
     const at::Tensor block = values.detach().contiguous().view({-1});
-    if (layout_of(tensor).has_partial()) {
-      reduce_storage(tensor, layout_of(tensor).partial_axes());
-    }
+    reduce_pending(tensor, layout_of(tensor).partial_axes());
     const Layout layout = layout_of(tensor);
     if (meta_of(tensor).is_write_back || !has_ranges(layout)) {
       const at::Tensor value = full_value(tensor).contiguous().clone();
@@ -331,7 +328,7 @@ bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from) {
     return false;
   }
   read_storage(storage);
-  reduce_storage(from, storage.layout.partial_axes());
+  reduce_pending(from, storage.layout.partial_axes());
   const LocalOps local;
   std::lock_guard lock(storage.mutex);
   if (storage.broken || !has_ranges(storage.layout)) {

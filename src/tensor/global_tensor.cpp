@@ -12,12 +12,13 @@
 #include <torch_mesh/error.h>
 #include <torch_mesh/redistribute.h>
 
-#include "comm/communicator_steps.h"
+#include "comm/run_steps.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "shard/strides.h"
 #include "tensor/base_value.h"
 #include "tensor/lazy_bits.h"
+#include "tensor/pending_sums.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -152,7 +153,7 @@ void retake_copy(const at::Tensor& tensor, const MeshStorage& storage) {
       replicate_value(value, replicated.mesh(), Copies::kAlways);
   // Slices become tensors of their own: a write must not reach another lane.
   meta.shards.clear();
-  for (const Shard& shard : run_steps_uncounted(
+  for (const Shard& shard : run_redistribution(
            redistribution_of(
                replicated, meta.layout, tensor.sizes(), tensor.scalar_type()),
            replicas)) {
@@ -490,53 +491,11 @@ void write_value(const at::Tensor& tensor, const at::Tensor& value) {
   end_write(tensor);
 }
 
-void reduce_storage(const at::Tensor& tensor, AxisMask axes) {
-  MeshStorage& storage = *MeshStorage::of(tensor);
-  std::lock_guard lock(storage.mutex);
-  axes &= storage.layout.partial_axes();
-  if (axes == 0 || storage.is_unwritten()) {
-    return;
-  }
-  const LocalOps local;
-  Layout to = storage.layout;
-  for (int axis = 0; axis < to.mesh().num_axes(); ++axis) {
-    if (axes >> axis & 1) {
-      const Layout after = to.with(axis, Placement::replicate());
-      if (!to.mesh().one_memory()) {
-        Redistribution sum{to, after, {}};
-        sum.steps.push_back(
-            {Step::Kind::kAllReduce,
-             axis,
-             Placement::partial(),
-             Placement::replicate(),
-             /*num_bytes=*/0,
-             after});
-        storage.shards = run_steps_uncounted(sum, storage.shards);
-      }
-      to = after;
-    }
-  }
-  storage.layout = to;
-  storage.count_shards();
-  ++storage.memory_generation;
-}
-
 at::Tensor full_value(const at::Tensor& tensor) {
   const LocalOps local;
-  const auto [layout, shards, generation] = held(tensor);
-  const Layout replicated = Layout::replicated(layout.mesh());
-  if (layout == replicated) {
-    return shards[0].local();
-  }
-  at::Tensor value =
-      run_redistribution(
-          redistribution_of(
-              layout, replicated, tensor.sizes(), tensor.scalar_type()),
-          shards)[0]
-          .local();
-  if (layout.has_partial()) {
-    reduce_storage(tensor, layout.partial_axes());
-  }
+  const Mesh mesh = layout_of(tensor).mesh();
+  const at::Tensor value =
+      shards_in(tensor, Layout::replicated(mesh))[0].local();
   // Shards of one element along a dim do not show where the dim lies.
   return tensor.is_non_overlapping_and_dense()
              ? in_order(value, tensor.strides())

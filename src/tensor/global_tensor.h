@@ -144,10 +144,6 @@ void write_value(const at::Tensor& tensor, const at::Tensor& value);
 // devices, and a pending sum is dropped. In overwrite.cpp.
 void overwrite_value(const at::Tensor& tensor, const at::Tensor& value);
 
-// Reduces pending sums of the tensor's storage on these axes, once, for all who
-// share it. Counts nothing: the caller counts what the plan says.
-void reduce_storage(const at::Tensor& tensor, AxisMask axes);
-
 // The whole value as a plain tensor; may alias a shard.
 at::Tensor full_value(const at::Tensor& tensor);
 

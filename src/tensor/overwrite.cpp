@@ -3,7 +3,7 @@
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/where.h>
 
-#include "comm/communicator_steps.h"
+#include "comm/run_steps.h"
 #include "shard/local_ops.h"
 #include "tensor/base_value.h"
 #include "tensor/global_tensor.h"

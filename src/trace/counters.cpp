@@ -48,6 +48,8 @@ Counts counts() {
   Counts copy;
   copy.collectives = state().counts.collectives;
   copy.num_bytes = state().counts.num_bytes;
+  copy.received = state().counts.received;
+  copy.moved = state().counts.moved;
   copy.replicated_ops = state().counts.replicated_ops;
   copy.plans_made = state().counts.plans_made;
   copy.ops = num_ops.load(std::memory_order_relaxed);
@@ -93,12 +95,15 @@ void count_replicated(const std::string& op) {
 
 void count_collective(
     Step::Kind kind,
-    const std::string& axis,
-    int64_t num_bytes) {
-  if (kind == Step::Kind::kSlice || kind == Step::Kind::kToPartial) {
+    const Mesh& mesh,
+    int axis,
+    int64_t num_bytes,
+    const std::vector<int64_t>& received) {
+  const std::string& axis_name = mesh.axis(axis).name;
+  if (mesh.axis(axis).size < 2) {
     return;
   }
-  const std::string key = std::string(name(kind)) + "@" + axis;
+  const std::string key = std::string(name(kind)) + "@" + axis_name;
   if (log_level() >= 2) {
     log_line(
         CurrentOp::name() + ": " + key + " " + std::to_string(num_bytes) +
@@ -109,8 +114,25 @@ void count_collective(
   state().counts.num_bytes[key] += num_bytes;
   if (state().keepers > 0) {
     state().counts.events.push_back(
-        {name(kind), axis, num_bytes, CurrentOp::name()});
+        {name(kind), axis_name, num_bytes, CurrentOp::name()});
   }
+  for (size_t device = 0; device < received.size(); ++device) {
+    if (received[device] != 0) {
+      state().counts.received[mesh.devices()[device].str()] += received[device];
+    }
+  }
+}
+
+void count_step(const Step& step) {
+  if (step.communicates()) {
+    count_collective(
+        step.kind, step.after.mesh(), step.axis, step.num_bytes, step.received);
+  }
+}
+
+void count_moved(const Mesh& mesh, int device, int64_t num_bytes) {
+  std::lock_guard lock(state().mutex);
+  state().counts.moved[mesh.devices()[device].str()] += num_bytes;
 }
 
 CurrentOp::CurrentOp(const std::string& name) : outer_(current_op) {

@@ -24,10 +24,16 @@ void count_plan();
 // Says so once per op in the log.
 void count_replicated(const std::string& op);
 // Slices and R -> P+ move nothing and are not counted.
+//   received   as Step::received
 void count_collective(
     Step::Kind kind,
-    const std::string& axis,
-    int64_t num_bytes);
+    const Mesh& mesh,
+    int axis,
+    int64_t num_bytes,
+    const std::vector<int64_t>& received);
+void count_step(const Step& step);
+// Bytes that `device` of the mesh has read from other memories.
+void count_moved(const Mesh& mesh, int device, int64_t num_bytes);
 
 // Names the op on whose behalf this thread works, for events and errors.
 class CurrentOp {

@@ -30,6 +30,8 @@ Counts Counting::so_far() const {
   Counts result;
   result.collectives = difference(now.collectives, before_.collectives);
   result.num_bytes = difference(now.num_bytes, before_.num_bytes);
+  result.received = difference(now.received, before_.received);
+  result.moved = difference(now.moved, before_.moved);
   result.replicated_ops =
       difference(now.replicated_ops, before_.replicated_ops);
   result.ops = now.ops - before_.ops;

@@ -1,6 +1,7 @@
 // Redistributions on shards: between any two layouts, in one memory and in
 // memories of their own, the value stays.
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <utility>
@@ -12,8 +13,12 @@
 
 #include <torch_mesh/trace.h>
 
-#include "comm/communicator_steps.h"
+#include "comm/communicator.h"
+#include "comm/fold.h"
+#include "comm/run_steps.h"
+#include "core/groups.h"
 #include "device/meshes.h"
+#include "shard/local_ops.h"
 
 namespace torch_mesh {
 namespace {
@@ -42,8 +47,18 @@ at::Tensor cut(const at::Tensor& whole, const Layout& layout, int device) {
   return shard;
 }
 
-// The shards of `whole`; where devices do not share a memory, each holds a part
-// of its own of a partial sum: ones, and the first of them the rest.
+enum class Memories { kOne, kOneEach, kBoxes };
+
+Mesh mesh_with(
+    Memories memories,
+    std::vector<Mesh::Axis> axes = {{"data", 2}, {"model", 3}}) {
+  return memories == Memories::kBoxes
+             ? mesh_of_boxes(std::move(axes))
+             : mesh_of(memories == Memories::kOneEach, std::move(axes));
+}
+
+// The shards of `whole`; of a partial sum each memory along its axis holds a
+// part of its own: ones, and the first of them the rest.
 Shards shards_of(const at::Tensor& whole, const Layout& layout) {
   const Mesh& mesh = layout.mesh();
   Shards shards;
@@ -51,9 +66,11 @@ Shards shards_of(const at::Tensor& whole, const Layout& layout) {
     bool is_first = true;
     int64_t num_parts = 1;
     for (int axis = 0; axis < mesh.num_axes(); ++axis) {
-      if (layout[axis].is_partial() && !mesh.one_memory()) {
-        is_first &= mesh.coordinate(device, axis) == 0;
-        num_parts *= mesh.axis(axis).size;
+      if (layout[axis].is_partial()) {
+        const std::vector<int> parts =
+            parts_of(mesh, axis, layout.lanes(), device);
+        is_first &= parts[0] == layout.lanes().lane_of_device[device];
+        num_parts *= static_cast<int64_t>(parts.size());
       }
     }
     const at::Tensor shard = cut(whole, layout, device);
@@ -69,9 +86,9 @@ Shards move(const Shards& shards, const Layout& from, const Layout& to) {
   return run_redistribution(plan_redistribution(from, to, sizes, 4), shards);
 }
 
-class Collectives : public testing::TestWithParam<bool> {
+class Collectives : public testing::TestWithParam<Memories> {
  protected:
-  const Mesh mesh_ = mesh_of(/*separate=*/GetParam());
+  const Mesh mesh_ = mesh_with(GetParam());
   const Layout replicated_ = Layout::replicated(mesh_);
   const LocalOps local_;
 };
@@ -151,7 +168,7 @@ TEST_P(Collectives, slices_and_new_partials_are_not_counted) {
 }
 
 TEST_P(Collectives, half_sums_are_rounded_once) {
-  const Mesh mesh = mesh_of(GetParam(), {{"data", 5}});
+  const Mesh mesh = mesh_with(GetParam(), {{"data", 5}});
   // One by one in float16, 2048 + 1 stays 2048.
   Shards parts;
   parts.push_back(at::full({3}, 2048, at::kHalf));
@@ -173,11 +190,99 @@ TEST_P(Collectives, half_sums_are_rounded_once) {
   EXPECT_TRUE(at::equal(sum, at::full({3}, 2052, at::kHalf)));
 }
 
+TEST_P(Collectives, move_the_bytes_that_their_steps_say) {
+  const Counting all;
+  for (const Layout& from : all_layouts(mesh_)) {
+    for (const Layout& to : all_layouts(mesh_)) {
+      const Counting counting;
+      move(shards_of(value(), from), from, to);
+      const Counts counts = counting.so_far();
+      EXPECT_EQ(counts.moved, counts.received)
+          << from.str() << " -> " << to.str();
+      if (GetParam() != Memories::kOneEach) {
+        continue;
+      }
+      // With a memory each, the most that any device receives is the step's.
+      int64_t most = 0;
+      int64_t total = 0;
+      for (const auto& [device, num_bytes] : counts.moved) {
+        most = std::max(most, num_bytes);
+      }
+      for (const auto& [kind, num_bytes] : counts.num_bytes) {
+        total += num_bytes;
+      }
+      EXPECT_LE(most, total) << from.str() << " -> " << to.str();
+      if (counts.collectives.size() == 1) {
+        EXPECT_EQ(most, total) << from.str() << " -> " << to.str();
+      }
+    }
+  }
+  EXPECT_EQ(all.so_far().moved.empty(), GetParam() == Memories::kOne);
+}
+
+TEST(AllReduce, of_eight_memories_is_a_ring) {
+  const Mesh mesh = mesh_of(/*separate=*/true, {{"data", 8}});
+  const LocalOps local;
+  Shards parts;
+  for (int i = 0; i < 8; ++i) {
+    parts.push_back(at::full({64}, i, at::kFloat));
+  }
+  const Counting counting;
+  const Shards sums =
+      communicator_of(mesh).all_reduce(mesh, /*axis=*/0, /*cut=*/0, {parts})[0];
+  for (const Shard& sum : sums) {
+    EXPECT_TRUE(at::equal(sum.local(), at::full({64}, 28, at::kFloat)));
+    EXPECT_TRUE(sum.is_all_of_its_memory());
+  }
+  // 14 pieces of an eighth for each device, not 7 tensors.
+  const Counts counts = counting.so_far();
+  EXPECT_EQ(counts.moved.size(), 8u);
+  for (const auto& [device, num_bytes] : counts.moved) {
+    EXPECT_EQ(num_bytes, 14 * 8 * 4) << device;
+  }
+}
+
+TEST(AllReduce, of_many_operands_gives_each_its_sum_and_strides) {
+  const Mesh mesh = mesh_of(/*separate=*/true, {{"data", 3}});
+  const LocalOps local;
+  const at::Tensor rows = at::arange(6, at::kFloat).view({2, 3});
+  const at::Tensor columns = at::arange(8, at::kFloat).view({4, 2}).t();
+  const at::Tensor none = at::full({0, 2}, 1, at::kFloat);
+  const at::Tensor number = at::full({}, 5, at::kFloat);
+  std::vector<Shards> operands;
+  for (const at::Tensor& value : {rows, columns, none, number}) {
+    // The last member holds its part in rows: all are packed as the first is.
+    operands.push_back({value, value.mul(2), value.contiguous()});
+  }
+  const std::vector<Shards> sums =
+      communicator_of(mesh).all_reduce(mesh, /*axis=*/0, /*cut=*/0, operands);
+  for (size_t k = 0; k < operands.size(); ++k) {
+    for (const Shard& sum : sums[k]) {
+      const at::Tensor& value = operands[k][0].local();
+      EXPECT_TRUE(at::equal(sum.local(), value.mul(4)));
+      EXPECT_EQ(sum.strides(), value.strides());
+    }
+  }
+}
+
+TEST(AllReduce, leaves_the_parts_as_they_are) {
+  const Mesh mesh = mesh_of(/*separate=*/true, {{"data", 2}});
+  const LocalOps local;
+  const Shards parts = {at::full({3}, 1.0), at::full({3}, 2.0)};
+  communicator_of(mesh).all_reduce(mesh, /*axis=*/0, /*cut=*/0, {parts});
+  EXPECT_TRUE(at::equal(parts[0].local(), at::full({3}, 1.0)));
+  EXPECT_TRUE(at::equal(parts[1].local(), at::full({3}, 2.0)));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Memories,
     Collectives,
-    testing::Values(false, true),
-    [](const auto& info) { return info.param ? "separate" : "one"; });
+    testing::Values(Memories::kOne, Memories::kOneEach, Memories::kBoxes),
+    [](const auto& info) {
+      return info.param == Memories::kOne       ? "one"
+             : info.param == Memories::kOneEach ? "one_each"
+                                                : "boxes";
+    });
 
 }  // namespace
 }  // namespace torch_mesh

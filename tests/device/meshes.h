@@ -22,6 +22,24 @@ inline Mesh mesh_of(
   return mesh;
 }
 
+// The same axes, where the devices that differ on the last axis alone share a
+// memory.
+inline Mesh mesh_of_boxes(
+    std::vector<Mesh::Axis> axes = {{"data", 2}, {"model", 3}}) {
+  int num_devices = 1;
+  for (const Mesh::Axis& axis : axes) {
+    num_devices *= static_cast<int>(axis.size);
+  }
+  std::vector<int> memories;
+  for (int device = 0; device < num_devices; ++device) {
+    memories.push_back(device / static_cast<int>(axes.back().size));
+  }
+  set_memories_for_testing(memories);
+  const Mesh mesh(std::move(axes));
+  set_memories_for_testing({});
+  return mesh;
+}
+
 // Whether a global tensor has this value, size for size and bit for bit.
 inline bool has_value(const at::Tensor& tensor, const at::Tensor& expected) {
   return at::equal(full(tensor), expected);

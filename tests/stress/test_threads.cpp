@@ -190,8 +190,21 @@ TEST(RulesOnThreads, AreFoundWhileOthersAreRegistered) {
 
 TEST(CountersOnThreads, LoseNothing) {
   constexpr int kRounds = 500;
+  const Mesh mesh({{"data", 2}});
+  const Step reduce{.kind = Step::Kind::kAllReduce,
+                    .axis = 0,
+                    .from = Placement::partial(),
+                    .to = Placement::replicate(),
+                    .num_bytes = 3,
+                    .after = Layout::replicated(mesh)};
+  const Step slice{.kind = Step::Kind::kSlice,
+                   .axis = 0,
+                   .from = Placement::replicate(),
+                   .to = Placement::shard(0),
+                   .num_bytes = 0,
+                   .after = Layout::parse(mesh, "(S0)")};
   const Counting all;
-  on_threads([](int thread) {
+  on_threads([&](int thread) {
     const std::string name = "stress::count" + std::to_string(thread % 2);
     for (int round = 0; round < kRounds; ++round) {
       const CurrentOp current(name);
@@ -199,8 +212,9 @@ TEST(CountersOnThreads, LoseNothing) {
       count_op();
       count_plan();
       count_replicated(name);
-      count_collective(Step::Kind::kAllReduce, "data", /*num_bytes=*/3);
-      count_collective(Step::Kind::kSlice, "data", /*num_bytes=*/0);
+      count_step(reduce);
+      count_step(slice);
+      count_moved(mesh, /*device=*/1, /*num_bytes=*/5);
     }
   });
   const Counts counts = all.so_far();
@@ -208,17 +222,19 @@ TEST(CountersOnThreads, LoseNothing) {
   EXPECT_EQ(counts.plans_made, kThreads * kRounds);
   EXPECT_EQ(counts.collectives.at("all_reduce@data"), kThreads * kRounds);
   EXPECT_EQ(counts.num_bytes.at("all_reduce@data"), 3 * kThreads * kRounds);
+  EXPECT_EQ(counts.moved.at("cpu:1"), 5 * kThreads * kRounds);
   EXPECT_EQ(counts.replicated_ops.at("stress::count0"), kThreads * kRounds / 2);
   EXPECT_EQ(counts.events.size(), static_cast<size_t>(kThreads * kRounds));
   EXPECT_EQ(counts.collectives.count("slice@data"), 0u);
 }
 
 TEST(CountersOnThreads, CountWhileOthersBeginAndEnd) {
+  const Mesh mesh({{"model", 2}});
   std::atomic<int> num_wrong{0};
   on_threads([&](int thread) {
     for (int round = 0; round < 200; ++round) {
       const Counting mine;
-      count_collective(Step::Kind::kAllGather, "model", /*num_bytes=*/1);
+      count_collective(Step::Kind::kAllGather, mesh, 0, /*num_bytes=*/1, {});
       const Counts counts = mine.so_far();
       // What others do is counted too, so "at least" is all there is to say.
       num_wrong += counts.collectives.at("all_gather@model") < 1;

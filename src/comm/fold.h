@@ -1,29 +1,12 @@
-// communicator_steps.h: runs the steps of a redistribution on shards.
+// fold.h: parts of a sum that lie in one memory, as one.
 
 #pragma once
 
-#include <torch_mesh/redistribute.h>
+#include <torch_mesh/mesh.h>
 
-#include "shard/local_ops.h"
 #include "shard/shard.h"
 
 namespace torch_mesh {
-
-// Runs the steps that a planner chose; chooses nothing, and counts each.
-//
-//   shards     one tensor for each lane of redistribution.from
-//   result[i]  one for each lane of redistribution.to; may alias `shards`
-//              (a slice, a lane that stays)
-//
-// Requires: a LocalOps guard on this thread.
-Shards run_redistribution(
-    const Redistribution& redistribution,
-    const Shards& shards);
-
-// The same without counting, for steps that the caller counts.
-Shards run_steps_uncounted(
-    const Redistribution& redistribution,
-    const Shards& shards);
 
 // Sums lanes of a finer layout into those of a coarser one, as a contraction
 // over sharded axes leaves them. Half-precision sums are formed in float32 and

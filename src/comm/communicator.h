@@ -1,0 +1,59 @@
+// communicator.h: what moves shards between the devices of a mesh.
+//
+// A call is one step of a whole mesh: along one axis, for all of its groups at
+// once. A group are the devices that differ in their coordinate on that axis
+// alone. Devices that share a memory hold one part of a sum between them: of
+// sums a group has as many members as memories, in the order of the axis.
+//
+// Requires: a LocalOps guard on the caller.
+// Threads: all members may be called from any thread.
+
+#pragma once
+
+#include <vector>
+
+#include <torch_mesh/redistribute.h>
+
+#include "shard/shard.h"
+
+namespace torch_mesh {
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  // The sums over an axis, on each device. Half-precision parts travel as they
+  // are; their sums are formed in float32, in the order of the axis, and
+  // rounded once.
+  //
+  //   cut          axes that make lanes of the operands
+  //   operands[k]  parts of a sum, one for each lane; all of one dtype
+  //   result[k]    its sum, one for each lane; memory of its own
+  //
+  // Many operands travel as one.
+  virtual std::vector<Shards> all_reduce(
+      const Mesh& mesh,
+      int axis,
+      AxisMask cut,
+      const std::vector<Shards>& operands) = 0;
+
+  // The other steps: from the shards of `before`, one for each lane, those of
+  // step.after. May alias them where one device keeps what it has.
+  virtual Shards reduce_scatter(
+      const Step& step,
+      const Layout& before,
+      const Shards& parts) = 0;
+  virtual Shards all_gather(
+      const Step& step,
+      const Layout& before,
+      const Shards& shards) = 0;
+  virtual Shards all_to_all(
+      const Step& step,
+      const Layout& before,
+      const Shards& shards) = 0;
+};
+
+// The one that serves a mesh.
+Communicator& communicator_of(const Mesh& mesh);
+
+}  // namespace torch_mesh

@@ -1,0 +1,84 @@
+// run_steps.cpp: step by step; what a device does alone needs no communicator.
+
+#include "comm/run_steps.h"
+
+#include <ATen/ops/full_like.h>
+
+#include <torch_mesh/error.h>
+
+#include "comm/communicator.h"
+#include "comm/pieces.h"
+#include "trace/counters.h"
+
+namespace torch_mesh {
+namespace {
+
+// R -> S: each device keeps its chunk of what it has.
+Shards sliced(const Step& step, const Layout& before, const Shards& shards) {
+  const Mesh& mesh = before.mesh();
+  const std::vector<int>& lane_of = before.lanes().lane_of_device;
+  const int64_t n = mesh.axis(step.axis).size;
+  Shards result;
+  for (int device : step.after.lanes().first_device) {
+    const int64_t place = mesh.coordinate(device, step.axis);
+    result.push_back(cut(shards[lane_of[device]].local(), step.to, n, place));
+  }
+  return result;
+}
+
+// R -> P+: the first device of the axis, and who shares its lane, keeps the
+// value.
+Shards as_parts(const Step& step, const Layout& before, const Shards& shards) {
+  const Mesh& mesh = before.mesh();
+  const std::vector<int>& lane_of = before.lanes().lane_of_device;
+  Shards result;
+  for (int device : step.after.lanes().first_device) {
+    const Shard& shard = shards[lane_of[device]];
+    const int first = mesh.neighbour(device, step.axis, 0);
+    result.push_back(
+        lane_of[first] == lane_of[device]
+            ? shard
+            : Shard(at::full_like(shard.local(), -0.0)));
+  }
+  return result;
+}
+
+Shards run_step(const Step& step, const Layout& before, const Shards& shards) {
+  const Mesh& mesh = before.mesh();
+  Communicator& communicator = communicator_of(mesh);
+  switch (step.kind) {
+    case Step::Kind::kSlice:
+      return sliced(step, before, shards);
+    case Step::Kind::kToPartial:
+      return mesh.one_memory() ? shards : as_parts(step, before, shards);
+    case Step::Kind::kAllReduce:
+      return mesh.one_memory()
+                 ? shards
+                 : communicator.all_reduce(
+                       mesh, step.axis, before.sharded_axes(), {shards})[0];
+    case Step::Kind::kReduceScatter:
+      return communicator.reduce_scatter(step, before, shards);
+    case Step::Kind::kAllGather:
+      return communicator.all_gather(step, before, shards);
+    case Step::Kind::kAllToAll:
+      return communicator.all_to_all(step, before, shards);
+  }
+  TORCH_MESH_ASSERT(false, "a step of no kind");
+}
+
+}  // namespace
+
+Shards run_redistribution(
+    const Redistribution& redistribution,
+    const Shards& shards) {
+  Shards current = shards;
+  Layout layout = redistribution.from;
+  for (const Step& step : redistribution.steps) {
+    count_step(step);
+    current = run_step(step, layout, current);
+    layout = step.after;
+  }
+  return current;
+}
+
+}  // namespace torch_mesh

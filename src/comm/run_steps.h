@@ -1,0 +1,22 @@
+// run_steps.h: runs the steps of a redistribution on shards.
+
+#pragma once
+
+#include <torch_mesh/redistribute.h>
+
+#include "shard/shard.h"
+
+namespace torch_mesh {
+
+// Runs the steps that a planner chose, and counts each; chooses nothing.
+//
+//   shards     one for each lane of redistribution.from
+//   result[i]  one for each lane of redistribution.to; may alias `shards`
+//              (a slice, a lane that stays)
+//
+// Requires: a LocalOps guard on this thread.
+Shards run_redistribution(
+    const Redistribution& redistribution,
+    const Shards& shards);
+
+}  // namespace torch_mesh

@@ -1,0 +1,32 @@
+// pending_sums.h: sums that their readers reduce, for all who hold them.
+
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <torch_mesh/layout.h>
+
+#include "shard/shard.h"
+
+namespace torch_mesh {
+
+// Bytes that one collective reduces at most, of more than one sum.
+inline constexpr int64_t kBucketBytes = 25 << 20;
+
+// Reduces pending sums of these tensors' storages on the partial axes which
+// `axes` names for each: once, for all who share them. For each axis, sums of
+// one mesh, one dtype and the same lanes travel in buckets, one collective for
+// each, which is counted. What is not pending (any more) is left alone.
+void reduce_pending(
+    c10::ArrayRef<const at::Tensor*> tensors,
+    c10::ArrayRef<AxisMask> axes);
+
+// The same of one tensor; of no global tensor, nothing.
+void reduce_pending(const at::Tensor& tensor, AxisMask axes);
+
+// The shards of a global tensor in another layout, of its mesh or another, for
+// reading; may alias its own. Pending sums that are reduced before anything
+// else stay reduced for all who hold them.
+Shards shards_in(const at::Tensor& tensor, const Layout& to);
+
+}  // namespace torch_mesh
