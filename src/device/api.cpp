@@ -92,7 +92,8 @@ at::Tensor redistribute_now(const at::Tensor& tensor, const Layout& to) {
   return below_autograd("redistribute", [&] {
     check_fits(to, tensor);
     Shards moved = shards_in(tensor, to);
-    const Shards shards = read(tensor);
+    const Shards* settled = settled_shards(tensor);
+    const Shards shards = settled ? *settled : read(tensor);
     for (Shard& shard : moved) {
       if (is_shared(shard, shards)) {
         shard = own_copy(shard.local());

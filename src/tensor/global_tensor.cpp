@@ -493,6 +493,10 @@ void write_value(const at::Tensor& tensor, const at::Tensor& value) {
 
 at::Tensor full_value(const at::Tensor& tensor) {
   const LocalOps local;
+  const Shards* settled = settled_shards(tensor);
+  if (settled && meta_of(tensor).layout.is_replicated()) {
+    return (*settled)[0].local();
+  }
   const Mesh mesh = layout_of(tensor).mesh();
   const at::Tensor value =
       shards_in(tensor, Layout::replicated(mesh))[0].local();

@@ -99,6 +99,15 @@ void reduce(Bucket bucket, int axis) {
   }
 }
 
+Layout reduced_on(Layout layout, AxisMask axes) {
+  for (int axis = 0; axes >> axis; ++axis) {
+    if (axes >> axis & 1) {
+      layout = layout.with(axis, Placement::replicate());
+    }
+  }
+  return layout;
+}
+
 // The most that a device holds of a storage.
 int64_t bytes_of(const MeshStorage& storage) {
   return storage.is_unwritten() ? 0 : storage.shards[0].num_bytes();
@@ -179,6 +188,15 @@ Shards shards_in(const at::Tensor& tensor, const Layout& to) {
     return run_redistribution(
         plan_from(Layout::replicated(to.mesh())),
         replicate_value(full_value(tensor), to.mesh(), Copies::kElsewhere));
+  }
+  // Of what only waits for its sums no plan has to be made.
+  const AxisMask pending = now.layout.partial_axes() & ~to.partial_axes();
+  if (pending != 0 && reduced_on(now.layout, pending) == to) {
+    reduce_pending(tensor, pending);
+    now = held(tensor);
+    if (now.layout == to) {
+      return std::move(now.shards);
+    }
   }
   Redistribution moves = plan_from(now.layout);
   AxisMask reduced = 0;
