@@ -50,9 +50,9 @@ def mesh_device(index=None):
     """
     import torch
 
-    import torch_mesh.device
+    import torch_mesh.registration
 
-    torch_mesh.device.register()
+    torch_mesh.registration.register()
     return torch.device("mesh", *(() if index is None else (index,)))
 
 

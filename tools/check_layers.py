@@ -1,4 +1,6 @@
-"""Checks from the #include lines that dependencies go one way.
+"""Checks that dependencies go one way: of C++, and of Python.
+
+From the #include lines:
 
     core <- rules <- plan <- comm <- tensor <- run <- dispatch <- device
     <- python
@@ -7,11 +9,19 @@ A folder of src/ may include itself and what `MAY_INCLUDE` lists for it. A
 public header belongs to the folder that `HEADERS` names or that has a source of
 its name; one without either belongs to none, and what it includes counts for
 those who include it.
+
+From the import statements of python/: no module leads back to itself. Those
+inside of functions count, and those for type checkers alone do not. A package
+stands above its modules: to import one of them is no import of the package, to
+import the package or a name of its `__init__` is. Names of modules in texts, as
+in a table of patches, are no imports.
 """
 
 import argparse
+import ast
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _CORE = {"core"}
@@ -165,14 +175,92 @@ def _reason_against_foreign(name: str, layer: str | None) -> str | None:
     return None
 
 
+# Module name to the modules that it imports, each with the first line.
+Imports = dict[str, dict[str, int]]
+
+
+def check_python(root: Path) -> list[str]:
+    """One line for each circle of imports, by its shortest way."""
+    folder = root / "python"
+    files = {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for suffix in (".py", ".pyi")  # of what is compiled
+        for path in sorted(folder.rglob(f"*{suffix}"))
+    }
+    graph: Imports = {}
+    for name, path in files.items():
+        graph[name] = {}
+        for target, line in _imported(path, name):
+            while target and target not in files:  # a name in a module
+                target = target.rpartition(".")[0]
+            if target:
+                graph[name].setdefault(target, line)
+    errors = []
+    for circle in _circles(graph):
+        line = graph[circle[0]][circle[1]]
+        where = files[circle[0]].relative_to(root)
+        way = " -> ".join(circle)
+        errors.append(f"{where}:{line}: imports go round: {way}")
+    return errors
+
+
+def _imported(path: Path, name: str) -> Iterator[tuple[str, int]]:
+    """(dotted name, line) of all that the module `name` imports."""
+    package = name.split(".")
+    if path.stem != "__init__":
+        package.pop()
+    todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            todo += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level]
+            parts = [*(above if node.level else []), node.module or ""]
+            base = ".".join(filter(None, parts))
+            for alias in node.names:
+                yield f"{base}.{alias.name}", node.lineno
+        todo += ast.iter_child_nodes(node)
+
+
+def _circles(graph: Imports) -> Iterator[list[str]]:
+    """The shortest circle of each set of modules that lead to each other."""
+    ways = {name: _ways_from(name, graph) for name in graph}
+    knots = {
+        frozenset(n for n in ways[name] if name in ways[n])
+        for name in graph
+        if name in ways[name]
+    }
+    for knot in sorted(knots, key=min):
+        yield min((ways[name][name] for name in sorted(knot)), key=len)
+
+
+def _ways_from(start: str, graph: Imports) -> dict[str, list[str]]:
+    """The shortest way to each module that can be reached, by its end."""
+    ways: dict[str, list[str]] = {}
+    todo = [[start]]
+    while todo:
+        way = todo.pop(0)
+        for target in sorted(graph[way[-1]].keys() - ways.keys()):
+            ways[target] = [*way, target]
+            todo.append(ways[target])
+    return ways
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1])
-    errors = check(parser.parse_args().root)
+    root = parser.parse_args().root.resolve()
+    errors = [*check(root), *check_python(root)]
     for error in errors:
         print(error)
     if errors:
-        print(f"{len(errors)} includes against the order of the layers.")
+        print(f"{len(errors)} against the order of the layers.")
     return 1 if errors else 0
 
 

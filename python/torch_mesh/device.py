@@ -21,13 +21,14 @@ from torch_mesh import (
     in_force,
     late_modules,
     moves,
+    registration,
     tensor_file,
 )
+from torch_mesh.registration import is_registered as is_registered
+from torch_mesh.registration import register as register
 
 # Of the packages that torch.load asks in turn, torch's first has 10.
 _BEFORE_TORCHS_OWN = 9
-
-_registered = False
 
 
 def register_if_alone() -> None:
@@ -55,24 +56,13 @@ def _is_beside_another() -> bool:
     return True
 
 
-def is_registered() -> bool:
-    """Whether `torch.device("mesh")` exists."""
-    return _registered
-
-
-def register() -> None:
-    """Makes `torch.device("mesh")` and `torch.mesh` exist. Once per process.
+def _make() -> None:
+    """Makes `torch.device("mesh")` and `torch.mesh` exist.
 
     What torch says of the machine's real accelerator stays as it was:
     `torch.accelerator`, pinned memory and `init_process_group()` ask
     `_get_accelerator`, which a renamed device would otherwise take over.
-
-    Raises:
-        RuntimeError: if another library owns torch's extra device.
     """
-    global _registered
-    if _registered:
-        return
     keep = {
         name: getattr(torch._C, name)
         for name in ("_get_accelerator", "_accelerator_getAccelerator")
@@ -101,7 +91,9 @@ def register() -> None:
     _autocast_of_the_cpu_reaches_the_mesh()
     _losses_in_chunks_are_those_of_the_devices()
     _averages_of_integers_are_those_of_the_cpu()
-    _registered = True
+
+
+registration.made_by(_make)
 
 
 def _answer(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -76,7 +76,7 @@ class _Changing(Loader):
 
 
 def _jagged_attention_takes_global_tensors(module: ModuleType) -> None:
-    from torch_mesh import jagged
+    from torch_mesh import jagged  # for those who have nested tensors
 
     jagged.attention_takes_global_tensors(module)
 

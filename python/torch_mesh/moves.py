@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import (
     Optimizer,
@@ -38,6 +38,49 @@ _followed: weakref.WeakKeyDictionary[Optimizer, int] = (
 )
 _hook: Any = None
 _has_warned_of_no_mesh = False
+
+
+def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
+    """The same value in another layout, in memory of its own.
+
+    Args:
+        x: a global tensor.
+        placements: placements on the mesh of `x`, or a `Layout`.
+
+    Returns:
+        A global tensor. Differentiable. Of a `Parameter` it is a tensor like
+        any other; assigned to the module in place of that parameter it changes
+        its layout, as `redistribute_` does.
+
+    Raises:
+        ValueError: if `x` is not on the mesh, or the layout does not fit.
+    """
+    if tensors.runs_plain():
+        return tensors.plain_copy(tensors.tensor_for("redistribute", x))
+    try:
+        if not isinstance(placements, Layout):
+            if placements is None:
+                raise TypeError(
+                    "redistribute: placements are due, and this is None.\n"
+                    'Hint: ("R",) on each axis replicates. [argument-type]'
+                )
+            placements = as_layout(tensors.layout(x).mesh, placements, x.dim())
+        to = placements._native
+        tensors.tensor_for("redistribute", x)
+        moved = tensors.move(
+            "redistribute", x, lambda x: _C.redistribute(x, to)
+        )
+    except ValueError:
+        if tensors.is_global(x):
+            raise
+        raise ValueError(
+            f"redistribute: the tensor is on {x.device}, not on the mesh.\n"
+            "Hint: use distribute. [not-global]"
+        ) from None
+    # isinstance asks a metaclass in Python, for every tensor.
+    if type(x) is not Tensor and isinstance(x, Parameter):
+        _remember(x, moved)
+    return moved
 
 
 def redistribute_(x: Tensor, placements: Placements | Layout) -> Tensor:
@@ -69,7 +112,7 @@ def redistribute_(x: Tensor, placements: Placements | Layout) -> Tensor:
     if tensors.runs_plain():
         return x
     if not tensors.is_global(x):
-        tensors.redistribute(x, placements)  # says what is wrong
+        redistribute(x, placements)  # says what is wrong
     if not isinstance(placements, Layout):
         placements = as_layout(tensors.layout(x).mesh, placements, x.dim())
     if x._is_view() or not place(x, placements, may_part=False):
@@ -342,7 +385,7 @@ def _states_take_layouts() -> None:
     )
 
 
-def remember(parameter: Tensor, moved: Tensor) -> None:
+def _remember(parameter: Tensor, moved: Tensor) -> None:
     """`model.weight = redistribute(model.weight, ...)` means `redistribute_`.
 
     Args:
