@@ -11,19 +11,15 @@ What the job is stands in `job`; `torch.distributed` ends it with
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import datetime
-import gc
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from torch_mesh.keras import active, collectives, job, waiting
+from torch_mesh.keras import active, collectives, ending, job, waiting
 
 # Seconds that a process waits for its peers to come, and for their part of a
 # collective. torch's own default for the latter: a peer may be writing a file.
@@ -35,9 +31,6 @@ _KEY = "torch_mesh/job"
 
 # What torchrun sets.
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-_leaves_at_exit = False
 
 
 def initialize(
@@ -307,7 +300,7 @@ def _meet_by_environment(answer: float) -> bool:
     dist.init_process_group(
         _backend(), timeout=datetime.timedelta(seconds=answer)
     )
-    _leave_at_exit()
+    ending.at_exit()
     return True
 
 
@@ -346,43 +339,7 @@ def _meet(
             "GLOO_SOCKET_IFNAME. [peer-lost]"
         ) from error
     job.learn(dist.group.WORLD, store, devices)
-    _leave_at_exit()
-
-
-def _leave_at_exit() -> None:
-    """Makes this process end its group before the interpreter ends.
-
-    A thread of gloo drops the tensors of a collective after the caller has its
-    answer. It needs the GIL for that; once the interpreter has begun to end,
-    Python ends the thread instead, and C++ the process.
-    """
-    global _leaves_at_exit
-    if not _leaves_at_exit:
-        _leaves_at_exit = True
-        atexit.register(_leave)
-
-
-def _leave() -> None:
-    dist = _distributed()
-    if dist.is_initialized():
-        with contextlib.suppress(Exception):  # a peer may be gone before
-            dist.destroy_process_group()
-        _take_groups_from_device_meshes()
-    job.forget()
-
-
-def _take_groups_from_device_meshes() -> None:
-    """Lets go of groups, whose threads end with the last who holds them.
-
-    A DTensor in a global holds its DeviceMesh, and that its groups: torch has
-    no call that ends them for both.
-    """
-    module = sys.modules.get("torch.distributed.device_mesh")
-    if module is None:
-        return
-    for thing in gc.get_objects():
-        if type(thing) is module.DeviceMesh:
-            getattr(thing, "_pg_registry", {}).clear()
+    ending.at_exit()
 
 
 def _open_store(address: tuple[str, int], mine: int, wait: float) -> Any:
