@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,14 +15,9 @@ import torch.nn.functional as F
 
 from torch_mesh import _C, tensors
 
-_OWN = "jagged_scaled_dot_product_attention"
 
-
-def attention_takes_global_tensors(module: ModuleType) -> None:
-    """Changes the module in which nested tensors look for attention."""
-    own = getattr(module, _OWN, None)
-    if own is None:
-        return
+def attention(own: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps the attention that nested tensors look for."""
 
     @functools.wraps(own)
     def attention(
@@ -47,7 +41,7 @@ def attention_takes_global_tensors(module: ModuleType) -> None:
             return _padded(query, key, value, scale)
         return _gathered(own, parts, rest)
 
-    setattr(module, _OWN, attention)
+    return attention
 
 
 def _is_jagged(x: Any) -> bool:

@@ -64,14 +64,17 @@ class Group(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
+_NOTHING = object()
+
+
 class _Done(NamedTuple):
-    """A patch that was applied; `is_own`: the owner had it, and no base."""
+    """A patch that was applied; `own` is what stood in the owner itself."""
 
     owner: Any
     name: str
     original: Any
     replacement: Any
-    is_own: bool
+    own: Any
 
 
 class Table:
@@ -128,7 +131,7 @@ class Table:
                 if problem:
                     self.missing[group.feature] = [problem]
             if group.feature in self.missing:
-                self._put_back(group)
+                self.put_back(group)
 
     def _is_due(self, patch: Patch) -> bool:
         if patch.name in self.done:
@@ -146,24 +149,22 @@ class Table:
             problem = _misfit(original, patch)
             if problem:
                 return f"{patch.name}: {problem}"
-            is_own = name in vars(owner)
+            own = vars(owner).get(name, _NOTHING)
             replacement = _replace(patch)(original)
             setattr(owner, name, replacement)
         except Exception as error:  # a patch must not break an import
             return f"{patch.name}: {error!r}"
-        self.done[patch.name] = _Done(
-            owner, name, original, replacement, is_own
-        )
+        self.done[patch.name] = _Done(owner, name, original, replacement, own)
         return ""
 
-    def _put_back(self, group: Group) -> None:
+    def put_back(self, group: Group) -> None:
         """Undoes what was applied of a group."""
         for patch in group.patches:
             done = self.done.pop(patch.name, None)
             if done is None:
                 continue
-            if done.is_own:
-                setattr(done.owner, done.name, done.original)
+            if done.own is not _NOTHING:
+                setattr(done.owner, done.name, done.own)
             else:
                 delattr(done.owner, done.name)
             if done.original is not None and "." not in patch.attribute:
