@@ -1,6 +1,8 @@
 """What is patched in Keras, and that it stays harmless."""
 
 import importlib
+import os
+import subprocess
 import sys
 import types
 import warnings
@@ -104,6 +106,34 @@ def test_batches_are_not_sharded_where_variables_are_not(monkeypatch):
     table.apply()
     assert table.done == {}
     assert table.missing["batches"] == ["needs variables"]
+
+
+def test_a_fix_is_left_out_from_the_version_on_that_ends_it():
+    program = """
+import sys
+from importlib.machinery import ModuleSpec
+
+class Version:
+    def find_spec(name, path=None, target=None):
+        if name == "keras.src.version":
+            return ModuleSpec(name, Version)
+    def create_module(spec): return None
+    def exec_module(module):
+        module.__version__ = "3.16.0"
+        module.version = lambda: "3.16.0"
+
+sys.meta_path.insert(0, Version)
+import keras
+from torch_mesh.keras.patches import TABLE
+assert keras.__version__ == "3.16.0"
+assert "keras.src.backend.torch.core.associative_scan" in TABLE.done
+assert "keras.src.backend.torch.core.scatter" not in TABLE.done
+"""
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+    )
 
 
 def test_a_backend_lib_of_keras_gives_way_and_keeps_its_other_names():

@@ -56,8 +56,10 @@ def is_on_torch() -> bool:
 
 
 def version() -> str:
-    """Keras's version, as text; empty while Keras is not loaded so far."""
-    found: str = getattr(
-        sys.modules.get("keras.src.version"), "__version__", ""
-    )
+    """Keras's version, as text.
+
+    Returns:
+        It, also while Keras loads: its module needs nothing of the rest.
+    """
+    found: str = importlib.import_module("keras.src.version").__version__
     return found
