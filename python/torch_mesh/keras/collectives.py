@@ -8,6 +8,8 @@ process that asks for something else is an error and not a wrong number.
 
 Gradients are those of one program over all processes, whose loss is the sum of
 the processes' losses.
+
+Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations

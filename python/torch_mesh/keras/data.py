@@ -1,4 +1,8 @@
-"""Values that get a layout: tensors, variables, batches."""
+"""Values that get a layout: tensors, variables, batches.
+
+Loaded with Keras: what it uses of the engine, of torch.distributed and of Keras
+itself is imported when it is needed.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ In a job of several processes `list_devices` names the devices of all of them,
 as on JAX: process after process, each kind counted through. With 2 processes of
 4 CPU devices, "cpu:4" is the first device of process 1. `torch_mesh` itself
 counts the devices of one process, so `to_local` translates.
+
+Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations

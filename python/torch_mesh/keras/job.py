@@ -3,6 +3,8 @@
 The job is torch's default process group, whoever made it. So `num_processes`
 tells the truth under `torchrun` too, and `torch.distributed` ends the job with
 `destroy_process_group`.
+
+Loaded with Keras: torch.distributed comes when it is needed.
 """
 
 from __future__ import annotations

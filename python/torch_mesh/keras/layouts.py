@@ -2,6 +2,8 @@
 
 A `DeviceMesh` becomes a `torch_mesh.Mesh`, a `TensorLayout` (axis names by
 tensor dim) a `torch_mesh.Layout` (placements by mesh axis).
+
+Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ process there is nothing to bring together, and none is made.
 
 What the job is stands in `job`; `torch.distributed` ends it with
 `destroy_process_group`.
+
+Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from torch_mesh.keras import active, collectives, ending, job, waiting
 
@@ -109,7 +113,6 @@ def initialize_rng() -> None:
     """
     if job.num_processes() == 1:
         return
-    import torch
     from keras.src.random import seed_generator
     from keras.src.utils import rng_utils
 
@@ -434,8 +437,6 @@ def _own_devices() -> dict[str, int]:
 
 
 def _backend() -> str:
-    import torch
-
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 

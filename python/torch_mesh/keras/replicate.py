@@ -1,4 +1,8 @@
-"""One model on many devices, each of which has a part of the batch."""
+"""One model on many devices, each of which has a part of the batch.
+
+Loaded with Keras: what it uses of the engine, of torch.distributed and of Keras
+itself is imported when it is needed.
+"""
 
 from __future__ import annotations
 
