@@ -17,6 +17,7 @@ import importlib.machinery
 import re
 import sys
 import warnings
+import weakref
 
 _DISTRIBUTION_LIB = "keras.src.backend.torch.distribution_lib"
 _WATCHED = frozenset(
@@ -31,7 +32,7 @@ _WATCHED = frozenset(
 
 def install():
     """Puts the finder on `sys.meta_path`, once; names `mesh_device` safe."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if not any(map(_is_one_of_us, sys.meta_path)):
         # In front: the finders behind it would find Keras's modules first.
         sys.meta_path.insert(0, _Finder())
     serialization = sys.modules.get("torch.serialization")
@@ -51,9 +52,9 @@ def mesh_device(index=None):
     """
     import torch
 
-    import torch_mesh.device
+    import torch_mesh.registration
 
-    torch_mesh.device.register()
+    torch_mesh.registration.register()
     return torch.device("mesh", *(() if index is None else (index,)))
 
 
@@ -72,12 +73,18 @@ class _Finder:
 
     def _find_elsewhere(self, name, path, target):
         for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
+            if _is_one_of_us(finder) or not hasattr(finder, "find_spec"):
                 continue
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 return spec
         return None
+
+
+def _is_one_of_us(finder):
+    """Whether a finder is ours; of this module loaded anew, another class."""
+    kind = type(finder)
+    return (kind.__module__, kind.__name__) == (__name__, _Finder.__name__)
 
 
 class _HookedLoader:
@@ -94,9 +101,27 @@ class _HookedLoader:
         # The module is to see its own loader: inspect and linecache ask it for
         # source text.
         module.__spec__.loader = module.__loader__ = self._loader
+        _forget_an_earlier_keras(name, module)
         _call_hook("before", name)
         self._loader.exec_module(module)
         _call_hook("after", name, module)
+
+
+_loaded: dict[str, weakref.ref] = {}  # the watched modules, as they are now
+
+
+def _forget_an_earlier_keras(name, module):
+    """Lets what is made for a Keras be made anew for the next.
+
+    `keras.config.set_backend` drops the modules of Keras and loads others.
+    """
+    earlier = _loaded.get(name)
+    if earlier is not None and earlier() is not module:
+        _loaded.clear()
+        for ours in list(sys.modules):
+            if f"{ours}.".startswith("torch_mesh.keras."):
+                del sys.modules[ours]
+    _loaded[name] = weakref.ref(module)
 
 
 class _AliasLoader:

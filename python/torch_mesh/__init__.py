@@ -23,7 +23,7 @@ _HOME = {
     "Counting": "counters",
     "Layout": "layouts",
     "Mesh": "layouts",
-    "Parity": "parity",
+    "Parity": "compared_runs",
     "Picture": "picture",
     "RuleCheck": "rule_check",
     "borrow": "tensors",
@@ -44,7 +44,7 @@ _HOME = {
     "map_shards": "tensors",
     "memory": "memory",
     "parallelize": "parallel",
-    "redistribute": "tensors",
+    "redistribute": "moves",
     "redistribute_": "moves",
     "reduce_partials": "tensors",
     "register_rule": "tensors",
@@ -53,7 +53,7 @@ _HOME = {
     "to_dtensor": "dtensor",
     "trace": "tracing",
     "use": "in_force",
-    "visualize": "picture",
+    "visualize": "description",
 }
 
 __all__ = [
@@ -95,9 +95,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from torch_mesh.compared_runs import Parity as Parity
     from torch_mesh.counters import Counting as Counting
     from torch_mesh.counters import counting as counting
     from torch_mesh.description import describe as describe
+    from torch_mesh.description import visualize as visualize
     from torch_mesh.devices import device_count as device_count
     from torch_mesh.devices import list_devices as list_devices
     from torch_mesh.devices import set_cpu_devices as set_cpu_devices
@@ -108,12 +110,11 @@ if TYPE_CHECKING:
     from torch_mesh.layouts import Layout as Layout
     from torch_mesh.layouts import Mesh as Mesh
     from torch_mesh.memory import memory as memory
+    from torch_mesh.moves import redistribute as redistribute
     from torch_mesh.moves import redistribute_ as redistribute_
     from torch_mesh.parallel import parallelize as parallelize
-    from torch_mesh.parity import Parity as Parity
     from torch_mesh.parity import check_parity as check_parity
     from torch_mesh.picture import Picture as Picture
-    from torch_mesh.picture import visualize as visualize
     from torch_mesh.rule_check import RuleCheck as RuleCheck
     from torch_mesh.rule_check import check_rule as check_rule
     from torch_mesh.tensors import borrow as borrow
@@ -123,7 +124,6 @@ if TYPE_CHECKING:
     from torch_mesh.tensors import is_global as is_global
     from torch_mesh.tensors import layout as layout
     from torch_mesh.tensors import map_shards as map_shards
-    from torch_mesh.tensors import redistribute as redistribute
     from torch_mesh.tensors import reduce_partials as reduce_partials
     from torch_mesh.tensors import register_rule as register_rule
     from torch_mesh.tensors import shards as shards

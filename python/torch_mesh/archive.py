@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_mesh import _C, blocks, unfound
+from torch_mesh import _C, blocks
 
 _LIMIT_32 = 0xFFFFFFFF
 _LIMIT_16 = 0xFFFF
@@ -250,7 +250,7 @@ def _no_bytes(device: str) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=device)
 
 
-# The hooks
+# Replacements; `torch_patches.py` says what for.
 
 
 class _Saving(threading.local):
@@ -344,48 +344,36 @@ def is_large(storage: Any) -> bool:
     )
 
 
-def install() -> None:
-    """Lets `torch.save` write large global tensors a block at a time.
+def tag(storage: Any) -> str | None:
+    """The tag of a storage of the mesh in a file: "cpu" (law 16).
 
-    Files carry the tag "cpu" (law 16), so they load where torch_mesh is not
-    installed, and under any mesh.
+    So files load where torch_mesh is not installed, and under any mesh.
     """
+    if storage.device.type != "mesh":
+        return None
+    if _saving.file is not None:
+        _saving.file.note(storage)
+    return "cpu"
 
-    def tag(storage: Any) -> str | None:
-        if storage.device.type != "mesh":
-            return None
-        if _saving.file is not None:
-            _saving.file.note(storage)
-        return "cpu"
 
-    torch.serialization.register_package(
-        5,  # before torch's own packages
-        tag,
-        lambda storage, location: None,
-    )
-    serialization: Any = torch.serialization
-    open_writer = getattr(serialization, "_open_zipfile_writer", None)
-    base: Any = getattr(torch.storage, "_StorageBase", None)
-    if open_writer is None or base is None:
-        unfound.say(
-            "torch.serialization._open_zipfile_writer"
-            if open_writer is None
-            else "torch.storage._StorageBase"
-        )
-        return
+def open_zipfile_writer(original: Any) -> Any:
+    """Wraps `torch.serialization._open_zipfile_writer`."""
 
-    @functools.wraps(open_writer)
+    @functools.wraps(original)
     def _open_zipfile_writer(name_or_buffer: Any) -> Any:
-        return _File(open_writer, name_or_buffer)
+        return _File(original, name_or_buffer)
 
-    to_host = base.cpu
+    return _open_zipfile_writer
 
-    @functools.wraps(to_host)
+
+def to_host(original: Any) -> Any:
+    """Wraps `cpu` of storages: a large one stays until it is written."""
+
+    @functools.wraps(original)
     def cpu(self: Any) -> Any:
         file = _saving.file
         if file is not None and file.is_streaming and is_large(self):
-            return OnMesh(self, to_host)
-        return to_host(self)
+            return OnMesh(self, original)
+        return original(self)
 
-    serialization._open_zipfile_writer = _open_zipfile_writer
-    base.cpu = cpu
+    return cpu

@@ -24,12 +24,27 @@ if TYPE_CHECKING:
 _torchs_own = torch.Tensor.numpy
 
 
-def install() -> None:
-    """Replaces `Tensor.numpy` and `Tensor.__array_wrap__`. Once per process."""
-    setattr(  # noqa: B010  the descriptor has no type of its own
-        torch.Tensor, "numpy", _C.numpy_method(_torchs_own, to_array)
-    )
-    _results_stay_on_the_mesh()
+def numpy(original: Any) -> Any:
+    """Wraps `Tensor.numpy`."""
+    return _C.numpy_method(original, to_array)
+
+
+def array_wrap(original: Any) -> Any:
+    """Wraps `Tensor.__array_wrap__`: what NumPy computes stays on the mesh.
+
+    `array / x` and `np.sin(x)` are tensors on the device of `x` in plain torch.
+    Here they are replicated on its mesh.
+    """
+
+    @functools.wraps(original)
+    def wrapped(self: torch.Tensor, array: Any) -> torch.Tensor:
+        result: torch.Tensor = original(self, array)
+        if self.is_cpu or not _C.is_global(self):
+            return result
+        mesh = _C.layout_of(self).mesh
+        return _C.distribute(result, _C.Layout.replicated(mesh))
+
+    return wrapped
 
 
 def to_array(
@@ -79,21 +94,3 @@ def _empty_like(x: torch.Tensor) -> torch.Tensor:
     if x.is_neg():
         empty = torch._neg_view(empty)
     return empty.requires_grad_(x.requires_grad)
-
-
-def _results_stay_on_the_mesh() -> None:
-    """What NumPy computes of a global tensor is on its mesh, replicated.
-
-    `array / x` and `np.sin(x)` are tensors on the device of `x` in plain torch.
-    """
-    wrap = torch.Tensor.__array_wrap__
-
-    @functools.wraps(wrap)
-    def wrapped(self: torch.Tensor, array: Any) -> torch.Tensor:
-        result = wrap(self, array)
-        if self.is_cpu or not _C.is_global(self):
-            return result
-        mesh = _C.layout_of(self).mesh
-        return _C.distribute(result, _C.Layout.replicated(mesh))
-
-    torch.Tensor.__array_wrap__ = wrapped  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from torch_mesh import _C
+from torch_mesh import _C, registration
 from torch_mesh.layouts import Layout
 
 # What is read or written at once, and larger than which a tensor is streamed.
@@ -32,9 +32,7 @@ def zeros(layout: Layout, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: if the layout does not fit the sizes.
     """
-    from torch_mesh import device
-
-    device.register()
+    registration.register()
     like = torch.empty((), dtype=dtype)
     return _C.zeros(layout._native, list(sizes), like)
 

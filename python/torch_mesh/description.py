@@ -1,4 +1,4 @@
-"""A table of where each parameter and buffer of a module lives."""
+"""Where things live: a table for a module, a picture for a tensor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import Module
 
 from torch_mesh import _C, tensors
 from torch_mesh.layouts import Layout
+from torch_mesh.picture import Picture
 
 # A module's attribute: what gave each of its tensors its layout, by name.
 PATTERNS = "_torch_mesh_patterns"
@@ -147,7 +148,7 @@ def describe(model: Any) -> Any:
         '(R, S0)'
     """
     if "keras" in sys.modules and hasattr(model, "variables"):
-        from torch_mesh.keras import describe as of_keras
+        from torch_mesh.keras import describe as of_keras  # Keras is there
 
         return of_keras(model)
     if not isinstance(model, Module):
@@ -168,6 +169,40 @@ def describe(model: Any) -> Any:
         for sizes, dtype, layout, times in _C.batch_moves()
     ]
     return Table(type(model).__name__, mesh, rows, batches)
+
+
+def visualize(x: Tensor) -> Picture:
+    """Draws which part of a tensor each device holds.
+
+    Of a tensor with more than two dims the two that are cut most are drawn;
+    what is cut besides stands in the cells. Ranges count elements from 0, the
+    end not included. Moves no data. `Layout.picture(shape)` draws the same
+    before there is a tensor.
+
+    Args:
+        x: a global tensor.
+
+    Returns:
+        A `Picture`: `print` it, or `show()` it in colours; a notebook draws
+        it.
+
+    Raises:
+        ValueError: if `x` is a plain tensor.
+
+    Example:
+        >>> mesh = Mesh({"data": 2, "model": 2})
+        >>> print(visualize(distribute(torch.zeros(5, 8), mesh, ("S0", "S1"))))
+        f32[5, 8] (S0, S1) on data=2 model=2
+               dim 1
+        dim 0  0:4     4:8
+               +-------+-------+
+        0:3    | cpu:0 | cpu:1 |
+               +-------+-------+
+        3:5    | cpu:2 | cpu:3 |
+               +-------+-------+
+        a device holds at most [3, 4], 48 B of 160 B
+    """
+    return Picture(tensors.layout(x), x.shape, x.dtype)
 
 
 def named_tensors(model: Module) -> list[tuple[str, Tensor]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_mesh import _C, in_force, tensors
+from torch_mesh import _C, in_force, moves, tensors
 from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
 
 
@@ -194,7 +194,7 @@ def _shard(x: Tensor, device_mesh: Any) -> Tensor:
     for position, size in zip(coordinate, layout.mesh.shape, strict=True):
         device = device * size + position
     if any("/" in p for p in layout.placements):
-        x = tensors.redistribute(x, _without_blocks(layout))
+        x = moves.redistribute(x, _without_blocks(layout))
         layout = tensors.layout(x)
     if not any(p.startswith("P") for p in layout.placements):
         held, lane = _held(x), _lane_of(layout, device)

@@ -89,7 +89,7 @@ def fitting(version: str, folder: Path = _FOLDER) -> Path:
         )
     engine = folder / name(wanted)
     try:
-        told = json.loads((engine / "engine.json").read_text())
+        told = json.loads((engine / "engine.json").read_text(encoding="utf-8"))
         compiled = str(told["torch"])
     except FileNotFoundError:
         raise ImportError(

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable
 from types import FrameType
 
-from torch_mesh import _C
+from torch_mesh import _C, registration
 from torch_mesh.layouts import Layout, Mesh
 
 _CACHE = dis.opmap["CACHE"]
@@ -75,9 +75,7 @@ class use:
             )
         layout = _layout_of(mesh, batch)
         if mesh is not None:
-            from torch_mesh import device
-
-            device.register()
+            registration.register()
         self._begin(layout)
         # Set for the process in the blink before `with` enters the block, it
         # would be seen by all other threads.

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from torch_mesh import _C, tensors, unfound
-
-_OWN = "jagged_scaled_dot_product_attention"
+from torch_mesh import _C, tensors
 
 
-def attention_takes_global_tensors(module: ModuleType) -> None:
-    """Changes the module in which nested tensors look for attention."""
-    own = getattr(module, _OWN, None)
-    if own is None:
-        unfound.say(f"{module.__name__}.{_OWN}")
-        return
+def attention(own: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps the attention that nested tensors look for."""
 
     @functools.wraps(own)
     def attention(
@@ -48,7 +41,7 @@ def attention_takes_global_tensors(module: ModuleType) -> None:
             return _padded(query, key, value, scale)
         return _gathered(own, parts, rest)
 
-    setattr(module, _OWN, attention)
+    return attention
 
 
 def _is_jagged(x: Any) -> bool:

@@ -210,7 +210,7 @@ class Layout:
         Raises:
             ValueError: if the layout does not fit the shape.
         """
-        from torch_mesh.picture import Picture
+        from torch_mesh.picture import Picture  # loaded by those who draw
 
         return Picture(self, shape)
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn import Module, Parameter
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_pre_hook,
@@ -26,6 +25,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from torch_mesh import _C, tensors
 from torch_mesh.in_force import batches_paused, current_mesh
 from torch_mesh.layouts import Layout, Placements, as_layout
+from torch_mesh.patching import Group, Patch, Table
 
 # The layouts in which the tensors of modules stood that have left the mesh.
 _left: weakref.WeakKeyDictionary[Module, dict[str, Layout]] = (
@@ -38,6 +38,49 @@ _followed: weakref.WeakKeyDictionary[Optimizer, int] = (
 )
 _hook: Any = None
 _has_warned_of_no_mesh = False
+
+
+def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
+    """The same value in another layout, in memory of its own.
+
+    Args:
+        x: a global tensor.
+        placements: placements on the mesh of `x`, or a `Layout`.
+
+    Returns:
+        A global tensor. Differentiable. Of a `Parameter` it is a tensor like
+        any other; assigned to the module in place of that parameter it changes
+        its layout, as `redistribute_` does.
+
+    Raises:
+        ValueError: if `x` is not on the mesh, or the layout does not fit.
+    """
+    if tensors.runs_plain():
+        return tensors.plain_copy(tensors.tensor_for("redistribute", x))
+    try:
+        if not isinstance(placements, Layout):
+            if placements is None:
+                raise TypeError(
+                    "redistribute: placements are due, and this is None.\n"
+                    'Hint: ("R",) on each axis replicates. [argument-type]'
+                )
+            placements = as_layout(tensors.layout(x).mesh, placements, x.dim())
+        to = placements._native
+        tensors.tensor_for("redistribute", x)
+        moved = tensors.move(
+            "redistribute", x, lambda x: _C.redistribute(x, to)
+        )
+    except ValueError:
+        if tensors.is_global(x):
+            raise
+        raise ValueError(
+            f"redistribute: the tensor is on {x.device}, not on the mesh.\n"
+            "Hint: use distribute. [not-global]"
+        ) from None
+    # isinstance asks a metaclass in Python, for every tensor.
+    if type(x) is not Tensor and isinstance(x, Parameter):
+        _remember(x, moved)
+    return moved
 
 
 def redistribute_(x: Tensor, placements: Placements | Layout) -> Tensor:
@@ -69,7 +112,7 @@ def redistribute_(x: Tensor, placements: Placements | Layout) -> Tensor:
     if tensors.runs_plain():
         return x
     if not tensors.is_global(x):
-        tensors.redistribute(x, placements)  # says what is wrong
+        redistribute(x, placements)  # says what is wrong
     if not isinstance(placements, Layout):
         placements = as_layout(tensors.layout(x).mesh, placements, x.dim())
     if x._is_view() or not place(x, placements, may_part=False):
@@ -170,17 +213,11 @@ def _settled(layout: Layout) -> Layout:
     )
 
 
-def install() -> None:
-    """Lets modules and optimizers keep layouts. Once per process."""
-    _modules_keep_layouts()
-    _loaded_tensors_keep_layouts()
-    _states_take_layouts()
-    _no_process_averages_what_the_mesh_does()
+# Replacements; `torch_patches.py` says what for.
 
 
-def _no_process_averages_what_the_mesh_does() -> None:
-    """DistributedDataParallel of a module on the mesh raises."""
-    init = DistributedDataParallel.__init__
+def distributed_data_parallel_init(init: Any) -> Any:
+    """Wraps `DistributedDataParallel.__init__`: of the mesh it raises."""
 
     @functools.wraps(init)
     def checked(self: Any, module: Module, *args: Any, **kwargs: Any) -> None:
@@ -195,7 +232,7 @@ def _no_process_averages_what_the_mesh_does() -> None:
             )
         init(self, module, *args, **kwargs)
 
-    DistributedDataParallel.__init__ = checked  # type: ignore[method-assign]
+    return checked
 
 
 def _tensors_of(module: Module) -> Iterator[tuple[str, Tensor]]:
@@ -214,9 +251,11 @@ def _layouts_of(module: Module) -> dict[str, Layout]:
     }
 
 
-def _modules_keep_layouts() -> None:
-    """`module.cpu()` and back: as it stood. No parameter is a batch."""
-    apply: Callable[..., Module] = Module._apply
+def module_apply(apply: Callable[..., Module]) -> Callable[..., Module]:
+    """Wraps `Module._apply`: `module.cpu()` and back is as it stood.
+
+    No parameter is a batch.
+    """
 
     @functools.wraps(apply)
     def applied(self: Module, fn: Any, recurse: bool = True) -> Module:
@@ -226,7 +265,7 @@ def _modules_keep_layouts() -> None:
         _follow(self, before)
         return result
 
-    Module._apply = applied  # type: ignore[method-assign]
+    return applied
 
 
 def _follow(module: Module, before: dict[str, Layout]) -> None:
@@ -280,13 +319,12 @@ def _level_of_caller() -> int:
     return level
 
 
-def _loaded_tensors_keep_layouts() -> None:
-    """`load_state_dict`: layouts stay, whatever stands in the dict.
+def load_from_state_dict(load: Callable[..., None]) -> Callable[..., None]:
+    """Wraps `Module._load_from_state_dict`: layouts stay.
 
     But for `assign=True` of tensors on the mesh: what is assigned is taken.
     Memory that nobody has written would take the layout of what is copied.
     """
-    load: Callable[..., None] = Module._load_from_state_dict
 
     @functools.wraps(load)
     def loaded(
@@ -307,12 +345,14 @@ def _loaded_tensors_keep_layouts() -> None:
             if not is_chosen and fits(before[name], tensor):
                 place(tensor, before[name])
 
-    Module._load_from_state_dict = loaded  # type: ignore[method-assign]
+    return loaded
 
 
-def _states_take_layouts() -> None:
-    """`Optimizer.load_state_dict`: a state stands as its parameter does."""
-    process = Optimizer._process_value_according_to_param_policy
+def process_value(process: Callable[..., Tensor]) -> Any:
+    """Wraps what `Optimizer.load_state_dict` does with a state.
+
+    It stands as its parameter does.
+    """
 
     @functools.wraps(process)
     def processed(
@@ -337,43 +377,63 @@ def _states_take_layouts() -> None:
         with torch.no_grad():
             return _in_layout(state, layout)
 
-    Optimizer._process_value_according_to_param_policy = staticmethod(  # type: ignore[method-assign]
-        processed
-    )
+    return staticmethod(processed)
 
 
-def remember(parameter: Tensor, moved: Tensor) -> None:
+def _remember(parameter: Tensor, moved: Tensor) -> None:
     """`model.weight = redistribute(model.weight, ...)` means `redistribute_`.
 
     Args:
         parameter: what was redistributed.
         moved: what `redistribute` gives for it.
     """
-    global _assigns
-    if _assigns is None:
-        _assigns = Module.__setattr__
-        Module.__setattr__ = _set_attribute  # type: ignore[method-assign]
+    if not _ASSIGNMENTS.done:
+        _ASSIGNMENTS.apply()
     _source_of[moved] = weakref.ref(parameter)
 
 
-# torch's own `Module.__setattr__`, once ours stands in its place.
-_assigns: Callable[..., None] | None = None
 _source_of = WeakTensorKeyDictionary()
 
 
-def _set_attribute(self: Module, name: str, value: Any) -> None:
-    assert _assigns is not None
-    try:
-        _assigns(self, name, value)
-    except TypeError as error:
-        parameter = self.__dict__.get("_parameters", {}).get(name)
-        if parameter is None or not tensors.is_global(value):
-            raise
-        source = _source_of.get(value)
-        if source is None or source() is not parameter:
-            raise TypeError(
-                f"{error}.\nHint: torch_mesh.redistribute_(parameter,"
-                " placements) changes a layout; a new value goes in with"
-                " torch.nn.Parameter(value). [not-a-parameter]"
-            ) from None
-        place(parameter, tensors.layout(value))
+def _set_attribute(assigns: Callable[..., None]) -> Callable[..., None]:
+    """Wraps `Module.__setattr__`."""
+
+    @functools.wraps(assigns)
+    def __setattr__(self: Module, name: str, value: Any) -> None:
+        try:
+            assigns(self, name, value)
+        except TypeError as error:
+            parameter = self.__dict__.get("_parameters", {}).get(name)
+            if parameter is None or not tensors.is_global(value):
+                raise
+            source = _source_of.get(value)
+            if source is None or source() is not parameter:
+                raise TypeError(
+                    f"{error}.\nHint: torch_mesh.redistribute_(parameter,"
+                    " placements) changes a layout; a new value goes in with"
+                    " torch.nn.Parameter(value). [not-a-parameter]"
+                ) from None
+            place(parameter, tensors.layout(value))
+
+    return __setattr__
+
+
+# Applied by the first who redistributes a parameter: all others assign as fast
+# as in plain torch.
+_ASSIGNMENTS = Table(
+    (
+        Group(
+            "assigned parameters",
+            (
+                Patch(
+                    "torch.nn",
+                    "Module.__setattr__",
+                    _set_attribute,
+                    "a parameter in another layout stays the same parameter",
+                    expects="self, name, value",
+                ),
+            ),
+        ),
+    ),
+    lambda: torch.__version__,
+)

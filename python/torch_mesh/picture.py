@@ -13,12 +13,12 @@ import io
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeAlias
 
 import torch
 
-from torch_mesh.layouts import Layout
-from torch_mesh.tensors import layout as layout_of
+if TYPE_CHECKING:
+    from torch_mesh.layouts import Layout
 
 # First index and the one after the last, along one dim.
 Range: TypeAlias = tuple[int, int]
@@ -166,40 +166,6 @@ class Picture:
                 '"+" stands between parts of a sum over '
                 f"{' and '.join(axes)} that is still to be formed"
             )
-
-
-def visualize(x: torch.Tensor) -> Picture:
-    """Draws which part of a tensor each device holds.
-
-    Of a tensor with more than two dims the two that are cut most are drawn;
-    what is cut besides stands in the cells. Ranges count elements from 0, the
-    end not included. Moves no data. `Layout.picture(shape)` draws the same
-    before there is a tensor.
-
-    Args:
-        x: a global tensor.
-
-    Returns:
-        A `Picture`: `print` it, or `show()` it in colours; a notebook draws
-        it.
-
-    Raises:
-        ValueError: if `x` is a plain tensor.
-
-    Example:
-        >>> mesh = Mesh({"data": 2, "model": 2})
-        >>> print(visualize(distribute(torch.zeros(5, 8), mesh, ("S0", "S1"))))
-        f32[5, 8] (S0, S1) on data=2 model=2
-               dim 1
-        dim 0  0:4     4:8
-               +-------+-------+
-        0:3    | cpu:0 | cpu:1 |
-               +-------+-------+
-        3:5    | cpu:2 | cpu:3 |
-               +-------+-------+
-        a device holds at most [3, 4], 48 B of 160 B
-    """
-    return Picture(layout_of(x), x.shape, x.dtype)
 
 
 class _Holdings:

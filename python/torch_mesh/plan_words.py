@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from torch_mesh import tensors
+from torch_mesh import moves, tensors
 from torch_mesh.layouts import Layout
 
 _COLUMNS = "the outputs are cut"
@@ -164,7 +164,7 @@ class CutSequence:
         if placements[place].startswith("S"):
             return None
         placements[place] = "S1"
-        cut = tensors.redistribute(x, Layout(layout.mesh, placements))
+        cut = moves.redistribute(x, Layout(layout.mesh, placements))
         return (cut, *args[1:])
 
 

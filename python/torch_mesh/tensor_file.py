@@ -12,7 +12,6 @@ each tensor, all bytes; little-endian.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import mmap
 import os
@@ -26,53 +25,12 @@ from torch import Tensor
 
 from torch_mesh import _C, blocks
 
-_MODULE = "safetensors.torch"
 
+def save_file(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `safetensors.torch.save_file`."""
+    if sys.byteorder != "little":
+        return original
 
-def install() -> None:
-    """Patches `save_file` where safetensors is loaded, or when it will be."""
-    if _MODULE in sys.modules:
-        _patch(sys.modules[_MODULE])
-    else:
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder:
-    """Patches the module right after it was executed, and goes away.
-
-    Not before: a program may ask only whether there is such a module.
-    """
-
-    is_asking = False  # the other finders, in our place
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != _MODULE or self.is_asking:
-            return None
-        self.is_asking = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.is_asking = False
-        if spec is not None and spec.loader is not None:
-            loader: Any = spec.loader
-            execute = loader.exec_module
-
-            def exec_module(module: Any) -> None:
-                execute(module)
-                if self in sys.meta_path:
-                    sys.meta_path.remove(self)
-                    _patch(module)
-
-            loader.exec_module = exec_module
-        return spec
-
-
-def _patch(module: Any) -> None:
-    if sys.byteorder == "little":
-        module.save_file = _streaming(module.save_file)
-
-
-def _streaming(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def save_file(
         tensors: Any, filename: Any, metadata: dict[str, str] | None = None

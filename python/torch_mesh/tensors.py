@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from torch_mesh import _C
+from torch_mesh import _C, registration
 from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
 from torch_mesh.shard_gradients import put_together, take_apart
 
@@ -41,7 +40,8 @@ def runs_plain() -> bool:
     return threading.get_ident() in _plain_threads
 
 
-def _plain_copy(t: Tensor) -> Tensor:
+def plain_copy(t: Tensor) -> Tensor:
+    """A copy in a `plain_run`."""
     # The run on the mesh shows no op here.
     with torch._C._DisableTorchDispatch():
         return t.clone()
@@ -85,24 +85,17 @@ def distribute(
     Raises:
         ValueError: if the placements do not fit the mesh or the tensor.
     """
-    ndim = _tensor("distribute", t).dim()
+    ndim = tensor_for("distribute", t).dim()
     layout = as_layout(mesh, placements, ndim)
     if _plain_threads and runs_plain():
-        return _plain_copy(t)
-    _register()
+        return plain_copy(t)
+    registration.register()
     if _movers:
         return move("distribute", t, lambda t: _C.distribute(t, layout._native))
     return _C.distribute(t, layout._native)
 
 
-def _register() -> None:
-    """Makes `torch.device("mesh")` exist, on a machine where import did not."""
-    from torch_mesh import device
-
-    device.register()
-
-
-def _tensor(name: str, value: object) -> Tensor:
+def tensor_for(name: str, value: object) -> Tensor:
     """`value` itself, which must be a tensor for the function `name`."""
     if not isinstance(value, Tensor):
         raise TypeError(
@@ -110,51 +103,6 @@ def _tensor(name: str, value: object) -> Tensor:
             "Hint: torch.as_tensor makes one. [argument-type]"
         )
     return value
-
-
-def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
-    """The same value in another layout, in memory of its own.
-
-    Args:
-        x: a global tensor.
-        placements: placements on the mesh of `x`, or a `Layout`.
-
-    Returns:
-        A global tensor. Differentiable. Of a `Parameter` it is a tensor like
-        any other; assigned to the module in place of that parameter it changes
-        its layout, as `redistribute_` does.
-
-    Raises:
-        ValueError: if `x` is not on the mesh, or the layout does not fit.
-    """
-    if _plain_threads and runs_plain():
-        return _plain_copy(_tensor("redistribute", x))
-    try:
-        if not isinstance(placements, Layout):
-            if placements is None:
-                raise TypeError(
-                    "redistribute: placements are due, and this is None.\n"
-                    'Hint: ("R",) on each axis replicates. [argument-type]'
-                )
-            placements = as_layout(layout(x).mesh, placements, x.dim())
-        to = placements._native
-        if _movers:
-            moved = move("redistribute", x, lambda x: _C.redistribute(x, to))
-        else:
-            moved = _C.redistribute(_tensor("redistribute", x), to)
-    except ValueError:
-        if is_global(x):
-            raise
-        raise ValueError(
-            f"redistribute: the tensor is on {x.device}, not on the mesh.\n"
-            "Hint: use distribute. [not-global]"
-        ) from None
-    # isinstance asks a metaclass in Python, for every tensor.
-    if type(x) is not Tensor and isinstance(x, Parameter):
-        from torch_mesh.moves import remember
-
-        remember(x, moved)
-    return moved
 
 
 def layout(x: Tensor) -> Layout:
@@ -170,7 +118,7 @@ def layout(x: Tensor) -> Layout:
     Raises:
         ValueError: if `x` is not on the mesh.
     """
-    return Layout._of(_C.layout_of(_tensor("layout", x)))
+    return Layout._of(_C.layout_of(tensor_for("layout", x)))
 
 
 def is_global(x: Tensor) -> bool:
@@ -194,8 +142,8 @@ def full(x: Tensor) -> Tensor:
         mesh.
     """
     if _movers:
-        return move("full", _tensor("full", x), _C.full)
-    return _C.full(_tensor("full", x))
+        return move("full", tensor_for("full", x), _C.full)
+    return _C.full(tensor_for("full", x))
 
 
 def shards(x: Tensor) -> list[Tensor]:
@@ -217,7 +165,7 @@ def shards(x: Tensor) -> list[Tensor]:
     Raises:
         ValueError: if `x` is not on the mesh.
     """
-    return [_C.read_only(shard) for shard in _C.shards(_tensor("shards", x))]
+    return [_C.read_only(shard) for shard in _C.shards(tensor_for("shards", x))]
 
 
 def from_shards(
@@ -247,10 +195,10 @@ def from_shards(
             f" {type(tensors).__name__}.\n"
             "Hint: give a list, row-major. [argument-type]"
         )
-    parts = [_tensor("from_shards", tensor) for tensor in tensors]
+    parts = [tensor_for("from_shards", tensor) for tensor in tensors]
     ndim = parts[0].dim() if parts else None
     layout = as_layout(mesh, placements, ndim)
-    _register()
+    registration.register()
     return put_together(parts, layout)
 
 
@@ -289,7 +237,7 @@ def map_shards(
     parts = [take_apart(tensor) for tensor in (x, *xs)]
     results = [f(*local) for local in zip(*parts, strict=True)]
     for result in results:
-        _tensor("map_shards: of the function", result)
+        tensor_for("map_shards: of the function", result)
     if isinstance(out, Layout):
         return from_shards(results, out)
     return from_shards(results, mesh, out)
@@ -315,11 +263,11 @@ def borrow(
     Raises:
         ValueError: if the placements do not fit the mesh or the tensor.
     """
-    ndim = _tensor("borrow", t).dim()
+    ndim = tensor_for("borrow", t).dim()
     layout = as_layout(mesh, placements, ndim)
     if _plain_threads and runs_plain():
-        return _plain_copy(t)
-    _register()
+        return plain_copy(t)
+    registration.register()
     if _movers:
         return move("borrow", t, lambda t: _C.borrow(t, layout._native))
     return _C.borrow(t, layout._native)

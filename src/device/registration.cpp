@@ -7,12 +7,14 @@
 #include <mutex>
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/Version.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/Resize.h>
 #include <ATen/ops/kaiser_window.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
+#include <torch/version.h>
 
 #include <torch_mesh/error.h>
 #include <torch_mesh/rule.h>
@@ -320,6 +322,25 @@ void register_kernels() {
   refuse_ops<OtherKind::kQuantized>(c10::DispatchKey::QuantizedPrivateUse1);
 }
 
+// A C++ program may run beside another torch than it was compiled against,
+// whose structures differ. (Python's module compares before it calls.)
+void check_torch() {
+  const std::string key = "TORCH_VERSION=";
+  const std::string config = at::show_config();
+  const std::string compiled = std::to_string(TORCH_VERSION_MAJOR) + "." +
+                               std::to_string(TORCH_VERSION_MINOR) + ".";
+  const size_t found = config.find(key);
+  TORCH_CHECK(
+      found == std::string::npos ||
+          config.compare(found + key.size(), compiled.size(), compiled) == 0,
+      "torch_mesh: this engine is for torch ",
+      compiled,
+      "*, and another torch is running: ",
+      config.substr(found, config.find(',', found) - found),
+      ".\nHint: compile the program and the engine against the torch that "
+      "runs. [no-engine]");
+}
+
 }  // namespace
 
 c10::Device mesh_device() { return {c10::DeviceType::PrivateUse1, 0}; }
@@ -327,6 +348,7 @@ c10::Device mesh_device() { return {c10::DeviceType::PrivateUse1, 0}; }
 void register_device() {
   static std::once_flag once;
   std::call_once(once, [] {
+    check_torch();
     const std::string owner = c10::get_privateuse1_backend();
     TORCH_CHECK(
         !c10::is_privateuse1_backend_registered() || owner == "mesh",

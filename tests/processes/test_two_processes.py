@@ -393,4 +393,7 @@ def test_dtensors_of_two_processes():
     placed = distribution_lib.distribute_tensor(tm.to_dtensor(g), layout)
     assert tm.layout(placed).placements == ("S0",)
     assert torch.equal(tm.full(placed), torch.ones(4, 6))
+    # Its mesh holds groups to the end, and is known to who ends them.
+    from torch_mesh.keras import ending
+    assert any(mesh is d.device_mesh for mesh in ending._meshes.values())
     """)

@@ -1,4 +1,4 @@
-"""tools/check_layers.py finds includes that go the wrong way."""
+"""tools/check_layers.py finds includes and imports that go the wrong way."""
 
 import subprocess
 import sys
@@ -18,6 +18,12 @@ SOUND = {
         '#include <torch_mesh/tensor.h>\n#include "plan/plan.h"\n'
     ),
     "src/python/module.cpp": "#include <torch/csrc/utils/pybind.h>\n",
+    "python/p/__init__.py": "from p import top\n",
+    "python/p/_C.pyi": "",
+    "python/p/bottom.py": "import sys\nfrom p import _C\n",
+    "python/p/top.py": "from p.bottom import x\nfrom p import q\n",
+    "python/p/q/__init__.py": "import p.q.inner\n",
+    "python/p/q/inner.py": "from p import bottom\n",
 }
 
 
@@ -114,3 +120,52 @@ def test_a_number_that_has_fallen_is_to_be_written_down(tmp_path, monkeypatch):
         " that it stays"
     ]
     assert check_layers.check(tmp_path, {"tensor": 1}) == []
+
+
+def test_modules_that_import_each_other_are_found(check):
+    lines = check(**{"python/p/bottom.py": "\nfrom p import top\n"})
+    assert lines == [
+        "python/p/bottom.py:2: imports go round: p.bottom -> p.top -> p.bottom"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f():\n    import p.q.inner\n",
+        "def f():\n    from p.q.inner import y\n",
+        "class C:\n    def m(self):\n        from p.q import inner\n",
+        "def f():\n    from .q import inner\n",
+        "try:\n    from p.q import inner\nexcept ImportError:\n    pass\n",
+    ],
+)
+def test_an_import_inside_of_a_function_counts(check, text):
+    lines = check(**{"python/p/bottom.py": text})
+    assert len(lines) == 1
+    assert lines[0].endswith("p.bottom -> p.q.inner -> p.bottom")
+
+
+@pytest.mark.parametrize("text", ["import p", "from p import name_of_init"])
+def test_a_module_does_not_import_its_package(check, text):
+    lines = check(**{"python/p/bottom.py": f"{text}\n"})
+    assert [line.rpartition(": ")[2] for line in lines] == [
+        "p -> p.top -> p.bottom -> p"
+    ]
+
+
+def test_imports_for_type_checkers_alone_do_not_count(check):
+    text = (
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n"
+        "    from p.top import T\n"
+    )
+    assert check(**{"python/p/bottom.py": text}) == []
+    lines = check(**{"python/p/bottom.py": text + "else:\n    import p.top\n"})
+    assert len(lines) == 1
+
+
+def test_the_python_package_has_no_circle():
+    result = subprocess.run(
+        [sys.executable, TOOL], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout

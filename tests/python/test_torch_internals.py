@@ -7,7 +7,6 @@ src/device/compat_checks.cpp.
 import inspect
 import re
 import threading
-import types
 from pathlib import Path
 
 import private_names
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 import torch_mesh as tm
-from torch_mesh import _C, archive, device, jagged, late_modules, unfound
+from torch_mesh import _C
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "torch-internals.md").read_text()
@@ -375,61 +374,3 @@ def test_private_names_of_libtorch_are_found():
         "pyobj_slot",
         "TorchDispatchModeTLS",
     }
-
-
-# Where a torch has nothing to replace.
-
-
-@pytest.fixture
-def lines(monkeypatch):
-    said = []
-    monkeypatch.setattr(_C, "log_line", said.append)
-    monkeypatch.setattr(_C, "log_level", lambda: 1)
-    return said
-
-
-EMPTY = types.ModuleType("torch.empty")
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        (
-            "torch.nn.attention.flex_attention._validate_device",
-            lambda _: late_modules._flex_attention_takes_global_tensors(EMPTY),
-        ),
-        (
-            "torch.empty.jagged_scaled_dot_product_attention",
-            lambda _: jagged.attention_takes_global_tensors(EMPTY),
-        ),
-        (
-            "torch.nn.LinearCrossEntropyOptions._adjust",
-            lambda patch: (
-                patch.setattr(
-                    torch.nn, "LinearCrossEntropyOptions", EMPTY, raising=False
-                ),
-                device._losses_in_chunks_are_those_of_the_devices(),
-            ),
-        ),
-        (
-            "torch.storage._StorageBase",
-            lambda patch: (
-                patch.delattr(torch.storage, "_StorageBase"),
-                patch.setattr(
-                    torch.serialization, "register_package", lambda *_: None
-                ),
-                archive.install(),
-            ),
-        ),
-    ],
-)
-def test_a_change_that_finds_nothing_says_so(name, change, lines, monkeypatch):
-    change(monkeypatch)
-    [line] = lines
-    assert f"torch {torch.__version__} has no {name}, which" in line
-
-
-def test_without_a_wish_for_a_log_nothing_is_said(lines, monkeypatch):
-    monkeypatch.setattr(_C, "log_level", lambda: 0)
-    unfound.say("torch._planted")
-    assert lines == []

@@ -1,7 +1,7 @@
 """Mistakes in meshes, layout maps and distributions, found when they are made.
 
-Replacements for what Keras finds late, or not at all; `install.PATCHES` lists
-them. Light: the standard library only, so that it loads while Keras does.
+Replacements for what Keras finds late, or not at all; `patches.py` lists them.
+Light: the standard library only, so that it loads while Keras does.
 """
 
 from __future__ import annotations

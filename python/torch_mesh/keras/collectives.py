@@ -8,6 +8,8 @@ process that asks for something else is an error and not a wrong number.
 
 Gradients are those of one program over all processes, whose loss is the sum of
 the processes' losses.
+
+Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 import torch
 
-from torch_mesh.keras import processes
+from torch_mesh.keras import job
 from torch_mesh.keras.data import as_tensor, place
 from torch_mesh.keras.layouts import check_axis
 
@@ -74,7 +76,7 @@ def all_reduce(
         return _change_placements(
             tensor, axis_name, lambda p: "R" if p.startswith("P") else p
         )
-    if processes.num_processes() == 1:
+    if job.num_processes() == 1:
         return tensor
     x = as_tensor(tensor)
     if op == "mean" and not (x.is_floating_point() or x.is_complex()):
@@ -106,7 +108,7 @@ def broadcast(tensor: Any, src: int = 0) -> Any:
     """
     if _is_global(tensor):
         return _change_placements(tensor, None, lambda p: "R")
-    count = processes.num_processes()
+    count = job.num_processes()
     is_number = isinstance(src, int) and not isinstance(src, bool)
     if not is_number or not 0 <= src < count:
         raise ValueError(
@@ -156,7 +158,7 @@ def scatter_tensor(
         layout = tm.layout(x)
         mesh, placements = layout.mesh, list(layout.placements)
     if mesh is None:
-        if processes.num_processes() == 1 or _is_global(x):
+        if job.num_processes() == 1 or _is_global(x):
             return x
         _compare("scatter_tensor", x, dim)
         return _Scatter.apply(x, dim)
@@ -198,7 +200,7 @@ def gather_tensor(
         )
     x = as_tensor(tensor)
     dim = _check_dim("gather_tensor", x, dim)
-    if processes.num_processes() == 1:
+    if job.num_processes() == 1:
         return tensor
     sizes = _compare("gather_tensor", x, dim, free_dim=dim)
     return _Gather.apply(x, dim, sizes)
@@ -276,7 +278,7 @@ class _Broadcast(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> Any:
         total = _reduced("backward of broadcast", gradient, "sum")
-        if processes.process_id() != context.src:
+        if job.process_id() != context.src:
             total = torch.zeros_like(total)
         return total, None
 
@@ -292,7 +294,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> Any:
         total = _reduced("backward of gather_tensor", gradient, "sum")
-        mine = processes.process_id()
+        mine = job.process_id()
         start = sum(context.sizes[:mine])
         part = total.narrow(context.dim, start, context.sizes[mine])
         return part.clone(), None, None
@@ -310,7 +312,7 @@ class _Scatter(torch.autograd.Function):
         shape[dim] = sizes[0]
         y = x.new_empty(shape)
         parts = None
-        if processes.process_id() == 0:
+        if job.process_id() == 0:
             parts = []
             for i, size in enumerate(sizes):
                 part = x.new_zeros(shape)
@@ -318,14 +320,14 @@ class _Scatter(torch.autograd.Function):
                 part.narrow(dim, 0, size).copy_(x.narrow(dim, start, size))
                 parts.append(_as_bytes(part))
         _call("scatter_tensor", lambda: dist.scatter(_as_bytes(y), parts, 0))
-        return y.narrow(dim, 0, sizes[processes.process_id()]).clone()
+        return y.narrow(dim, 0, sizes[job.process_id()]).clone()
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> Any:
         whole = _gathered(
             "backward of scatter_tensor", gradient, context.dim, context.sizes
         )
-        if processes.process_id() != 0:
+        if job.process_id() != 0:
             whole = torch.zeros_like(whole)
         return whole, None
 
@@ -368,7 +370,7 @@ def _gathered(
 
 def _chunk_sizes(size: int) -> list[int]:
     """Sizes of the ceil-sized chunks of a dim, one for each process."""
-    count = processes.num_processes()
+    count = job.num_processes()
     chunk = -(-size // count)
     return [min(chunk, max(size - i * chunk, 0)) for i in range(count)]
 
@@ -456,8 +458,8 @@ def _call(op: str, collective: Callable[[], Any]) -> None:
         raise RuntimeError(
             f"{op}: another process of the job ended, or did not answer in "
             "time.\n"
-            f"  this is process {processes.process_id()} of "
-            f"{processes.num_processes()}\n"
+            f"  this is process {job.process_id()} of "
+            f"{job.num_processes()}\n"
             f"  {line}\n"
             "Hint: look at the output of the other processes. [peer-lost]"
         ) from error

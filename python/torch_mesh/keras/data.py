@@ -1,4 +1,8 @@
-"""Values that get a layout: tensors, variables, batches."""
+"""Values that get a layout: tensors, variables, batches.
+
+Loaded with Keras: what it uses of the engine, of torch.distributed and of Keras
+itself is imported when it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torch_mesh.keras import compat
 from torch_mesh.keras.layouts import (
     backend_layout,
     describe_layout,
@@ -74,11 +79,8 @@ def distribute_variable(value: Any, layout: Any) -> Any:
     Raises:
         ValueError: if `value` has fewer dims than the layout speaks of.
     """
-    # By way of the module that Keras sees: tests replace its functions.
-    from torch_mesh.keras import distribution_lib
-
     with torch.no_grad():
-        placed = distribution_lib.distribute_tensor(value, layout)
+        placed = distribute_tensor(value, layout)
     if isinstance(placed, torch.Tensor) and placed.requires_grad:
         return placed.detach()
     return placed
@@ -212,18 +214,14 @@ def as_tensor(x: Any) -> torch.Tensor:
     x = value_of(x)
     if isinstance(x, torch.Tensor):
         return x
-    from torch_mesh.keras import install
-
-    core = install.core()
+    core = compat.core()
     with core.device_scope("cpu"):
         return core.convert_to_tensor(x)
 
 
 def value_of(x: Any) -> Any:
     """The value of a Keras `Variable`; anything else as it is."""
-    from torch_mesh.keras import install
-
-    return x.value if isinstance(x, install.core().Variable) else x
+    return x.value if isinstance(x, compat.core().Variable) else x
 
 
 def place(tensor: torch.Tensor, layout: Any) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from torch_mesh.keras import install, layouts, torch_module
+from torch_mesh.keras import compat, layouts, torch_module
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -200,7 +200,7 @@ def placement_text(variable: Any) -> str:
     shape = tuple(variable.shape)
     layout = layouts.backend_layout(variable._layout)
     shard = layout.shard_shape(shape)
-    dtype = install.core().to_torch_dtype(variable.dtype)
+    dtype = compat.core().to_torch_dtype(variable.dtype)
     num_bytes = math.prod(shard) * dtype.itemsize
     pattern = pattern_of(variable)
     return (

@@ -4,12 +4,16 @@ In a job of several processes `list_devices` names the devices of all of them,
 as on JAX: process after process, each kind counted through. With 2 processes of
 4 CPU devices, "cpu:4" is the first device of process 1. `torch_mesh` itself
 counts the devices of one process, so `to_local` translates.
+
+Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from torch_mesh.keras import job
 
 _KINDS = ("cpu", "gpu", "tpu")
 
@@ -52,15 +56,13 @@ def list_local_devices(device_type: str | None = None) -> list[str]:
     Raises:
         ValueError: if `device_type` is not a kind of device.
     """
-    from torch_mesh.keras import processes
-
     kind = kind_of("list_local_devices", device_type)
     counts = _counts_of_job(kind)
     if counts is None:
         return _here(kind)
     kind, per_process = counts
-    first = sum(per_process[: processes.process_id()])
-    count = per_process[processes.process_id()]
+    first = sum(per_process[: job.process_id()])
+    count = per_process[job.process_id()]
     return [f"{kind}:{first + i}" for i in range(count)]
 
 
@@ -77,11 +79,8 @@ def get_device_count(device_type: str | None = None) -> int:
     Raises:
         ValueError: if `device_type` is not a kind of device.
     """
-    # By way of the module that Keras sees: tests replace its functions.
-    from torch_mesh.keras import distribution_lib
-
     kind_of("get_device_count", device_type)
-    return len(distribution_lib.list_devices(device_type))
+    return len(list_devices(device_type))
 
 
 def to_backend_device(device_name: Any) -> str:
@@ -122,18 +121,14 @@ def to_local(names: Sequence[str]) -> list[str]:
             many virtual CPU devices as a mesh asks for.
         NotImplementedError: if one belongs to another process.
     """
-    from torch_mesh.keras import distribution_lib, processes
-
-    mine = processes.process_id()
+    mine = job.process_id()
     local = []
     for name in names:
         kind, _, number = name.partition(":")
         counts = _counts_of_job(kind)
         if counts is None:
-            if kind != "cpu" and name not in distribution_lib.list_devices(
-                kind
-            ):
-                _raise_no_such(name, distribution_lib.list_devices())
+            if kind != "cpu" and name not in list_devices(kind):
+                _raise_no_such(name, list_devices())
             local.append(name)
             continue
         owner, index = _owner(int(number), counts[1])
@@ -189,9 +184,7 @@ def _here(kind: str | None) -> list[str]:
 
 def _counts_of_job(kind: str | None) -> tuple[str, list[int]] | None:
     """Kind and number of devices of each process; None outside of a job."""
-    from torch_mesh.keras import processes
-
-    counts = processes.devices_by_process()
+    counts = job.devices_by_process()
     if counts is None:
         return None
     if kind is None:

@@ -5,8 +5,8 @@ mesh device, by subject in the modules below. This is the module
 `keras.src.backend.distribution_lib`, so it is loaded with Keras, and imports
 `torch_mesh` only when a function needs it.
 
-Keras looks its functions up here at each call, and so does this package where
-one of them uses another: what a test puts in the place of a name is used.
+Keras looks its functions up here at each call. This package does not: its
+modules call each other, and import nothing from here.
 """
 
 from torch_mesh.keras.collectives import (
@@ -28,6 +28,7 @@ from torch_mesh.keras.devices import (
     list_local_devices,
 )
 from torch_mesh.keras.devices import to_backend_device as _to_backend_device
+from torch_mesh.keras.job import num_processes, process_id
 from torch_mesh.keras.layouts import to_backend_layout as _to_backend_layout
 from torch_mesh.keras.layouts import to_backend_mesh as _to_backend_mesh
 from torch_mesh.keras.path_adapter import TorchPathAdapter
@@ -35,8 +36,6 @@ from torch_mesh.keras.processes import (
     initialize,
     initialize_rng,
     is_distributed,
-    num_processes,
-    process_id,
 )
 from torch_mesh.keras.replicate import replicate_model
 

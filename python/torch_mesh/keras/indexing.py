@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from torch_mesh.keras import install
+from torch_mesh.keras import compat
 from torch_mesh.keras.device_name import MESH
 
-core = install.core()
+core = compat.core()
 
 
 def scatter(original: Any, indices: Any, values: Any, shape: Any) -> Any:

@@ -6,46 +6,24 @@ bits when a tensor is drawn in blocks of a multiple of 16 elements (Box-Muller
 works on 16 at a time), so large weights are drawn block by block into their
 shards.
 
-What to draw is asked of the initializer itself: Keras's `__call__` runs with a
-recorder in the place of `keras.src.backend.random`, and the recorded call is
-then carried out on blocks by Keras's own random functions, with one generator
-for all of them. So no formula is repeated here.
+What to draw, and the drawing, is Keras's own (`draws`).
 """
 
 from __future__ import annotations
 
-import math
-import types
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from keras.src.initializers import constant_initializers as constants
 
 from torch_mesh import blocks
-from torch_mesh.keras import install
+from torch_mesh.keras import compat, draws
 
-core = install.core()
+core = compat.core()
 
 # Elements of a block: 256 KiB of float32. A truncated normal takes 45 bytes of
 # temporaries for each.
 BLOCK_ELEMENTS = 2**16
-
-_RANDOM_INITIALIZERS = "keras.src.initializers.random_initializers"
-
-
-class Draw(NamedTuple):
-    """A call of one of Keras's random functions.
-
-    Attributes:
-        function: "normal", "uniform" or "truncated_normal".
-        shape: Of the result.
-        arguments: All others, by name.
-    """
-
-    function: str
-    shape: tuple[int, ...]
-    arguments: dict[str, Any]
 
 
 def fill(value: torch.Tensor, initializer: Any, dtype: str) -> bool:
@@ -69,11 +47,11 @@ def fill(value: torch.Tensor, initializer: Any, dtype: str) -> bool:
             count = min(BLOCK_ELEMENTS, value.numel() - start)
             blocks.write_block(value, start, block[:count])
         return True
-    draw = _recorded(initializer, tuple(value.shape), dtype)
+    draw = draws.of(initializer, tuple(value.shape), dtype)
     if draw is None:
         return False
     start = 0
-    for block in _drawn(draw):
+    for block in draws.blocks_of(draw, sizes_of_blocks(value.numel())):
         blocks.write_block(value, start, block)
         start += block.numel()
     return True
@@ -98,71 +76,6 @@ def sizes_of_blocks(numel: int) -> list[int]:
     return sizes + [rest] * (rest > 0)
 
 
-class _Recorder:
-    """Stands for Keras's module of random functions, and notes the call."""
-
-    def normal(self, shape: Any, *args: Any, **kwargs: Any) -> Draw:
-        return self._note("normal", shape, ("mean", "stddev"), args, kwargs)
-
-    def truncated_normal(self, shape: Any, *args: Any, **kwargs: Any) -> Draw:
-        names = ("mean", "stddev")
-        return self._note("truncated_normal", shape, names, args, kwargs)
-
-    def uniform(self, shape: Any, *args: Any, **kwargs: Any) -> Draw:
-        return self._note("uniform", shape, ("minval", "maxval"), args, kwargs)
-
-    @staticmethod
-    def _note(
-        function: str,
-        shape: Any,
-        names: tuple[str, ...],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Draw:
-        given = dict(zip((*names, "dtype", "seed"), args, strict=False))
-        return Draw(function, tuple(shape), {**given, **kwargs})
-
-
-def _recorded(
-    initializer: Any, shape: tuple[int, ...], dtype: str
-) -> Draw | None:
-    """What one of Keras's initializers would draw."""
-    method = type(initializer).__call__
-    if (
-        not isinstance(method, types.FunctionType)
-        or method.__module__ != _RANDOM_INITIALIZERS
-        or "random" not in method.__code__.co_names
-    ):
-        return None
-    try:
-        with core.device_scope("cpu"):
-            draw = _with_globals(method, random=_Recorder())(
-                initializer, shape, dtype=dtype
-            )
-    except Exception:  # it works on what it has drawn
-        return None
-    if not isinstance(draw, Draw) or draw.shape != shape:
-        return None
-    return draw
-
-
-def _drawn(draw: Draw) -> Iterator[torch.Tensor]:
-    """The blocks of a draw, in order, as plain CPU tensors."""
-    from keras.src.backend.torch import random
-
-    with core.device_scope("cpu"):
-        generator = random.torch_seed_generator(draw.arguments["seed"])
-        names = {"torch_seed_generator": lambda seed: generator}
-        function = _with_globals(getattr(random, draw.function), **names)
-        if draw.function == "truncated_normal":
-            normal = _with_globals(random.normal, **names)
-            function = _with_globals(function, normal=normal)
-    for size in sizes_of_blocks(math.prod(draw.shape)):
-        with core.device_scope("cpu"):
-            block = function((size,), **draw.arguments)
-        yield block
-
-
 def _constant(initializer: Any, dtype: str) -> torch.Tensor | None:
     """The one value [1] of all elements, if there is one."""
     kind = type(initializer)
@@ -173,16 +86,3 @@ def _constant(initializer: Any, dtype: str) -> torch.Tensor | None:
         return None
     with core.device_scope("cpu"):
         return core.convert_to_tensor(initializer((1,), dtype=dtype))
-
-
-def _with_globals(function: Any, **names: Any) -> Any:
-    """A function that sees other objects under some global names."""
-    made = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **names},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made

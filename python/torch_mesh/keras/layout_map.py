@@ -24,7 +24,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import warnings
 import weakref
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from typing import Any, NamedTuple
 
 from torch_mesh import _C
 from torch_mesh.keras import torch_module
+from torch_mesh.keras.expressions import expression, fullmatch
 from torch_mesh.keras.path_adapter import (
     TorchPathAdapter,
     is_torch_path,
@@ -165,7 +165,7 @@ class _Search:
 
     def __init__(self, keys: list[str]) -> None:
         self._keys = {key: index for index, key in enumerate(keys)}
-        self._expressions = [_expression(key) for key in keys]
+        self._expressions = [expression(key) for key in keys]
 
     def find(self, path: str) -> Any:
         """As `_C.Matcher.find`."""
@@ -173,8 +173,8 @@ class _Search:
             return self._keys[path]
         hits = [
             (index, path)
-            for index, expression in enumerate(self._expressions)
-            if expression.search(path)
+            for index, found in enumerate(self._expressions)
+            if found.search(path)
         ]
         if len(hits) == 1:
             return hits[0][0]
@@ -195,31 +195,6 @@ def matcher_of(pattern: str) -> Callable[[str], Any]:
         return _Search([pattern]).find
     find: Callable[[str], Any] = _C.Matcher([pattern], fullmatch).find
     return find
-
-
-def fullmatch(pattern: str, text: str) -> bool:
-    """Whether a pattern matches all of a text, as `re` has it.
-
-    Args:
-        pattern: A regular expression.
-        text: Any text.
-
-    Raises:
-        re.error: if `pattern` is not a regular expression.
-    """
-    return _expression(pattern).fullmatch(text) is not None
-
-
-def _expression(pattern: str) -> re.Pattern[str]:
-    expression = _compiled.get(pattern)
-    if expression is None:
-        expression = _compiled[pattern] = re.compile(pattern)
-    return expression
-
-
-# Patterns that C++ does not take, and those of maps with a path that it does
-# not take. `re` itself remembers 512 and then compiles anew at each look-up.
-_compiled: dict[str, re.Pattern[str]] = {}
 
 
 def lookups_of(layout_map: Any) -> Lookups:

@@ -2,11 +2,16 @@
 
 A `DeviceMesh` becomes a `torch_mesh.Mesh`, a `TensorLayout` (axis names by
 tensor dim) a `torch_mesh.Layout` (placements by mesh axis).
+
+Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
+
+from torch_mesh.keras import devices, job
 
 
 def to_backend_mesh(device_mesh: Any) -> Any:
@@ -25,7 +30,6 @@ def to_backend_mesh(device_mesh: Any) -> Any:
         NotImplementedError: if one of them belongs to another process.
     """
     import torch_mesh as tm
-    from torch_mesh.keras import devices, processes
 
     axes = list(device_mesh.axis_names)
     twice = [name for name in dict.fromkeys(axes) if axes.count(name) > 1]
@@ -48,7 +52,7 @@ def to_backend_mesh(device_mesh: Any) -> Any:
         },
         devices=devices.to_local(names),
     )
-    processes.warn_of_own_mesh(device_mesh)
+    job.warn_of_own_mesh(device_mesh)
     return mesh
 
 
@@ -146,8 +150,6 @@ def check_axis(op: str, axis: Any, mesh: Any) -> None:
     """Raises ValueError if a `torch_mesh.Mesh` has no such axis."""
     if axis in mesh.axis_names:
         return
-    import difflib
-
     near = difflib.get_close_matches(str(axis), mesh.axis_names, n=1)
     action = f'did you mean "{near[0]}"?' if near else "use one of them."
     raise ValueError(

@@ -22,7 +22,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 import torch_mesh as tm
 from torch_mesh.keras import (
     active,
-    install,
+    compat,
     layout_map,
     pattern_report,
     torch_module,
@@ -30,7 +30,7 @@ from torch_mesh.keras import (
 from torch_mesh.keras import variable as variables
 from torch_mesh.keras.describe import line as line_about
 
-core = install.core()
+core = compat.core()
 
 # The distribution that each model is placed for; None for none.
 _placed: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()

@@ -12,8 +12,8 @@ import torch
 from keras.src.backend.common import global_state
 
 import torch_mesh as tm
+from torch_mesh.compared_runs import Named, Parity, Run, compare_runs
 from torch_mesh.keras import active
-from torch_mesh.parity import Named, Parity, Run, compare_runs
 from torch_mesh.rounding import value_of
 from torch_mesh.twin import nudge
 

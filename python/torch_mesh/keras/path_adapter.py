@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from torch_mesh.keras.expressions import fullmatch
+
 
 def _engine() -> Any:
     """The C++ module: loaded by the first look-up, not by `import keras`."""
@@ -151,6 +153,4 @@ def torch_axes(axes: tuple[object, ...]) -> tuple[object, ...]:
 
 @lru_cache(maxsize=1024)
 def _matcher(pattern: str) -> Any:
-    from torch_mesh.keras.layout_map import fullmatch
-
     return _engine().Matcher([pattern], fullmatch)

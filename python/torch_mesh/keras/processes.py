@@ -5,26 +5,25 @@ connects to its address, says which process it is and which devices it has, and
 waits for the others. Then torch's default process group is made. With one
 process there is nothing to bring together, and none is made.
 
-The job is torch's default process group, whoever made it. So `num_processes`
-tells the truth under `torchrun` too, and `torch.distributed` ends the job with
+What the job is stands in `job`; `torch.distributed` ends it with
 `destroy_process_group`.
+
+Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import datetime
-import gc
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch_mesh.keras import waiting
+import torch
+
+from torch_mesh.keras import active, collectives, ending, job, waiting
 
 # Seconds that a process waits for its peers to come, and for their part of a
 # collective. torch's own default for the latter: a peer may be writing a file.
@@ -36,25 +35,6 @@ _KEY = "torch_mesh/job"
 
 # What torchrun sets.
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-class _Job(NamedTuple):
-    """What `initialize` has learned; it holds as long as its group does.
-
-    Attributes:
-        group: The process group that it belongs to.
-        store: Where the processes met. Process 0 serves it to the others.
-        devices: Number of devices by kind, for each process.
-    """
-
-    group: Any
-    store: Any
-    devices: list[dict[str, int]]
-
-
-_job: _Job | None = None
-_warned_of_own_mesh = False
-_leaves_at_exit = False
 
 
 def initialize(
@@ -104,13 +84,13 @@ def initialize(
             "[job-addresses]"
         )
     if (num_processes, process_id) == (None, None) and not addresses:
-        if _group() is None and not _meet_by_environment(answer):
+        if job.group() is None and not _meet_by_environment(answer):
             return  # one process
         _adopt_group(None)
     else:
         count = _check_count(num_processes, max(1, len(addresses)))
         mine = _check_id(process_id, count)
-        if _group() is not None:
+        if job.group() is not None:
             _adopt_group((mine, count))
         elif count == 1:
             return
@@ -131,13 +111,10 @@ def initialize_rng() -> None:
     If no seed was set with `keras.utils.set_random_seed`, process 0 draws one
     for all. With one process nothing is seeded behind the user's back.
     """
-    if num_processes() == 1:
+    if job.num_processes() == 1:
         return
-    import torch
     from keras.src.random import seed_generator
     from keras.src.utils import rng_utils
-
-    from torch_mesh.keras import collectives
 
     mine = rng_utils.get_random_seed()
     chosen = seed_generator.make_default_seed() if mine is None else mine
@@ -156,26 +133,6 @@ def initialize_rng() -> None:
         )
 
 
-def num_processes() -> int:
-    """Returns the number of processes of the job.
-
-    Returns:
-        int, 1 if there is no process group.
-    """
-    group = _group()
-    return 1 if group is None else group.size()
-
-
-def process_id() -> int:
-    """Returns the index of this process in the job.
-
-    Returns:
-        int, 0 if there is no process group.
-    """
-    group = _group()
-    return 0 if group is None else group.rank()
-
-
 def is_distributed() -> bool:
     """Whether a program runs on more than one device or process.
 
@@ -183,44 +140,11 @@ def is_distributed() -> bool:
         True with several processes, and while a distribution over at least two
         devices is in force.
     """
-    if num_processes() > 1:
+    if job.num_processes() > 1:
         return True
-    active = sys.modules.get("torch_mesh.keras.active")
-    distribution = None if active is None else active.current()
+    distribution = active.current()
     return (
         distribution is not None and distribution.device_mesh.devices.size > 1
-    )
-
-
-def devices_by_process() -> list[dict[str, int]] | None:
-    """Number of devices by kind, for each process of the job.
-
-    Returns:
-        List of dicts such as {"cpu": 4, "gpu": 0}; None unless `initialize`
-        has brought several processes together.
-    """
-    if _job is None or _job.group is not _group():
-        return None
-    return _job.devices
-
-
-def warn_of_own_mesh(device_mesh: Any) -> None:
-    """Warns, once, that a mesh in a job exchanges nothing with the others.
-
-    Args:
-        device_mesh: A Keras `DeviceMesh` over devices of this process.
-    """
-    global _warned_of_own_mesh
-    if _warned_of_own_mesh or num_processes() == 1:
-        return
-    _warned_of_own_mesh = True
-    warnings.warn(
-        "DeviceMesh: the mesh has devices of this process alone.\n"
-        f"  process  {process_id()} of {num_processes()}\n"
-        f"  devices  {', '.join(map(str, device_mesh.devices.flatten()))}\n"
-        "Hint: what is computed on it is not exchanged with other processes; "
-        "gather_tensor and all_reduce do that for plain tensors. [own-mesh]",
-        stacklevel=5,
     )
 
 
@@ -327,23 +251,6 @@ def _check_count(count: Any, default: int) -> int:
 # Meeting
 
 
-def _group() -> Any:
-    """torch's default process group, None without one.
-
-    A fake one, with which programs are tried out in one process, is none.
-    """
-    try:
-        import torch.distributed as dist
-    except ImportError:
-        return None
-    if not dist.is_available() or not dist.is_initialized():
-        return None
-    group = dist.group.WORLD
-    if group is None or dist.get_backend(group) == "fake":
-        return None
-    return group
-
-
 def _adopt_group(asked: tuple[int, int] | None) -> None:
     """Takes the process group that there is as the job.
 
@@ -355,10 +262,9 @@ def _adopt_group(asked: tuple[int, int] | None) -> None:
         RuntimeError: if the arguments describe another one, or `initialize`
             was called before.
     """
-    global _job
-    group = _group()
+    group = job.group()
     now = (group.rank(), group.size())
-    if asked not in (None, now) or devices_by_process() is not None:
+    if asked not in (None, now) or job.devices_by_process() is not None:
         mine, count = asked or now
         raise RuntimeError(
             "initialize: this process is part of a job already.\n"
@@ -370,7 +276,7 @@ def _adopt_group(asked: tuple[int, int] | None) -> None:
         )
     counts: list[Any] = [None] * group.size()
     _distributed().all_gather_object(counts, _own_devices())
-    _job = _Job(group, None, counts)
+    job.learn(group, None, counts)
 
 
 def _meet_by_environment(answer: float) -> bool:
@@ -397,7 +303,7 @@ def _meet_by_environment(answer: float) -> bool:
     dist.init_process_group(
         _backend(), timeout=datetime.timedelta(seconds=answer)
     )
-    _leave_at_exit()
+    ending.at_exit()
     return True
 
 
@@ -411,9 +317,8 @@ def _meet(
         TimeoutError: if one does not come.
         RuntimeError: if process 0 cannot use the port.
     """
-    global _job
     dist = _distributed()
-    _job = None  # an ended job's store must let go of its port
+    job.forget()  # an ended job's store must let go of its port
     deadline = time.monotonic() + wait
     store = _open_store(address, mine, wait)
     _say_who(store, count, mine)
@@ -436,45 +341,8 @@ def _meet(
             "Hint: if the host has several networks, name one in "
             "GLOO_SOCKET_IFNAME. [peer-lost]"
         ) from error
-    _job = _Job(dist.group.WORLD, store, devices)
-    _leave_at_exit()
-
-
-def _leave_at_exit() -> None:
-    """Makes this process end its group before the interpreter ends.
-
-    A thread of gloo drops the tensors of a collective after the caller has its
-    answer. It needs the GIL for that; once the interpreter has begun to end,
-    Python ends the thread instead, and C++ the process.
-    """
-    global _leaves_at_exit
-    if not _leaves_at_exit:
-        _leaves_at_exit = True
-        atexit.register(_leave)
-
-
-def _leave() -> None:
-    global _job
-    dist = _distributed()
-    if dist.is_initialized():
-        with contextlib.suppress(Exception):  # a peer may be gone before
-            dist.destroy_process_group()
-        _take_groups_from_device_meshes()
-    _job = None
-
-
-def _take_groups_from_device_meshes() -> None:
-    """Lets go of groups, whose threads end with the last who holds them.
-
-    A DTensor in a global holds its DeviceMesh, and that its groups: torch has
-    no call that ends them for both.
-    """
-    module = sys.modules.get("torch.distributed.device_mesh")
-    if module is None:
-        return
-    for thing in gc.get_objects():
-        if type(thing) is module.DeviceMesh:
-            getattr(thing, "_pg_registry", {}).clear()
+    job.learn(dist.group.WORLD, store, devices)
+    ending.at_exit()
 
 
 def _open_store(address: tuple[str, int], mine: int, wait: float) -> Any:
@@ -569,8 +437,6 @@ def _own_devices() -> dict[str, int]:
 
 
 def _backend() -> str:
-    import torch
-
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 

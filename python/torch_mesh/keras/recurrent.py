@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from torch_mesh import _C
+from torch_mesh.keras import compat
 from torch_mesh.keras.device_name import MESH
 
 _WEIGHT = -1  # no dim of it is the batch
@@ -264,10 +265,9 @@ def _on_memories(
 ) -> list[torch.Tensor] | None:
     """`_C.run_on_memories`; there Keras takes tensors of the device as they
     are. `lies`: the inputs, and how they and the results lie."""
-    from torch_mesh.keras import install
 
     def local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        with install.core().device_scope(str(tensors[0].device)):
+        with compat.core().device_scope(str(tensors[0].device)):
             return composed(tensors)
 
     return _C.run_on_memories(name, local, composed, *lies)

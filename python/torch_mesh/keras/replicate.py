@@ -1,4 +1,8 @@
-"""One model on many devices, each of which has a part of the batch."""
+"""One model on many devices, each of which has a part of the batch.
+
+Loaded with Keras: what it uses of the engine, of torch.distributed and of Keras
+itself is imported when it is needed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 import torch
 
-from torch_mesh.keras import processes
+from torch_mesh.keras import active, collectives, data, job
 from torch_mesh.keras.layouts import check_axis
 
 # The attribute of a replicated model that holds its mesh and batch axis, and
@@ -64,13 +68,13 @@ def replicate_model(
             "[no-module]"
         )
     mesh = _backend_mesh(mesh) or _mesh_of(model) or tm.current_mesh()
-    several = processes.num_processes() > 1
+    several = job.num_processes() > 1
     if mesh is None and several:
         return _among_processes(model, find_unused_parameters)
     if several:
         raise NotImplementedError(
             "replicate_model: the mesh stays within this process, and there "
-            f"are {processes.num_processes()}.\n"
+            f"are {job.num_processes()}.\n"
             f"  mesh  {mesh}\n"
             "Hint: set no distribution, and give a model with plain tensors. "
             "[other-process]"
@@ -116,7 +120,6 @@ def shard_inputs(args: Any, kwargs: Any, mesh: Any, axis: str) -> Any:
         replicated. What is on a mesh and split already stays.
     """
     import torch_mesh as tm
-    from torch_mesh.keras import data
 
     leaves = [x for x in _leaves((args, kwargs)) if x.ndim > 0]
     batch = leaves[0].shape[0] if leaves else None
@@ -163,8 +166,6 @@ def _mesh_of(model: torch.nn.Module) -> Any:
 
 def _mesh_of_distribution(mesh: Any, axis_name: str | None) -> tuple[Any, str]:
     """Mesh and batch axis of the distribution in force, for a Keras model."""
-    from torch_mesh.keras import active
-
     distribution = active.current()
     if distribution is None:
         raise ValueError(
@@ -190,10 +191,7 @@ def _mesh_of_distribution(mesh: Any, axis_name: str | None) -> tuple[Any, str]:
 
 def _batch_axis(mesh: Any) -> str:
     """The axis that splits the batch, unless somebody says otherwise."""
-    import sys
-
-    active = sys.modules.get("torch_mesh.keras.active")
-    distribution = None if active is None else active.current()
+    distribution = active.current()
     name: str = getattr(distribution, "batch_dim_name", "")
     return name if name in mesh.axis_names else mesh.axis_names[0]
 
@@ -201,7 +199,6 @@ def _batch_axis(mesh: Any) -> str:
 def _replicate_module(module: torch.nn.Module, mesh: Any) -> None:
     """Moves parameters and buffers; they stay the same objects."""
     import torch_mesh as tm
-    from torch_mesh.keras import data
 
     whole = tm.Layout(mesh, {})
     with torch.no_grad():
@@ -215,7 +212,7 @@ def _replicate_variables(model: Any) -> None:
     """Gives each variable of a Keras model a replicated layout."""
     from keras.src.distribution import TensorLayout
 
-    from torch_mesh.keras import active, variable
+    from torch_mesh.keras import variable  # loads the engine
 
     device_mesh = active.current().device_mesh
     for v in model.variables:
@@ -230,8 +227,6 @@ def _sharding_call(model: Any) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def replicated_call(*args: Any, **kwargs: Any) -> Any:
-        from torch_mesh.keras import active
-
         if active.on_mesh():  # not while the model is traced, or elsewhere
             args, kwargs = shard_inputs(args, kwargs, *vars(model)[_MARK])
         return call(*args, **kwargs)
@@ -364,8 +359,6 @@ class _Replicas:
 
 def _send(values: list[Any]) -> None:
     """Copies the values of process 0 to the other processes, in place."""
-    from torch_mesh.keras import collectives
-
     with torch.no_grad():
         for value in values:
             value.copy_(collectives.take_from("replicate_model", value, 0))

@@ -16,9 +16,9 @@ import torch
 
 import torch_mesh as tm
 from torch_mesh import blocks
-from torch_mesh.keras import active, host_memory, install
+from torch_mesh.keras import active, compat, host_memory
 
-core = install.core()
+core = compat.core()
 
 
 class StoredArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -72,35 +72,36 @@ class StoredArray(np.lib.mixins.NDArrayOperatorsMixin):
         return getattr(np.asarray(self), name)
 
 
-# Replacements; `install.PATCHES` says what for.
+# Replacements; `patches.py` says what for.
 
 
-def assign(variable: Any, value: Any, original: Any) -> Any:
-    """`Variable.assign` for a variable on the mesh.
+def assign(original: Any) -> Any:
+    """Wraps `Variable.assign`, for a variable on the mesh.
 
-    Args:
-        variable: A Keras `Variable`.
-        value: What Keras takes. Arrays and plain CPU tensors of more than a
-            block go to the shards block by block.
-        original: Keras's own method.
-
-    Returns:
-        What Keras returns; the variable's own tensor if it was streamed.
+    Arrays and plain CPU tensors of more than a block go to the shards block by
+    block; then the result is the variable's own tensor.
     """
-    target = variable._value
-    if (
-        is_large(target)
-        and isinstance(value, (np.ndarray, StoredArray, torch.Tensor))
-        and tuple(value.shape) == tuple(variable.shape)
-        and not _is_elsewhere(value)
-        and not core.in_stateless_scope()
-    ):
-        blocks.write(target, functools.partial(_part, value, variable._dtype))
-        host_memory.trim()
-        return target
-    if isinstance(value, StoredArray):
-        value = np.asarray(value)
-    return original(variable, value)
+
+    @functools.wraps(original)
+    def assign(self: Any, value: Any) -> Any:
+        target = self._value
+        if target is None:
+            return original(self, value)
+        if (
+            is_large(target)
+            and isinstance(value, (np.ndarray, StoredArray, torch.Tensor))
+            and tuple(value.shape) == tuple(self.shape)
+            and not _is_elsewhere(value)
+            and not core.in_stateless_scope()
+        ):
+            blocks.write(target, functools.partial(_part, value, self._dtype))
+            host_memory.trim()
+            return target
+        if isinstance(value, StoredArray):
+            value = np.asarray(value)
+        return original(self, value)
+
+    return assign
 
 
 def h5_setitem(original: Any) -> Any:

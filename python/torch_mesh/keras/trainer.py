@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from keras.src import tree
 
-from torch_mesh.keras import active, distribution_lib, install, moves
+from torch_mesh.keras import active, compat, moves
+from torch_mesh.keras.data import distribute_data_input
 
-core = install.core()
+core = compat.core()
 
 # Models whose jit_compile was reported.
 _told_eager: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -67,12 +68,12 @@ class ShardedStep:
                 self._layouts.clear()
             layout = self._distribution.get_data_layout(shape)
             self._layouts[shape] = layout
-        return distribution_lib.distribute_data_input(
+        return distribute_data_input(
             x, layout, self._distribution.batch_dim_name
         )
 
 
-# Replacements; `install.PATCHES` says what for.
+# Replacements; `patches.py` says what for.
 
 
 def make_train_function(original: Any) -> Any:

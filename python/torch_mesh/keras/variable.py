@@ -19,16 +19,16 @@ from keras.src.distribution import TensorLayout
 from torch_mesh import blocks
 from torch_mesh.keras import (
     active,
-    distribution_lib,
+    compat,
+    data,
     host_memory,
     initial,
-    install,
     layout_map,
     torch_module,
 )
 from torch_mesh.keras.describe import placement_text
 
-core = install.core()
+core = compat.core()
 
 # The state of a SeedGenerator steers every device, so it is whole on each,
 # whatever a greedy pattern says.
@@ -177,7 +177,7 @@ def put(parameter: torch.nn.Parameter, layout: Any) -> bool:
     """
     with torch.no_grad():
         value = parameter.detach()
-        placed = distribution_lib.distribute_tensor(value, layout)
+        placed = data.distribute_tensor(value, layout)
     if placed is value:
         return False
     parameter.grad = None
@@ -211,7 +211,7 @@ def _is_large(variable: Any) -> bool:
 
 
 def _wrap(variable: Any, value: torch.Tensor) -> None:
-    placed = distribution_lib.distribute_variable(value, variable._layout)
+    placed = data.distribute_variable(value, variable._layout)
     variable._value = torch.nn.Parameter(
         placed, requires_grad=variable.trainable
     )
