@@ -19,6 +19,7 @@
 #include "tensor/base_value.h"
 #include "tensor/lazy_bits.h"
 #include "tensor/pending_sums.h"
+#include "tensor/write_back.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -140,15 +141,21 @@ void take_anew(const at::Tensor& tensor, const MeshStorage& storage) {
   }
 }
 
+// The layout in which a write-back window stands whenever it is taken: a
+// function of its own and of its base's.
+Layout layout_when_taken(const GlobalMeta& meta, const MeshStorage& storage) {
+  const Mesh& mesh = storage.layout.mesh();
+  return meta.layout.mesh() == mesh ? with_sums_reduced(meta.layout)
+                                    : Layout::replicated(mesh);
+}
+
 // Takes the value again from the whole base.
 void retake_copy(const at::Tensor& tensor, const MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
   const at::Tensor value =
       window_on(full_base(storage), tensor, tensor.scalar_type()).clone();
   const Layout replicated = Layout::replicated(storage.layout.mesh());
-  meta.layout = meta.layout.mesh() == replicated.mesh()
-                    ? with_sums_reduced(meta.layout)
-                    : replicated;
+  meta.layout = layout_when_taken(meta, storage);
   const Shards replicas =
       replicate_value(value, replicated.mesh(), Copies::kAlways);
   // Slices become tensors of their own: a write must not reach another lane.
@@ -198,14 +205,24 @@ void refresh_locked(const at::Tensor& tensor, MeshStorage& storage) {
       storage.memory_generation, std::memory_order_release);
 }
 
-// Of a broken storage the layout may still be asked, for messages and repr.
+// Of a broken storage the layout may still be asked, for messages and repr. A
+// write-back window is not taken for it: to ask moves nothing (law 14).
 void refresh_layout(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   std::lock_guard lock(storage.mutex);
   if (storage.broken) {
     return;
   }
-  refresh_locked(tensor, storage);
+  GlobalMeta& meta = meta_of(tensor);
+  if (meta.layout_generation != storage.layout_generation) [[unlikely]] {
+    take_anew(tensor, storage);
+  }
+  if (!meta.is_write_back) {
+    refresh_locked(tensor, storage);
+  } else if (const Layout layout = layout_when_taken(meta, storage);
+             meta.layout != layout) {
+    meta.layout = layout;
+  }
 }
 
 // Gives a storage memory of its own; windows retake theirs later.
@@ -413,22 +430,7 @@ void end_write(const at::Tensor& tensor) {
   if (meta.is_write_back) {
     const LocalOps local;
     std::lock_guard lock(storage.mutex);
-    const at::Tensor full = full_base(storage);
-    const Layout replicated = Layout::replicated(storage.layout.mesh());
-    copy_once(
-        window_on(full, tensor, tensor.scalar_type()),
-        run_redistribution(
-            redistribution_of(
-                meta.layout, replicated, tensor.sizes(), tensor.scalar_type()),
-            meta.shards)[0]
-            .local());
-    const Shards parts = run_redistribution(
-        redistribution_of(
-            replicated, storage.layout, storage.base_sizes, storage.dtype),
-        Shards(replicated.lanes().num, full));
-    for (size_t lane = 0; lane < parts.size(); ++lane) {
-      storage.shards[lane].local().copy_(parts[lane].local());
-    }
+    write_back(tensor, storage);
     meta.value_generation = ++storage.value_generation;
     return;
   }

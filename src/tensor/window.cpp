@@ -3,7 +3,6 @@
 #include "tensor/window.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
@@ -13,73 +12,12 @@
 
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
+#include "shard/span.h"
+#include "tensor/chain.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
 namespace {
-
-// What a window takes of one dim of the base.
-struct Taken {
-  int64_t start = 0;
-  int64_t step = 1;
-  int64_t length = 1;
-  int window_dim = -1;  // -1: a select
-};
-
-// Finds for each dim of the base what the window takes of it; false if the
-// window is no such chain.
-bool take_apart(
-    const MeshStorage& storage,
-    c10::IntArrayRef sizes,
-    c10::IntArrayRef strides,
-    int64_t offset,
-    std::vector<Taken>& taken) {
-  const size_t num_dims = storage.base_sizes.size();
-  taken.assign(num_dims, Taken());
-  std::vector<size_t> order(num_dims);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return storage.base_strides[a] > storage.base_strides[b];
-  });
-  for (size_t d : order) {
-    if (storage.base_sizes[d] > 1) {
-      taken[d].start = offset / storage.base_strides[d];
-      offset -= taken[d].start * storage.base_strides[d];
-      if (taken[d].start >= storage.base_sizes[d]) {
-        return false;
-      }
-    }
-  }
-  if (offset != 0) {
-    return false;
-  }
-  for (size_t w = 0; w < sizes.size(); ++w) {
-    if (sizes[w] == 1) {
-      continue;
-    }
-    bool found = false;
-    for (size_t d : order) {
-      const int64_t base_stride = storage.base_strides[d];
-      if (storage.base_sizes[d] <= 1 || taken[d].window_dim >= 0 ||
-          strides[w] == 0 || strides[w] % base_stride != 0) {
-        continue;
-      }
-      const int64_t step = strides[w] / base_stride;
-      if (taken[d].start + (sizes[w] - 1) * step >= storage.base_sizes[d]) {
-        continue;
-      }
-      taken[d].step = step;
-      taken[d].length = sizes[w];
-      taken[d].window_dim = static_cast<int>(w);
-      found = true;
-      break;
-    }
-    if (!found) {
-      return false;
-    }
-  }
-  return true;
-}
 
 // Whether the window is the base itself. Strides of dims of one element say
 // nothing.
@@ -98,7 +36,7 @@ bool is_base(
 // The layout of the window, if it takes every sharded dim whole.
 std::optional<Layout> layout_of_window(
     const MeshStorage& storage,
-    const std::vector<Taken>& taken) {
+    const Chain& taken) {
   std::vector<Placement> placements = storage.layout.placements();
   for (Placement& placement : placements) {
     if (placement.is_shard()) {
@@ -117,7 +55,7 @@ at::Tensor local_window(
     const at::Tensor& shard,
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
-    const std::vector<Taken>& taken) {
+    const Chain& taken) {
   std::vector<int64_t> local_sizes = sizes.vec();
   std::vector<int64_t> local_strides = strides.vec();
   int64_t offset = shard.storage_offset();
@@ -228,12 +166,18 @@ at::Tensor window_of_storage(
   if (dtype == state.dtype && is_base(state, sizes, strides, offset)) {
     return alias(state.layout, state.shards);
   }
-  std::vector<Taken> taken;
-  if (dtype == state.dtype &&
-      take_apart(state, sizes, strides, offset, taken)) {
-    if (const auto layout = layout_of_window(state, taken)) {
+  const std::optional<Chain> taken = dtype == state.dtype
+                                         ? chain_of(
+                                               as_span(state.base_sizes),
+                                               as_span(state.base_strides),
+                                               as_span(sizes),
+                                               as_span(strides),
+                                               offset)
+                                         : std::nullopt;
+  if (taken) {
+    if (const auto layout = layout_of_window(state, *taken)) {
       for (const Shard& shard : state.shards) {
-        shards.push_back(local_window(shard.local(), sizes, strides, taken));
+        shards.push_back(local_window(shard.local(), sizes, strides, *taken));
       }
       return alias(*layout, std::move(shards));
     }

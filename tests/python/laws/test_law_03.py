@@ -1,5 +1,7 @@
 """Law 3: no write is lost."""
 
+import threading
+
 import pytest
 import torch
 from placing import (
@@ -13,6 +15,7 @@ from placing import (
 )
 
 import torch_mesh as tm
+from torch_mesh import _C
 
 MASK = torch.arange(35).reshape(7, 5) % 3 == 0
 
@@ -150,3 +153,74 @@ def test_law_03_out_keeps_identity_and_placement(mesh_name, placements):
         assert result is out
         assert tm.layout(out).placements == target[1]
         assert_close(out, value.exp())
+
+
+# --- windows that only their base can express --------------------------------
+
+WINDOWS = {
+    "row": lambda t: t[3],
+    "rows": lambda t: t[2:6],
+    "every other": lambda t: t[1::2],
+    "part": lambda t: t[2:5, 1:4],
+    "columns of rows": lambda t: t[1:6].t()[1:3],
+    "element": lambda t: t[4, 2],
+    "one row": lambda t: t[6:7],
+    "nothing": lambda t: t[3:3],
+}
+
+
+@every_layout(2, SMALL)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_law_03_a_window_is_written_where_its_elements_lie(
+    mesh_name, placements, window
+):
+    value = torch.randn(7, 5)
+    x = place(value, mesh_of(mesh_name), placements)
+    plain = value.clone()
+    for tensor in (x, plain):
+        part = WINDOWS[window](tensor)
+        part.mul_(3)
+        part.sub_(1)
+        tensor.add_(1)  # the window is stale now
+        part.mul_(2)
+    assert_equal(x, plain)
+
+
+def test_law_03_to_write_a_window_moves_the_window_alone():
+    _C.separate_memories_for_testing(True)
+    mesh = tm.Mesh({"data": 4})
+    _C.separate_memories_for_testing(False)
+    x = tm.distribute(torch.zeros(64, 64), mesh, ("S0",))
+    row = x[40]
+    row.sum()  # taken
+    with tm.counting() as counts:
+        row.add_(1)
+    assert max(counts.moved.values()) < row.nbytes
+    assert counts.moved == counts.received
+    assert_equal(x[40], torch.ones(64))
+
+
+def test_law_03_threads_that_write_disjoint_parts_lose_nothing():
+    """One writes shards, the other a window that is written back into them."""
+    mesh = tm.Mesh({"data": 4})
+    x = tm.distribute(torch.zeros(8, 512), mesh, ("S0",))
+    rounds = 400
+    start = threading.Barrier(2)
+
+    def write(part):
+        start.wait()
+        for _ in range(rounds):
+            part().add_(1)
+
+    threads = [
+        threading.Thread(target=write, args=(part,))
+        for part in (lambda: x[2:4, :3], lambda: x[:, 3:])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = torch.zeros(8, 512)
+    expected[:, 3:] = rounds
+    expected[2:4, :3] = rounds
+    assert_equal(x, expected)

@@ -1,0 +1,19 @@
+// write_back.h: what was written to a write-back window, in its storage.
+
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "tensor/storage.h"
+
+namespace torch_mesh {
+
+// Writes the window's shards into those of its storage: its elements alone,
+// where they lie, so that a write to other elements of the base is not lost.
+// Where a window is no chain of slices and selects, the base is gathered and
+// written whole.
+//
+// Requires: a LocalOps guard on this thread, and the storage's lock.
+void write_back(const at::Tensor& window, MeshStorage& storage);
+
+}  // namespace torch_mesh
