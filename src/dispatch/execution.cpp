@@ -27,6 +27,7 @@
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
 #include "tensor/pending_sums.h"
+#include "tensor/write_back.h"
 
 namespace torch_mesh {
 namespace {
@@ -72,8 +73,7 @@ class Execution {
     bool is_copy = false;           // of what is to be written
   };
 
-  // Pending sums that are read as sums are reduced first, for all who hold
-  // them, and in buckets.
+  // Pending sums that are read whole are reduced first, for all, in buckets.
   void reduce_sums() {
     c10::SmallVector<const at::Tensor*, 4> pending;
     c10::SmallVector<AxisMask, 4> axes;
@@ -126,7 +126,8 @@ class Execution {
     }
     const bool stands = stands_as_planned(i);
     if (stands && entry.is_written) {
-      input.moved = begin_write(tensor);
+      input.moved =
+          op_.overwrites ? begin_overwrite(tensor) : begin_write(tensor);
       return;
     }
     const Layout& planned = stands ? moves.to : moves.from;

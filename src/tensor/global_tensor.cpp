@@ -15,6 +15,7 @@
 #include "comm/run_steps.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
+#include "shard/span.h"
 #include "shard/strides.h"
 #include "tensor/base_value.h"
 #include "tensor/lazy_bits.h"
@@ -424,6 +425,30 @@ Shards begin_write(const at::Tensor& tensor) {
   return with_bits_of(tensor, meta_of(tensor).shards);
 }
 
+Shards begin_overwrite(const at::Tensor& tensor) {
+  GlobalMeta& meta = meta_of(tensor);
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  if (!meta.is_write_back || is_current(meta, storage) ||
+      storage.is_unwritten() || storage.is_borrowed || storage.broken) {
+    return begin_write(tensor);
+  }
+  std::lock_guard lock(storage.mutex);
+  meta.layout = layout_when_taken(meta, storage);
+  meta.layout_generation = storage.layout_generation;
+  meta.shards.clear();
+  for (const int device : meta.layout.lanes().first_device) {
+    const std::vector<int64_t> sizes =
+        shard_sizes(meta.layout, as_span(tensor.sizes()), device);
+    meta.shards.push_back(
+        at::empty_strided(
+            sizes,
+            strides_in_order_of(sizes, as_span(tensor.strides())),
+            at::TensorOptions(tensor.scalar_type())
+                .device(torch_device(meta.layout.mesh().devices()[device]))));
+  }
+  return with_bits_of(tensor, meta.shards);
+}
+
 void end_write(const at::Tensor& tensor) {
   GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
@@ -431,6 +456,9 @@ void end_write(const at::Tensor& tensor) {
     const LocalOps local;
     std::lock_guard lock(storage.mutex);
     write_back(tensor, storage);
+    // It stands for what the storage has, also where it was not taken of it.
+    meta.memory_generation.store(
+        storage.memory_generation, std::memory_order_release);
     meta.value_generation = ++storage.value_generation;
     return;
   }

@@ -64,6 +64,7 @@ void count(const Bucket& bucket, int axis) {
 }
 
 void reduce(Bucket bucket, int axis) {
+  std::vector<Shards> parts;  // freed when no lock is held any more
   // In one order for all, so that no two calls wait for each other.
   std::vector<MeshStorage*> in_order = bucket.storages;
   std::sort(in_order.begin(), in_order.end(), std::less<>());
@@ -81,7 +82,6 @@ void reduce(Bucket bucket, int axis) {
   count(bucket, axis);
   if (!bucket.mesh.one_memory()) {
     const LocalOps local;
-    std::vector<Shards> parts;
     for (MeshStorage* storage : bucket.storages) {
       parts.push_back(storage->shards);
     }

@@ -1,4 +1,4 @@
-// write_back.h: what was written to a write-back window, in its storage.
+// write_back.h: writes to write-back windows, and how they reach the storage.
 
 #pragma once
 
@@ -7,6 +7,11 @@
 #include "tensor/storage.h"
 
 namespace torch_mesh {
+
+// As begin_write, where all of the tensor is about to be overwritten: a
+// write-back window that is out of date is not taken again for it. In
+// global_tensor.cpp.
+Shards begin_overwrite(const at::Tensor& tensor);
 
 // Writes the window's shards into those of its storage: its elements alone,
 // where they lie, so that a write to other elements of the base is not lost.

@@ -224,3 +224,38 @@ def test_law_03_threads_that_write_disjoint_parts_lose_nothing():
     expected[:, 3:] = rounds
     expected[2:4, :3] = rounds
     assert_equal(x, expected)
+
+
+@every_layout(2, SMALL)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_law_03_a_window_that_is_overwritten_is_not_read(
+    mesh_name, placements, window
+):
+    value = torch.randn(7, 5)
+    x = place(value, mesh_of(mesh_name), placements)
+    plain = value.clone()
+    for tensor in (x, plain):
+        part = WINDOWS[window](tensor)
+        part.sum()
+        tensor.mul_(2)  # the window is stale
+        part.copy_(torch.ones(part.shape))
+        part.add_(1)
+        tensor.sub_(1)
+        part.fill_(3)
+    assert_equal(x, plain)
+    assert_equal(WINDOWS[window](x), WINDOWS[window](plain))
+
+
+def test_law_03_an_item_that_is_set_gathers_no_base():
+    _C.separate_memories_for_testing(True)
+    mesh = tm.Mesh({"data": 4})
+    _C.separate_memories_for_testing(False)
+    x = tm.distribute(torch.zeros(64, 64), mesh, ("S0",))
+    with tm.counting() as counts:
+        x[40] = 3
+        x[41] = torch.arange(64.0)
+    assert counts.bytes["all_gather@data"] < 2 * x[0].nbytes
+    assert counts.moved == counts.received
+    expected = torch.zeros(64, 64)
+    expected[40], expected[41] = 3, torch.arange(64.0)
+    assert_equal(x, expected)
