@@ -101,27 +101,33 @@ class _HookedLoader:
         # The module is to see its own loader: inspect and linecache ask it for
         # source text.
         module.__spec__.loader = module.__loader__ = self._loader
-        _forget_an_earlier_keras(name, module)
+        is_reload = _is_loaded(name, module)
         _call_hook("before", name)
         self._loader.exec_module(module)
+        if is_reload:
+            _call_hook("again", name)
         _call_hook("after", name, module)
 
 
 _loaded: dict[str, weakref.ref] = {}  # the watched modules, as they are now
 
 
-def _forget_an_earlier_keras(name, module):
-    """Lets what is made for a Keras be made anew for the next.
+def _is_loaded(name, module):
+    """Whether a module is loaded once more, as `importlib.reload` does.
 
-    `keras.config.set_backend` drops the modules of Keras and loads others.
+    `keras.config.set_backend` drops the modules of Keras and loads others: then
+    what was made for the earlier ones is dropped, and made anew.
     """
     earlier = _loaded.get(name)
-    if earlier is not None and earlier() is not module:
+    if earlier is not None and earlier() is module:
+        return True
+    if earlier is not None:
         _loaded.clear()
         for ours in list(sys.modules):
             if f"{ours}.".startswith("torch_mesh.keras."):
                 del sys.modules[ours]
     _loaded[name] = weakref.ref(module)
+    return False
 
 
 class _AliasLoader:

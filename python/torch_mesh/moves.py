@@ -55,7 +55,7 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
     Raises:
         ValueError: if `x` is not on the mesh, or the layout does not fit.
     """
-    if tensors.runs_plain():
+    if tensors.plain_threads and tensors.runs_plain():
         return tensors.plain_copy(tensors.tensor_for("redistribute", x))
     try:
         if not isinstance(placements, Layout):
@@ -66,10 +66,13 @@ def redistribute(x: Tensor, placements: Placements | Layout) -> Tensor:
                 )
             placements = as_layout(tensors.layout(x).mesh, placements, x.dim())
         to = placements._native
-        tensors.tensor_for("redistribute", x)
-        moved = tensors.move(
-            "redistribute", x, lambda x: _C.redistribute(x, to)
-        )
+        checked = tensors.tensor_for("redistribute", x)
+        if tensors.movers:
+            moved = tensors.move(
+                "redistribute", checked, lambda x: _C.redistribute(x, to)
+            )
+        else:
+            moved = _C.redistribute(checked, to)
     except ValueError:
         if tensors.is_global(x):
             raise

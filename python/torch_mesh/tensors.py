@@ -14,30 +14,30 @@ from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
 from torch_mesh.shard_gradients import put_together, take_apart
 
 # Threads that run a step of the mesh on plain tensors.
-_plain_threads: set[int] = set()
+plain_threads: set[int] = set()
 
 # Moves a tensor for the function of that name, and looks at what comes of it.
 Mover = Callable[[str, Tensor, Callable[[Tensor], Tensor]], Tensor]
-_movers: dict[int, Mover] = {}
+movers: dict[int, Mover] = {}
 
 
 @contextlib.contextmanager
 def plain_run() -> Iterator[None]:
     """In the block tensors are placed nowhere: for `check_parity`."""
     thread = threading.get_ident()
-    if thread in _plain_threads:
+    if thread in plain_threads:
         yield
         return
-    _plain_threads.add(thread)
+    plain_threads.add(thread)
     try:
         yield
     finally:
-        _plain_threads.remove(thread)
+        plain_threads.remove(thread)
 
 
 def runs_plain() -> bool:
     """Whether this thread is in a `plain_run`."""
-    return threading.get_ident() in _plain_threads
+    return threading.get_ident() in plain_threads
 
 
 def plain_copy(t: Tensor) -> Tensor:
@@ -51,20 +51,20 @@ def plain_copy(t: Tensor) -> Tensor:
 def moved_by(mover: Mover) -> Iterator[None]:
     """In the block `mover` places this thread's tensors: for `check_parity`."""
     thread = threading.get_ident()
-    before = _movers.get(thread)
-    _movers[thread] = mover
+    before = movers.get(thread)
+    movers[thread] = mover
     try:
         yield
     finally:
         if before is None:
-            del _movers[thread]
+            del movers[thread]
         else:
-            _movers[thread] = before
+            movers[thread] = before
 
 
 def move(name: str, t: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
     """`how(t)`, which has the value of `t`, by way of the thread's mover."""
-    mover = _movers.get(threading.get_ident())
+    mover = movers.get(threading.get_ident())
     return how(t) if mover is None else mover(name, t, how)
 
 
@@ -87,10 +87,10 @@ def distribute(
     """
     ndim = tensor_for("distribute", t).dim()
     layout = as_layout(mesh, placements, ndim)
-    if _plain_threads and runs_plain():
+    if plain_threads and runs_plain():
         return plain_copy(t)
     registration.register()
-    if _movers:
+    if movers:
         return move("distribute", t, lambda t: _C.distribute(t, layout._native))
     return _C.distribute(t, layout._native)
 
@@ -141,7 +141,7 @@ def full(x: Tensor) -> Tensor:
         mesh. Differentiable: the gradient arrives in the layout of `x`, on its
         mesh.
     """
-    if _movers:
+    if movers:
         return move("full", tensor_for("full", x), _C.full)
     return _C.full(tensor_for("full", x))
 
@@ -265,10 +265,10 @@ def borrow(
     """
     ndim = tensor_for("borrow", t).dim()
     layout = as_layout(mesh, placements, ndim)
-    if _plain_threads and runs_plain():
+    if plain_threads and runs_plain():
         return plain_copy(t)
     registration.register()
-    if _movers:
+    if movers:
         return move("borrow", t, lambda t: _C.borrow(t, layout._native))
     return _C.borrow(t, layout._native)
 

@@ -53,6 +53,17 @@ def before(name: str) -> None:
         _guarded(_supply_backend_lib)
 
 
+def again(name: str) -> None:
+    """Called when Keras's module `name` has been executed once more.
+
+    Args:
+        name: One of `HOOKED`. What was replaced in it is Keras's own again.
+    """
+    global _complete
+    TABLE.forget(name)
+    _complete = False
+
+
 def after(name: str, module: types.ModuleType) -> None:
     """Called after Keras's module `name` was executed.
 
@@ -60,12 +71,8 @@ def after(name: str, module: types.ModuleType) -> None:
         name: One of `HOOKED`; others are ignored.
         module: The module.
     """
-    global _complete
     if name not in HOOKED or not compat.is_on_torch():
         return
-    if any(p.name in TABLE.done for p in PATCHES if p.module == name):
-        TABLE.forget(name)
-        _complete = False
     if name == BACKEND_LIB:
         _guarded(_replace_backend_lib, module)
     elif name == CORE:
