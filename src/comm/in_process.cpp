@@ -162,26 +162,26 @@ Shards for_each_reader(const Step& step, const Read& read) {
   return result;
 }
 
-// What each member along the axis has for a device: its shard, or the part of
-// it that the device keeps. Cut first, so that no more is moved.
-std::vector<at::Tensor> pieces_for(
-    Reader& reader,
-    int device,
+// Puts together what each member along the axis has for a device: its shard, or
+// the part of it that the device keeps. Cut first, so that no more is moved.
+Shards gathered(
     const Step& step,
     const Layout& before,
     const Shards& shards,
     const Placement* kept) {
   const Mesh& mesh = before.mesh();
-  const int64_t place = mesh.coordinate(device, step.axis);
-  std::vector<at::Tensor> pieces;
-  for (int64_t i = 0; i < size_of(step); ++i) {
-    const int from = mesh.neighbour(device, step.axis, i);
-    const at::Tensor& shard =
-        shards[before.lanes().lane_of_device[from]].local();
-    pieces.push_back(reader.read(
-        kept ? cut(shard, *kept, size_of(step), place) : shard, from));
-  }
-  return pieces;
+  return for_each_reader(step, [&](Reader& reader, int device) {
+    const int64_t place = mesh.coordinate(device, step.axis);
+    std::vector<at::Tensor> pieces;
+    for (int64_t i = 0; i < size_of(step); ++i) {
+      const int from = mesh.neighbour(device, step.axis, i);
+      const at::Tensor& shard =
+          shards[before.lanes().lane_of_device[from]].local();
+      pieces.push_back(reader.read(
+          kept ? cut(shard, *kept, size_of(step), place) : shard, from));
+    }
+    return join(std::move(pieces), step.from);
+  });
 }
 
 class InProcess final : public Communicator {
@@ -231,21 +231,14 @@ class InProcess final : public Communicator {
       const Step& step,
       const Layout& before,
       const Shards& shards) override {
-    return for_each_reader(step, [&](Reader& reader, int device) {
-      return join(
-          pieces_for(reader, device, step, before, shards, nullptr), step.from);
-    });
+    return gathered(step, before, shards, /*kept=*/nullptr);
   }
 
   Shards all_to_all(
       const Step& step,
       const Layout& before,
       const Shards& shards) override {
-    return for_each_reader(step, [&](Reader& reader, int device) {
-      return join(
-          pieces_for(reader, device, step, before, shards, &step.to),
-          step.from);
-    });
+    return gathered(step, before, shards, &step.to);
   }
 
  private:

@@ -416,17 +416,11 @@ at::Tensor from_shards(
 
 void reduce_partials(std::span<const at::Tensor> tensors) {
   below_autograd("reduce_partials", [&] {
-    std::vector<const at::Tensor*> pending;
-    std::vector<AxisMask> axes;
+    std::vector<const at::Tensor*> all;
     for (const at::Tensor& tensor : tensors) {
-      if (is_global(tensor) && layout_of(tensor).has_partial()) {
-        pending.push_back(&tensor);
-        axes.push_back(layout_of(tensor).partial_axes());
-      }
+      all.push_back(&tensor);
     }
-    if (!pending.empty()) {
-      reduce_pending(pending, axes);
-    }
+    reduce_pending(all);
     return 0;
   });
 }

@@ -63,19 +63,13 @@ class ForeachCall : private ListCall {
 
  private:
   void reduce_sums() {
-    std::vector<const at::Tensor*> pending;
-    std::vector<AxisMask> axes;
+    std::vector<const at::Tensor*> all;
     for (const ListArg& list : lists_) {
       for (const at::Tensor& tensor : list.tensors) {
-        if (is_global(tensor) && layout_of(tensor).has_partial()) {
-          pending.push_back(&tensor);
-          axes.push_back(layout_of(tensor).partial_axes());
-        }
+        all.push_back(&tensor);
       }
     }
-    if (!pending.empty()) {
-      reduce_pending(pending, axes);
-    }
+    reduce_pending(all);
   }
 
   void find_mesh() {

@@ -17,6 +17,7 @@
 
 #include "shard/local_ops.h"
 #include "shard/span.h"
+#include "tensor/chain.h"
 #include "tensor/global_tensor.h"
 #include "tensor/mapped_file.h"
 #include "tensor/pending_sums.h"
@@ -98,14 +99,6 @@ std::vector<Box> boxes_of(c10::IntArrayRef sizes, int64_t start, int64_t end) {
     offset += product(each.length);
   }
   return boxes;
-}
-
-// Whether what each device holds is a range of each dim.
-bool has_ranges(const Layout& layout) {
-  return std::ranges::none_of(
-      layout.placements(), [](const Placement& placement) {
-        return placement.is_shard() && placement.block != 0;
-      });
 }
 
 // Calls move(part of the shard, part of the block) for all that both have.

@@ -7,6 +7,13 @@
 
 namespace torch_mesh {
 
+bool has_ranges(const Layout& layout) {
+  return std::ranges::none_of(
+      layout.placements(), [](const Placement& placement) {
+        return placement.is_shard() && placement.block != 0;
+      });
+}
+
 Range Taken::within(const Range& part) const {
   // The first number at or behind a place of the dim.
   auto first_from = [&](int64_t place) {

@@ -11,6 +11,9 @@
 
 namespace torch_mesh {
 
+// Whether what a device holds of each dim is a range of it.
+bool has_ranges(const Layout& layout);
+
 // What a window takes of one dim of the base.
 struct Taken {
   int64_t start = 0;

@@ -57,18 +57,6 @@ at::Tensor new_tensor(
   return tensor;
 }
 
-// Layout of a window after pending sums of its storage were reduced.
-Layout without_reduced(Layout layout, const Layout& storage_layout) {
-  if (layout.mesh() == storage_layout.mesh()) {
-    for (int axis = 0; axis < layout.mesh().num_axes(); ++axis) {
-      if (layout[axis].is_partial() && !storage_layout[axis].is_partial()) {
-        layout = layout.with(axis, Placement::replicate());
-      }
-    }
-  }
-  return layout;
-}
-
 void materialise(MeshStorage& storage) {
   Layout layout = storage.layout;
   if (layout.mesh().num_axes() == 0) {
@@ -115,7 +103,7 @@ void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
   meta.origins.clear();
   // Last: `held` takes no lock once the layout has no pending sum.
   std::atomic_thread_fence(std::memory_order_release);
-  meta.layout = without_reduced(meta.layout, storage.layout);
+  meta.layout = with_reduced(meta.layout, storage.layout);
 }
 
 // Where shards of a storage begin, for `GlobalMeta::origins`.
@@ -274,8 +262,19 @@ const Layout& layout_of(const at::Tensor& tensor) {
   return meta.layout;
 }
 
+Layout with_reduced(Layout layout, const Layout& after) {
+  if (layout.mesh() == after.mesh()) {
+    for (int axis = 0; axis < layout.mesh().num_axes(); ++axis) {
+      if (layout[axis].is_partial() && !after[axis].is_partial()) {
+        layout = layout.with(axis, Placement::replicate());
+      }
+    }
+  }
+  return layout;
+}
+
 Layout with_sums_reduced(Layout layout) {
-  return without_reduced(layout, Layout::replicated(layout.mesh()));
+  return with_reduced(layout, Layout::replicated(layout.mesh()));
 }
 
 at::Tensor make_global(

@@ -43,7 +43,10 @@ inline GlobalMeta& meta_of(const at::Tensor& tensor) {
       tensor.unsafeGetTensorImpl()->get_backend_meta());
 }
 
-// `layout` with R in place of every P+.
+// `layout` with R in place of those P+ that are none in `after`, a layout of
+// the same mesh.
+Layout with_reduced(Layout layout, const Layout& after);
+// The same of every P+.
 Layout with_sums_reduced(Layout layout);
 
 // A new tensor that owns `shards`, with a storage of its own.

@@ -99,20 +99,6 @@ void reduce(Bucket bucket, int axis) {
   }
 }
 
-Layout reduced_on(Layout layout, AxisMask axes) {
-  for (int axis = 0; axes >> axis; ++axis) {
-    if (axes >> axis & 1) {
-      layout = layout.with(axis, Placement::replicate());
-    }
-  }
-  return layout;
-}
-
-// The most that a device holds of a storage.
-int64_t bytes_of(const MeshStorage& storage) {
-  return storage.is_unwritten() ? 0 : storage.shards[0].num_bytes();
-}
-
 void reduce_axis(
     int axis,
     c10::ArrayRef<const at::Tensor*> tensors,
@@ -139,7 +125,7 @@ void reduce_axis(
            {}});
       bucket = open.end() - 1;
     }
-    const int64_t num_bytes = bytes_of(*storage);
+    const int64_t num_bytes = storage->shards[0].num_bytes();
     if (!bucket->storages.empty() &&
         bucket->num_bytes + num_bytes > kBucketBytes) {
       reduce(*bucket, axis);
@@ -170,6 +156,18 @@ void reduce_pending(
   }
 }
 
+void reduce_pending(c10::ArrayRef<const at::Tensor*> tensors) {
+  c10::SmallVector<const at::Tensor*, 8> pending;
+  c10::SmallVector<AxisMask, 8> axes;
+  for (const at::Tensor* tensor : tensors) {
+    if (is_global(*tensor) && layout_of(*tensor).has_partial()) {
+      pending.push_back(tensor);
+      axes.push_back(layout_of(*tensor).partial_axes());
+    }
+  }
+  reduce_pending(pending, axes);
+}
+
 void reduce_pending(const at::Tensor& tensor, AxisMask axes) {
   const at::Tensor* one = &tensor;
   reduce_pending(c10::ArrayRef(one), c10::ArrayRef(axes));
@@ -191,7 +189,7 @@ Shards shards_in(const at::Tensor& tensor, const Layout& to) {
   }
   // Of what only waits for its sums no plan has to be made.
   const AxisMask pending = now.layout.partial_axes() & ~to.partial_axes();
-  if (pending != 0 && reduced_on(now.layout, pending) == to) {
+  if (pending != 0 && with_reduced(now.layout, to) == to) {
     reduce_pending(tensor, pending);
     now = held(tensor);
     if (now.layout == to) {

@@ -21,7 +21,10 @@ void reduce_pending(
     c10::ArrayRef<const at::Tensor*> tensors,
     c10::ArrayRef<AxisMask> axes);
 
-// The same of one tensor; of no global tensor, nothing.
+// All pending sums of those of the tensors that are global.
+void reduce_pending(c10::ArrayRef<const at::Tensor*> tensors);
+
+// Those of one global tensor.
 void reduce_pending(const at::Tensor& tensor, AxisMask axes);
 
 // The shards of a global tensor in another layout, of its mesh or another, for

@@ -2,8 +2,6 @@
 
 #include "tensor/write_back.h"
 
-#include <algorithm>
-
 #include "comm/run_steps.h"
 #include "shard/span.h"
 #include "tensor/base_value.h"
@@ -12,15 +10,6 @@
 
 namespace torch_mesh {
 namespace {
-
-// Whether each shard is a range of each dim of the base, with its value.
-bool has_ranges_of_values(const Layout& layout) {
-  return !layout.has_partial() &&
-         std::none_of(
-             layout.placements().begin(),
-             layout.placements().end(),
-             [](const Placement& placement) { return placement.block != 0; });
-}
 
 // Writes what one device has of the window.
 void write_on(
@@ -78,7 +67,7 @@ void write_back(const at::Tensor& window, MeshStorage& storage) {
           meta.layout, replicated, window.sizes(), window.scalar_type()),
       meta.shards);
   const std::optional<Chain> taken =
-      has_ranges_of_values(storage.layout) &&
+      !storage.layout.has_partial() && has_ranges(storage.layout) &&
               window.scalar_type() == storage.dtype
           ? chain_of(
                 as_span(storage.base_sizes),

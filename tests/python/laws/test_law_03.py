@@ -169,14 +169,24 @@ WINDOWS = {
 }
 
 
+def placed_and_plain(mesh_name, placements):
+    value = torch.randn(7, 5)
+    return place(value, mesh_of(mesh_name), placements), value.clone()
+
+
+def rows_of_separate_memories():
+    _C.separate_memories_for_testing(True)
+    mesh = tm.Mesh({"data": 4})
+    _C.separate_memories_for_testing(False)
+    return tm.distribute(torch.zeros(64, 64), mesh, ("S0",))
+
+
 @every_layout(2, SMALL)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_law_03_a_window_is_written_where_its_elements_lie(
     mesh_name, placements, window
 ):
-    value = torch.randn(7, 5)
-    x = place(value, mesh_of(mesh_name), placements)
-    plain = value.clone()
+    x, plain = placed_and_plain(mesh_name, placements)
     for tensor in (x, plain):
         part = WINDOWS[window](tensor)
         part.mul_(3)
@@ -187,10 +197,7 @@ def test_law_03_a_window_is_written_where_its_elements_lie(
 
 
 def test_law_03_to_write_a_window_moves_the_window_alone():
-    _C.separate_memories_for_testing(True)
-    mesh = tm.Mesh({"data": 4})
-    _C.separate_memories_for_testing(False)
-    x = tm.distribute(torch.zeros(64, 64), mesh, ("S0",))
+    x = rows_of_separate_memories()
     row = x[40]
     row.sum()  # taken
     with tm.counting() as counts:
@@ -231,9 +238,7 @@ def test_law_03_threads_that_write_disjoint_parts_lose_nothing():
 def test_law_03_a_window_that_is_overwritten_is_not_read(
     mesh_name, placements, window
 ):
-    value = torch.randn(7, 5)
-    x = place(value, mesh_of(mesh_name), placements)
-    plain = value.clone()
+    x, plain = placed_and_plain(mesh_name, placements)
     for tensor in (x, plain):
         part = WINDOWS[window](tensor)
         part.sum()
@@ -247,10 +252,7 @@ def test_law_03_a_window_that_is_overwritten_is_not_read(
 
 
 def test_law_03_an_item_that_is_set_gathers_no_base():
-    _C.separate_memories_for_testing(True)
-    mesh = tm.Mesh({"data": 4})
-    _C.separate_memories_for_testing(False)
-    x = tm.distribute(torch.zeros(64, 64), mesh, ("S0",))
+    x = rows_of_separate_memories()
     with tm.counting() as counts:
         x[40] = 3
         x[41] = torch.arange(64.0)
