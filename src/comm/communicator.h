@@ -51,6 +51,18 @@ class Communicator {
       const Step& step,
       const Layout& before,
       const Shards& shards) = 0;
+
+  // Copies between memories of the same sizes and dtype, in any order.
+  //
+  //   from, to        devices
+  //   source, target  a view of what each holds; the targets do not overlap
+  struct Copy {
+    int from;
+    int to;
+    Shard source;
+    Shard target;
+  };
+  virtual void copy(const Mesh& mesh, const std::vector<Copy>& copies) = 0;
 };
 
 // The one that serves a mesh.

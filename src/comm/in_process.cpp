@@ -241,6 +241,13 @@ class InProcess final : public Communicator {
     return gathered(step, before, shards, &step.to);
   }
 
+  void copy(const Mesh& mesh, const std::vector<Copy>& copies) override {
+    for (const Copy& copy : copies) {
+      Reader reader(mesh, copy.to);
+      copy.target.local().copy_(reader.read(copy.source.local(), copy.from));
+    }
+  }
+
  private:
   static void reduce_group(
       const Mesh& mesh,

@@ -27,7 +27,7 @@
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
 #include "tensor/pending_sums.h"
-#include "tensor/write_back.h"
+#include "tensor/window_value.h"
 
 namespace torch_mesh {
 namespace {

@@ -42,13 +42,16 @@ Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
   return shards;
 }
 
-at::Tensor full_base(const MeshStorage& storage) {
-  const Layout replicated = Layout::replicated(storage.layout.mesh());
+at::Tensor full_base(
+    const MeshStorage& storage,
+    const Layout& layout,
+    const Shards& shards) {
+  const Layout replicated = Layout::replicated(layout.mesh());
   const at::Tensor value =
       run_redistribution(
           redistribution_of(
-              storage.layout, replicated, storage.base_sizes, storage.dtype),
-          storage.shards)[0]
+              layout, replicated, storage.base_sizes, storage.dtype),
+          shards)[0]
           .local();
   at::Tensor full = at::empty_strided(
       storage.base_sizes,

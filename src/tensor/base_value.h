@@ -18,9 +18,12 @@ Redistribution redistribution_of(
 // Uninitialised shards of the storage's base under `layout`.
 Shards empty_shards(const MeshStorage& storage, const Layout& layout);
 
-// The storage's whole value, addressed as plain torch would: base_sizes,
-// base_strides, offset 0 of a plain storage of its own.
-at::Tensor full_base(const MeshStorage& storage);
+// The whole value of these shards of a storage, addressed as plain torch would:
+// base_sizes, base_strides, offset 0 of a plain storage of its own.
+at::Tensor full_base(
+    const MeshStorage& storage,
+    const Layout& layout,
+    const Shards& shards);
 
 // The window that `tensor` is, on a plain tensor like full_base's, in elements
 // of `dtype`.

@@ -17,7 +17,7 @@
 
 #include "shard/local_ops.h"
 #include "shard/span.h"
-#include "tensor/chain.h"
+#include "plan/chain.h"
 #include "tensor/global_tensor.h"
 #include "tensor/mapped_file.h"
 #include "tensor/pending_sums.h"

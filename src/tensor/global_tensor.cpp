@@ -20,7 +20,7 @@
 #include "tensor/base_value.h"
 #include "tensor/lazy_bits.h"
 #include "tensor/pending_sums.h"
-#include "tensor/write_back.h"
+#include "tensor/window_value.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -138,25 +138,6 @@ Layout layout_when_taken(const GlobalMeta& meta, const MeshStorage& storage) {
                                     : Layout::replicated(mesh);
 }
 
-// Takes the value again from the whole base.
-void retake_copy(const at::Tensor& tensor, const MeshStorage& storage) {
-  GlobalMeta& meta = meta_of(tensor);
-  const at::Tensor value =
-      window_on(full_base(storage), tensor, tensor.scalar_type()).clone();
-  const Layout replicated = Layout::replicated(storage.layout.mesh());
-  meta.layout = layout_when_taken(meta, storage);
-  const Shards replicas =
-      replicate_value(value, replicated.mesh(), Copies::kAlways);
-  // Slices become tensors of their own: a write must not reach another lane.
-  meta.shards.clear();
-  for (const Shard& shard : run_redistribution(
-           redistribution_of(
-               replicated, meta.layout, tensor.sizes(), tensor.scalar_type()),
-           replicas)) {
-    meta.shards.push_back(in_order(shard.local(), tensor.strides()));
-  }
-}
-
 bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
   return meta.memory_generation.load(std::memory_order_acquire) ==
              storage.memory_generation.load(std::memory_order_acquire) &&
@@ -165,72 +146,80 @@ bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
               storage.value_generation.load(std::memory_order_acquire));
 }
 
-// Requires the storage's lock.
-void refresh_locked(const at::Tensor& tensor, MeshStorage& storage) {
+// Brings an alias up to date, and the layout of a write-back window. Requires
+// the storage's lock, and memory.
+void refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
-  TORCH_CHECK(
-      !storage.broken,
-      CurrentOp::name(),
-      ": the tensor was left half written by an error.\n  first error  ",
-      storage.broken ? *storage.broken : "",
-      "\nHint: write all of it, with copy_ or fill_. [broken-tensor]");
-  if (is_current(meta, storage)) {
-    return;
-  }
-  const LocalOps local;
-  if (storage.is_unwritten()) {
-    materialise(storage);
-  }
   if (meta.layout_generation != storage.layout_generation) [[unlikely]] {
     take_anew(tensor, storage);
   }
   if (meta.is_write_back) {
-    retake_copy(tensor, storage);
-    meta.value_generation = storage.value_generation;
-  } else {
-    retake_alias(tensor, storage);
+    const Layout layout = layout_when_taken(meta, storage);
+    if (meta.layout != layout) {
+      meta.layout = layout;
+    }
+    return;
   }
+  retake_alias(tensor, storage);
   meta.memory_generation.store(
       storage.memory_generation, std::memory_order_release);
+}
+
+// Takes the value of a write-back window. No lock is held while shards move:
+// if the storage was written meanwhile, it is taken again.
+void take_copy(const at::Tensor& tensor, MeshStorage& storage) {
+  GlobalMeta& meta = meta_of(tensor);
+  for (bool is_taken = false; !is_taken;) {
+    const BaseValue base = BaseValue::of(storage);
+    const Layout layout = layout_when_taken(meta, storage);
+    Shards shards = take_window(tensor, storage, base, layout);
+    const std::lock_guard lock(storage.mutex);
+    is_taken = is_current(meta, storage);
+    if (!is_taken && base.is_of(storage)) {
+      meta.layout = layout;
+      std::swap(meta.shards, shards);
+      meta.value_generation = base.value_generation;
+      meta.memory_generation.store(
+          base.memory_generation, std::memory_order_release);
+      is_taken = true;
+    }
+  }
+}
+
+// Makes the tensor's shards those of its storage's present value.
+void refresh(const at::Tensor& tensor) {
+  GlobalMeta& meta = meta_of(tensor);
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  const LocalOps local;
+  {
+    const std::lock_guard lock(storage.mutex);
+    TORCH_CHECK(
+        !storage.broken,
+        CurrentOp::name(),
+        ": the tensor was left half written by an error.\n  first error  ",
+        storage.broken ? *storage.broken : "",
+        "\nHint: write all of it, with copy_ or fill_. [broken-tensor]");
+    if (is_current(meta, storage)) {
+      return;
+    }
+    if (storage.is_unwritten()) {
+      materialise(storage);
+    }
+    refresh_locked(tensor, storage);
+  }
+  if (meta.is_write_back) {
+    take_copy(tensor, storage);
+  }
 }
 
 // Of a broken storage the layout may still be asked, for messages and repr. A
 // write-back window is not taken for it: to ask moves nothing (law 14).
 void refresh_layout(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
-  std::lock_guard lock(storage.mutex);
-  if (storage.broken) {
-    return;
-  }
-  GlobalMeta& meta = meta_of(tensor);
-  if (meta.layout_generation != storage.layout_generation) [[unlikely]] {
-    take_anew(tensor, storage);
-  }
-  if (!meta.is_write_back) {
+  const std::lock_guard lock(storage.mutex);
+  if (!storage.broken && !is_current(meta_of(tensor), storage)) {
     refresh_locked(tensor, storage);
-  } else if (const Layout layout = layout_when_taken(meta, storage);
-             meta.layout != layout) {
-    meta.layout = layout;
   }
-}
-
-// Gives a storage memory of its own; windows retake theirs later.
-void own_memory(const at::Tensor& tensor) {
-  MeshStorage& storage = *MeshStorage::of(tensor);
-  // Freed behind the lock: memory of NumPy needs Python's lock for that.
-  Shards borrowed;
-  std::lock_guard lock(storage.mutex);
-  if (!storage.is_borrowed) {
-    return;
-  }
-  borrowed = storage.shards;
-  for (Shard& shard : storage.shards) {
-    const at::Tensor& local = shard.local();
-    shard = at::empty_strided(local.sizes(), local.strides(), local.options())
-                .copy_(local);
-  }
-  storage.is_borrowed = false;
-  ++storage.memory_generation;
 }
 
 }  // namespace
@@ -352,8 +341,10 @@ at::Tensor make_write_back(
     c10::IntArrayRef strides,
     int64_t offset,
     c10::ScalarType dtype,
+    const Layout& layout,
     bool is_inference) {
   auto meta = c10::make_intrusive<GlobalMeta>();
+  meta->layout = layout;
   meta->is_write_back = true;
   meta->memory_generation = kNeverTaken;
   return new_tensor(
@@ -389,11 +380,13 @@ Held held_memory(const at::Tensor& tensor) {
     // Only a writer changes these.
     return {meta.layout, meta.shards, meta.memory_generation.load()};
   }
-  std::lock_guard lock(storage.mutex);
-  if (!is_current(meta, storage)) {
-    refresh_locked(tensor, storage);
+  for (;;) {
+    refresh(tensor);
+    const std::lock_guard lock(storage.mutex);
+    if (is_current(meta, storage)) {
+      return {meta.layout, meta.shards, meta.memory_generation.load()};
+    }
   }
-  return {meta.layout, meta.shards, meta.memory_generation.load()};
 }
 
 Held held(const at::Tensor& tensor) {
@@ -412,13 +405,30 @@ void read_storage(MeshStorage& storage) {
   }
 }
 
+void own_memory(MeshStorage& storage) {
+  // Freed behind the lock: memory of NumPy needs Python's lock for that.
+  Shards borrowed;
+  const LocalOps local;
+  const std::lock_guard lock(storage.mutex);
+  if (!storage.is_borrowed) {
+    return;
+  }
+  borrowed = storage.shards;
+  for (Shard& shard : storage.shards) {
+    const at::Tensor& local = shard.local();
+    shard = at::empty_strided(local.sizes(), local.strides(), local.options())
+                .copy_(local);
+  }
+  storage.is_borrowed = false;
+  ++storage.memory_generation;
+}
+
 Shards begin_write(const at::Tensor& tensor) {
   if (!settled_shards(tensor)) {
     read(tensor);
   }
   if (MeshStorage::of(tensor)->is_borrowed) [[unlikely]] {
-    const LocalOps local;
-    own_memory(tensor);
+    own_memory(*MeshStorage::of(tensor));
     read(tensor);
   }
   return with_bits_of(tensor, meta_of(tensor).shards);
@@ -431,20 +441,10 @@ Shards begin_overwrite(const at::Tensor& tensor) {
       storage.is_unwritten() || storage.is_borrowed || storage.broken) {
     return begin_write(tensor);
   }
-  std::lock_guard lock(storage.mutex);
+  const std::lock_guard lock(storage.mutex);
   meta.layout = layout_when_taken(meta, storage);
   meta.layout_generation = storage.layout_generation;
-  meta.shards.clear();
-  for (const int device : meta.layout.lanes().first_device) {
-    const std::vector<int64_t> sizes =
-        shard_sizes(meta.layout, as_span(tensor.sizes()), device);
-    meta.shards.push_back(
-        at::empty_strided(
-            sizes,
-            strides_in_order_of(sizes, as_span(tensor.strides())),
-            at::TensorOptions(tensor.scalar_type())
-                .device(torch_device(meta.layout.mesh().devices()[device]))));
-  }
+  meta.shards = empty_window(tensor, meta.layout);
   return with_bits_of(tensor, meta.shards);
 }
 
@@ -453,12 +453,12 @@ void end_write(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (meta.is_write_back) {
     const LocalOps local;
-    std::lock_guard lock(storage.mutex);
-    write_back(tensor, storage);
+    const BaseValue written =
+        write_window(tensor, storage, meta.layout, meta.shards);
     // It stands for what the storage has, also where it was not taken of it.
+    meta.value_generation = written.value_generation;
     meta.memory_generation.store(
-        storage.memory_generation, std::memory_order_release);
-    meta.value_generation = ++storage.value_generation;
+        written.memory_generation, std::memory_order_release);
     return;
   }
   ++storage.value_generation;

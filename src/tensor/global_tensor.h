@@ -79,13 +79,15 @@ at::Tensor make_view(
     bool is_write_back,
     bool is_inference = c10::InferenceMode::is_enabled());
 
-// A write-back window at this place of the storage; taken when it is read.
+// A write-back window at this place of the storage; taken, in `layout`, when it
+// is read.
 at::Tensor make_write_back(
     const c10::Storage& storage,
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset,
     c10::ScalarType dtype,
+    const Layout& layout,
     bool is_inference = c10::InferenceMode::is_enabled());
 
 // Another tensor object for the same window, as detach() gives.

@@ -10,10 +10,11 @@
 
 #include <torch_mesh/error.h>
 
+#include "plan/boxes.h"
+#include "plan/chain.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "shard/span.h"
-#include "tensor/chain.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -33,19 +34,25 @@ bool is_base(
   return same;
 }
 
-// The layout of the window, if it takes every sharded dim whole.
-std::optional<Layout> layout_of_window(
-    const MeshStorage& storage,
-    const Chain& taken) {
+// Whether the window takes all of every dim that is cut.
+bool takes_cut_dims_whole(const MeshStorage& storage, const Chain& taken) {
+  return std::ranges::all_of(
+      storage.layout.placements(), [&](const Placement& placement) {
+        if (!placement.is_shard()) {
+          return true;
+        }
+        const Taken& dim = taken[placement.dim];
+        return dim.window_dim >= 0 && dim.start == 0 && dim.step == 1 &&
+               dim.length == storage.base_sizes[placement.dim];
+      });
+}
+
+// The layout of such a window.
+Layout layout_of_whole_dims(const MeshStorage& storage, const Chain& taken) {
   std::vector<Placement> placements = storage.layout.placements();
   for (Placement& placement : placements) {
     if (placement.is_shard()) {
-      const Taken& dim = taken[placement.dim];
-      if (dim.window_dim < 0 || dim.start != 0 || dim.step != 1 ||
-          dim.length != storage.base_sizes[placement.dim]) {
-        return std::nullopt;
-      }
-      placement.dim = dim.window_dim;
+      placement.dim = taken[placement.dim].window_dim;
     }
   }
   return Layout(storage.layout.mesh(), placements);
@@ -174,15 +181,37 @@ at::Tensor window_of_storage(
                                                as_span(strides),
                                                offset)
                                          : std::nullopt;
-  if (taken) {
-    if (const auto layout = layout_of_window(state, *taken)) {
-      for (const Shard& shard : state.shards) {
-        shards.push_back(local_window(shard.local(), sizes, strides, *taken));
-      }
-      return alias(*layout, std::move(shards));
+  if (taken && takes_cut_dims_whole(state, *taken)) {
+    for (const Shard& shard : state.shards) {
+      shards.push_back(local_window(shard.local(), sizes, strides, *taken));
     }
+    return alias(layout_of_whole_dims(state, *taken), std::move(shards));
   }
-  return make_write_back(storage, sizes, strides, offset, dtype, is_inference);
+  const bool has_boxes =
+      taken && has_ranges(state.layout) && !state.layout.has_partial();
+  return make_write_back(
+      storage,
+      sizes,
+      strides,
+      offset,
+      dtype,
+      has_boxes ? layout_of_window(state.layout, *taken, as_span(sizes))
+                : Layout::replicated(state.layout.mesh()),
+      is_inference);
+}
+
+bool is_taken_by_boxes(const at::Tensor& tensor) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  const std::lock_guard lock(storage.mutex);
+  return tensor.scalar_type() == storage.dtype && has_ranges(storage.layout) &&
+         !storage.layout.has_partial() &&
+         chain_of(
+             as_span(storage.base_sizes),
+             as_span(storage.base_strides),
+             as_span(tensor.sizes()),
+             as_span(tensor.strides()),
+             tensor.storage_offset())
+             .has_value();
 }
 
 bool copy_storage(const at::Tensor& to, const at::Tensor& from) {

@@ -20,6 +20,11 @@ at::Tensor window_of_storage(
     c10::ScalarType dtype,
     bool is_inference = c10::InferenceMode::is_enabled());
 
+// Whether slices and selects of the tensor, if they are no aliases, are taken
+// from its storage element by element: it is a chain itself, and the base has
+// neither pending sums nor blocks.
+bool is_taken_by_boxes(const at::Tensor& tensor);
+
 // If both tensors are all the bytes of their storages and that of `to` is raw,
 // gives it what that of `from` holds, layout and all, and returns true. This is
 // how torch copies storages in deepcopy.

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tensor/chain.h"
+#include "plan/chain.h"
 
 namespace torch_mesh {
 namespace {

@@ -1,6 +1,6 @@
 // chain.cpp: the largest stride first, as a number's digits are found.
 
-#include "tensor/chain.h"
+#include "plan/chain.h"
 
 #include <algorithm>
 #include <numeric>

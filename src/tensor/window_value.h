@@ -1,0 +1,63 @@
+// window_value.h: write-back windows: taken from their base, and written into
+// it.
+//
+// Where a window is a chain of slices and selects, devices copy the elements
+// that they lack and no others. Any other (a diagonal, a flat run over rows,
+// another dtype) is read from the gathered base, and written by a mask.
+//
+// Requires: a LocalOps guard on this thread; no lock of a storage is held.
+
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "tensor/storage.h"
+
+namespace torch_mesh {
+
+// As begin_write, where all of the tensor is about to be overwritten: a
+// write-back window that is out of date is not taken again for it. In
+// global_tensor.cpp.
+Shards begin_overwrite(const at::Tensor& tensor);
+
+// What a storage holds at one moment.
+struct BaseValue {
+  Layout layout;
+  Shards shards;
+  uint32_t memory_generation;
+  uint32_t value_generation;
+
+  // Takes the storage's lock. Requires: not unwritten.
+  static BaseValue of(MeshStorage& storage);
+  // Requires it.
+  static BaseValue of_locked(const MeshStorage& storage);
+  // Whether the storage still holds the same. Requires its lock.
+  bool is_of(const MeshStorage& storage) const;
+};
+
+// The window's value in `layout`, one shard for each lane, in memory of its
+// own.
+Shards take_window(
+    const at::Tensor& window,
+    const MeshStorage& storage,
+    const BaseValue& base,
+    const Layout& layout);
+
+// Shards of the window's sizes in `layout`, not initialised.
+Shards empty_window(const at::Tensor& window, const Layout& layout);
+
+// Gives a storage that borrows its memory memory of its own; windows retake
+// theirs later. In global_tensor.cpp.
+void own_memory(MeshStorage& storage);
+
+// Writes a value of the window over its elements in the storage. Of a sum the
+// first device gets the value, the others nothing. Writes of other threads to
+// other elements are not lost. Gives what the storage holds after it.
+//   layout, value   of the window's sizes and dtype
+BaseValue write_window(
+    const at::Tensor& window,
+    MeshStorage& storage,
+    const Layout& layout,
+    const Shards& value);
+
+}  // namespace torch_mesh
