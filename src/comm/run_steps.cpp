@@ -2,6 +2,8 @@
 
 #include "comm/run_steps.h"
 
+#include <algorithm>
+
 #include <ATen/ops/full_like.h>
 
 #include <torch_mesh/error.h>
@@ -67,6 +69,65 @@ Shards run_step(const Step& step, const Layout& before, const Shards& shards) {
 }
 
 }  // namespace
+
+namespace {
+
+// One collective of many values.
+struct Bucket {
+  const Step* first;
+  int64_t num_bytes = 0;
+  std::vector<int64_t> received = {};
+
+  bool takes(const Step& step) const {
+    return step.kind == first->kind && step.axis == first->axis &&
+           step.after.mesh() == first->after.mesh() &&
+           num_bytes + step.num_bytes <= kMostBucketBytes;
+  }
+  void add(const Step& step) {
+    num_bytes += step.num_bytes;
+    received.resize(step.received.size());
+    for (size_t device = 0; device < received.size(); ++device) {
+      received[device] += step.received[device];
+    }
+  }
+  void count() const {
+    count_collective(
+        first->kind, first->after.mesh(), first->axis, num_bytes, received);
+  }
+};
+
+}  // namespace
+
+void run_redistributions(
+    c10::ArrayRef<const Redistribution*> moves,
+    std::vector<Shards>& shards) {
+  bool any = true;
+  for (size_t stage = 0; any; ++stage) {
+    any = false;
+    std::vector<Bucket> buckets;
+    for (size_t i = 0; i < moves.size(); ++i) {
+      const std::vector<Step>& steps = moves[i]->steps;
+      if (stage >= steps.size()) {
+        continue;
+      }
+      any = true;
+      const Step& step = steps[stage];
+      if (step.communicates()) {
+        auto bucket = std::ranges::find_if(
+            buckets, [&](const Bucket& open) { return open.takes(step); });
+        if (bucket == buckets.end()) {
+          bucket = buckets.insert(bucket, Bucket{&step});
+        }
+        bucket->add(step);
+      }
+      shards[i] = run_step(
+          step, stage == 0 ? moves[i]->from : steps[stage - 1].after, shards[i]);
+    }
+    for (const Bucket& bucket : buckets) {
+      bucket.count();
+    }
+  }
+}
 
 Shards run_redistribution(
     const Redistribution& redistribution,

@@ -8,6 +8,9 @@
 
 namespace torch_mesh {
 
+// Bytes that one collective of more than one value receives at most.
+inline constexpr int64_t kMostBucketBytes = 25 << 20;
+
 // Runs the steps that a planner chose, and counts each; chooses nothing.
 //
 //   shards     one for each lane of redistribution.from
@@ -18,5 +21,15 @@ namespace torch_mesh {
 Shards run_redistribution(
     const Redistribution& redistribution,
     const Shards& shards);
+
+// Many at once, step by step: equal steps of several values (of one kind, along
+// one axis of one mesh) are one collective of at most kMostBucketBytes, counted as
+// one.
+//
+//   moves    of each value
+//   shards   of each value; become those of its moves.to
+void run_redistributions(
+    c10::ArrayRef<const Redistribution*> moves,
+    std::vector<Shards>& shards);
 
 }  // namespace torch_mesh

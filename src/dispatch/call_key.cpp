@@ -56,8 +56,9 @@ void add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
                         static_cast<uint64_t>(tensor.dim()) << 24;
   key.push_back(
       head |
-      (entry.is_global ? static_cast<uint64_t>(layout_of(tensor).id()) << 32
-                       : 0));
+      (entry.is_global
+           ? static_cast<uint64_t>(layout_in_call(entry).id()) << 32
+           : 0));
   for (int64_t size : impl->sizes()) {
     key.push_back(static_cast<uint64_t>(size));
   }
@@ -210,8 +211,21 @@ CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args) {
   return tensors;
 }
 
+void hold_sums(CallTensors& tensors) {
+  for (CallTensors::Entry& entry : tensors.entries) {
+    entry.parts = nullptr;
+    if (entry.is_global && !settled_shards(*entry.tensor) &&
+        !is_unwritten(*entry.tensor) &&
+        layout_of(*entry.tensor).has_partial()) {
+      entry.parts = std::make_shared<const Held>(held_memory(*entry.tensor));
+    }
+  }
+}
+
 Layout layout_in_call(const CallTensors::Entry& entry) {
-  return entry.is_global ? layout_of(*entry.tensor) : Layout();
+  return entry.parts       ? entry.parts->layout
+         : entry.is_global ? layout_of(*entry.tensor)
+                           : Layout();
 }
 
 std::string context_of(

@@ -6,6 +6,7 @@
 #include <c10/util/SmallVector.h>
 
 #include "dispatch/op.h"
+#include "tensor/global_tensor.h"
 
 namespace torch_mesh {
 
@@ -16,6 +17,9 @@ struct CallTensors {
     int arg;  // index of the parameter
     bool is_global;
     bool is_written;
+    // Of a pending sum its parts when the call began: another thread may form
+    // the sum at any time. Else nullptr. See hold_sums().
+    std::shared_ptr<const Held> parts = nullptr;
   };
   c10::SmallVector<Entry, 6> entries;
   bool any_global = false;
@@ -30,6 +34,10 @@ using CallKey = c10::SmallVector<uint64_t, 64>;
 
 // `args`: the arguments of the call, one for each parameter.
 CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args);
+
+// Takes hold of the pending sums of a call that is about to be planned, so that
+// it runs as it was planned.
+void hold_sums(CallTensors& tensors);
 
 // Layout in which a tensor of a call counts: plain ones are replicated.
 Layout layout_in_call(const CallTensors::Entry& entry);

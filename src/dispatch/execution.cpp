@@ -26,6 +26,7 @@
 #include "shard/slice.h"
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
+#include "tensor/keep_sum.h"
 #include "tensor/pending_sums.h"
 #include "tensor/window_value.h"
 
@@ -55,6 +56,7 @@ class Execution {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       localise(i);
     }
+    keep_sums();
     is_joined_ = join_inputs();
     add_destinations();
     run_all_lanes();
@@ -67,6 +69,7 @@ class Execution {
   struct Input {
     const Shards* shards = nullptr;  // the tensor's own, or `moved`
     Shards moved;
+    Shards sum;  // formed by moving; empty: none
     uint32_t generation = 0;        // of the storage, before reading
     at::Tensor whole;               // of the shards, if the lanes are joined
     std::vector<at::Tensor> added;  // [lanes] dispatch/destinations.h
@@ -103,6 +106,17 @@ class Execution {
     return false;
   }
 
+  bool is_alone_in_storage(size_t i) const {
+    const MeshStorage* storage = MeshStorage::of(*tensors_[i].tensor);
+    for (size_t j = 0; j < tensors_.size(); ++j) {
+      if (j != i && tensors_[j].is_global &&
+          MeshStorage::of(*tensors_[j].tensor) == storage) {
+        return false;
+      }
+    }
+    return !tensors_[i].is_written;
+  }
+
   bool stands_as_planned(size_t i) const {
     return !prepared_.inputs[i].moves ||
            (prepared_.inputs[i].reduces_only && tensors_[i].is_global &&
@@ -130,22 +144,48 @@ class Execution {
           op_.overwrites ? begin_overwrite(tensor) : begin_write(tensor);
       return;
     }
-    const Layout& planned = stands ? moves.to : moves.from;
-    if (const Shards* settled = stands ? settled_shards(tensor) : nullptr) {
-      if (meta_of(tensor).layout != planned) {
-        throw StalePlan();
+    if (stands) {
+      if (const Shards* settled = settled_shards(tensor);
+          settled && meta_of(tensor).layout == moves.to) {
+        input.shards = settled;
+        return;
       }
-      input.shards = settled;
-      return;
+      Held after = held_memory(tensor);
+      if (after.layout == moves.to) {
+        input.generation = after.memory_generation;
+        input.moved = with_bits_of(tensor, std::move(after.shards));
+        return;
+      }
+      // Another thread has formed the sum in a layout of its own.
     }
-    Held now = held_memory(tensor);
-    if (now.layout != planned) {
-      throw StalePlan();
+    const Held parts = entry.parts ? *entry.parts : held_memory(tensor);
+    TORCH_MESH_ASSERT(
+        parts.layout == moves.from,
+        "argument ",
+        i,
+        " of ",
+        context(),
+        " has another layout than when the call began");
+    input.generation = parts.memory_generation;
+    Shards there = run_redistribution(moves, parts.shards);
+    if (moves.from.has_partial() && !moves.to.has_partial() &&
+        is_alone_in_storage(i)) {
+      input.sum = there;
     }
-    input.moved = with_bits_of(
-        tensor,
-        stands ? std::move(now.shards)
-               : dense(i, tensor, run_redistribution(moves, now.shards)));
+    input.moved = with_bits_of(tensor, dense(i, tensor, std::move(there)));
+  }
+
+  // Behind all reads: what a reader has summed stays summed.
+  void keep_sums() {
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (!inputs_[i].sum.empty()) {
+        keep_sum(
+            *tensors_[i].tensor,
+            inputs_[i].generation,
+            plan_.inputs[i].redistribution.to,
+            std::move(inputs_[i].sum));
+      }
+    }
   }
 
   // Kernels that read memory as it lies may count on what autograd gave them,

@@ -12,10 +12,6 @@ namespace torch_mesh {
 //
 // Throws what the local op throws, with op, layouts and mesh added to the text.
 // A destination on which some lanes have written is then marked broken.
-// Thrown before anything is written: another thread has reduced a pending sum
-// of an argument since the call was planned. Plan it again.
-struct StalePlan {};
-
 void execute(
     const Op& op,
     const PreparedPlan& prepared,

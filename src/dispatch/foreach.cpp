@@ -13,6 +13,7 @@
 #include "comm/run_steps.h"
 #include "dispatch/call_key.h"
 #include "dispatch/destinations.h"
+#include "dispatch/explain.h"
 #include "dispatch/list_call.h"
 #include "dispatch/stand_ins.h"
 #include "rules/families.h"
@@ -20,6 +21,7 @@
 #include "shard/span.h"
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
+#include "tensor/keep_sum.h"
 #include "tensor/pending_sums.h"
 #include "trace/counters.h"
 
@@ -31,13 +33,15 @@ class ForeachCall : private ListCall {
   explicit ForeachCall(ListCall call) : ListCall(std::move(call)) {}
 
   void run() {
-    reduce_sums();
     find_mesh();
-    find_layouts();
+    plan();
+    explain();
+    reduce_sums();
+    form_sums();
     bring_over();
     std::map<AxisMask, std::vector<size_t>> groups;
     for (size_t e = 0; e < size(); ++e) {
-      groups[layouts_[e].sharded_axes()].push_back(e);
+      groups[layout_of_element(e).sharded_axes()].push_back(e);
     }
     results_.resize(size());
     for (const auto& [axes, elements] : groups) {
@@ -62,16 +66,6 @@ class ForeachCall : private ListCall {
   }
 
  private:
-  void reduce_sums() {
-    std::vector<const at::Tensor*> all;
-    for (const ListArg& list : lists_) {
-      for (const at::Tensor& tensor : list.tensors) {
-        all.push_back(&tensor);
-      }
-    }
-    reduce_pending(all);
-  }
-
   void find_mesh() {
     for (const ListArg& list : lists_) {
       for (const at::Tensor& tensor : list.tensors) {
@@ -100,19 +94,164 @@ class ForeachCall : private ListCall {
                : Layout::replicated(mesh_);
   }
 
-  // An element follows what it writes, else its first tensor.
-  void find_layouts() {
+  const Layout& layout_of_element(size_t e) const { return plans_[e]->layout; }
+
+  const Redistribution& moves_of(size_t list, size_t e) const {
+    return plans_[e]->moves[list];
+  }
+
+  // Elements of one kind share a plan, and mostly stand in a row.
+  void plan() {
+    CallKey key;
+    CallKey last;
     for (size_t e = 0; e < size(); ++e) {
-      layouts_.push_back(on_mesh(lists_[0].tensors[e]));
+      key.clear();
+      for (const ListArg& list : lists_) {
+        if (!list.tensors.empty()) {
+          add_words(key, list.tensors[e]);
+        }
+      }
+      if (e > 0 && key == last) {
+        plans_.push_back(plans_.back());
+      } else {
+        plans_.push_back(plan_of(e, key));
+        std::swap(key, last);
+      }
     }
   }
 
-  void bring_over() {
-    for (ListArg& list : lists_) {
-      for (size_t e = 0; e < list.tensors.size(); ++e) {
-        bring_over(list, e);
+  void add_words(CallKey& key, const at::Tensor& tensor) const {
+    key.push_back(
+        static_cast<uint64_t>(on_mesh(tensor).id()) << 32 |
+        static_cast<uint64_t>(tensor.itemsize()) << 16 |
+        static_cast<uint64_t>(tensor.dim()));
+    for (const int64_t size : tensor.sizes()) {
+      key.push_back(static_cast<uint64_t>(size));
+    }
+  }
+
+  std::shared_ptr<const ElementPlan> plan_of(size_t e, const CallKey& key)
+      const {
+    const KeyWords words(key.data(), key.size());
+    const uint64_t hash = hash_of(words);
+    if (auto found = op_.element_cache.find(words, hash)) {
+      return found;
+    }
+    count_plan();
+    std::vector<TensorInfo> tensors;
+    for (const ListArg& list : lists_) {
+      TensorInfo info;
+      if (!list.tensors.empty()) {
+        const at::Tensor& tensor = list.tensors[e];
+        info.layout = on_mesh(tensor);
+        info.sizes = tensor.sizes().vec();
+        info.itemsize = static_cast<int>(tensor.itemsize());
+      } else {
+        info.layout = Layout::replicated(mesh_);
+      }
+      tensors.push_back(std::move(info));
+    }
+    auto made = std::make_shared<const ElementPlan>(plan_element(tensors));
+    op_.element_cache.insert(words, hash, made);
+    return made;
+  }
+
+  void explain() const {
+    if (!is_explaining()) {
+      return;
+    }
+    for (size_t e = 0; e < size(); ++e) {
+      std::string line = op_.schema.name;
+      std::string moves;
+      for (size_t l = 0; l < lists_.size(); ++l) {
+        if (lists_[l].tensors.empty()) {
+          continue;
+        }
+        const at::Tensor& tensor = lists_[l].tensors[e];
+        line += " " + text_of({&tensor, 0, is_global(tensor), false});
+        if (!moves_of(l, e).steps.empty()) {
+          moves += std::to_string(l) + ": " + moves_of(l, e).str() + "; ";
+        }
+      }
+      explain_line(line + "  " + moves + "-> " + layout_of_element(e).str());
+    }
+  }
+
+  // Sums that are read whole are reduced for all who hold them, in buckets.
+  void reduce_sums() {
+    c10::SmallVector<const at::Tensor*, 8> pending;
+    c10::SmallVector<AxisMask, 8> axes;
+    for (size_t l = 0; l < lists_.size(); ++l) {
+      for (size_t e = 0; e < lists_[l].tensors.size(); ++e) {
+        AxisMask reduced = 0;
+        for (const Step& step : moves_of(l, e).steps) {
+          if (step.kind != Step::Kind::kAllReduce) {
+            break;
+          }
+          reduced |= AxisMask{1} << step.axis;
+        }
+        if (reduced != 0 && is_here(lists_[l].tensors[e])) {
+          pending.push_back(&lists_[l].tensors[e]);
+          axes.push_back(reduced);
+        }
       }
     }
+    for (const SharedArg& arg : shared_) {
+      if (is_here(arg.tensor) && layout_of(arg.tensor).has_partial()) {
+        pending.push_back(&arg.tensor);
+        axes.push_back(layout_of(arg.tensor).partial_axes());
+      }
+    }
+    reduce_pending(pending, axes);
+  }
+
+  // Sums that are read in parts are formed so, and stay so for all who hold
+  // them: the gradient of a cut weight is reduce-scattered once.
+  void form_sums() {
+    std::vector<const at::Tensor*> tensors;
+    std::vector<const Redistribution*> moves;
+    std::vector<uint32_t> generations;
+    std::vector<Shards> shards;
+    for (size_t l = 0; l < lists_.size(); ++l) {
+      for (size_t e = 0; e < lists_[l].tensors.size(); ++e) {
+        const at::Tensor& tensor = lists_[l].tensors[e];
+        const Redistribution& planned = moves_of(l, e);
+        if (!planned.from.has_partial() || !can_keep_sum(tensor) ||
+            list_that_moves_it(l, e)) {
+          continue;
+        }
+        Held now = held(tensor);
+        if (now.layout == planned.from) {
+          tensors.push_back(&tensor);
+          moves.push_back(&planned);
+          generations.push_back(now.memory_generation);
+          shards.push_back(std::move(now.shards));
+        }
+      }
+    }
+    run_redistributions(moves, shards);
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      keep_sum(
+          *tensors[i], generations[i], moves[i]->to, std::move(shards[i]));
+    }
+  }
+
+  // A tensor that has to move.
+  struct Moving {
+    size_t list;
+    size_t element;
+    Redistribution moves;
+    std::optional<size_t> same_as = std::nullopt;  // list that moves it
+  };
+
+  void bring_over() {
+    std::vector<Moving> moving;
+    for (size_t l = 0; l < lists_.size(); ++l) {
+      for (size_t e = 0; e < lists_[l].tensors.size(); ++e) {
+        begin(l, e, moving);
+      }
+    }
+    move(moving);
     for (SharedArg& arg : shared_) {
       arg.stands = is_here(arg.tensor) && layout_of(arg.tensor).is_replicated();
       arg.replicas = !arg.stands      ? spread(arg.tensor, arg.is_written)
@@ -137,32 +276,94 @@ class ForeachCall : private ListCall {
         mesh_, is_global(tensor) ? full_value(tensor) : tensor, is_written);
   }
 
-  void bring_over(ListArg& list, size_t e) const {
+  // The shards as they are, and what is left to do for them.
+  void begin(size_t l, size_t e, std::vector<Moving>& moving) {
+    ListArg& list = lists_[l];
     const at::Tensor& tensor = list.tensors[e];
+    const Redistribution& planned = moves_of(l, e);
     const bool here = is_here(tensor);
-    const Layout from = on_mesh(tensor);
-    const Layout to = tensor.sizes() == lists_[0].tensors[e].sizes()
-                          ? layouts_[e]
-                          : Layout::replicated(mesh_);
-    const bool stands = here && from == to;
-    Shards shards = !here ? spread(tensor, list.is_written)
-                    : list.is_written && stands ? begin_write(tensor)
-                                                : read(tensor);
-    if (from != to) {
-      shards = run_redistribution(
-          plan_redistribution(
-              from, to, as_span(tensor.sizes()), tensor.itemsize()),
-          shards);
+    if (!here) {
+      list.shards.push_back(spread(tensor, list.is_written));
+      list.stands.push_back(false);
+      if (!planned.steps.empty()) {
+        moving.push_back({l, e, planned});
+      }
+      return;
     }
-    // Fused kernels read memory as it lies, which slices do not lie in.
-    if (is_fused_ && !(list.is_written && stands)) {
-      for (Shard& shard : shards) {
-        shard = in_order(shard.local(), tensor.strides());
+    const bool stands = layout_of(tensor) == planned.to;
+    list.stands.push_back(stands);
+    if (stands) {
+      list.shards.push_back(
+          list.is_written ? begin_write(tensor) : read(tensor));
+      return;
+    }
+    Held now = held(tensor);
+    list.shards.push_back(std::move(now.shards));
+    Moving one{l, e, planned};
+    if (now.layout != planned.from) {
+      one.moves = plan_redistribution(
+          now.layout,
+          planned.to,
+          as_span(tensor.sizes()),
+          tensor.itemsize());
+    }
+    if (!list.is_written) {
+      one.same_as = list_that_moves_it(l, e);
+    }
+    moving.push_back(std::move(one));
+  }
+
+  // The number of an earlier list that has the same tensor at this place and
+  // moves it alike: gradients come twice in addcmul.
+  std::optional<size_t> list_that_moves_it(size_t l, size_t e) const {
+    for (size_t other = 0; other < l; ++other) {
+      const ListArg& list = lists_[other];
+      if (!list.tensors.empty() && list.tensors[e].is_same(lists_[l].tensors[e]) &&
+          moves_of(other, e) == moves_of(l, e)) {
+        return other;
       }
     }
-    list.shards.push_back(std::move(shards));
-    list.layouts.push_back(to);
-    list.stands.push_back(stands);
+    return std::nullopt;
+  }
+
+  // All at once, in buckets.
+  void move(const std::vector<Moving>& moving) {
+    std::vector<const Redistribution*> moves;
+    std::vector<Shards> shards;
+    for (const Moving& one : moving) {
+      if (!one.same_as) {
+        moves.push_back(&one.moves);
+        shards.push_back(std::move(lists_[one.list].shards[one.element]));
+      }
+    }
+    run_redistributions(moves, shards);
+    size_t next = 0;
+    for (const Moving& one : moving) {
+      ListArg& list = lists_[one.list];
+      const size_t e = one.element;
+      if (one.same_as) {
+        list.shards[e] = lists_[*one.same_as].shards[e];
+        continue;
+      }
+      list.shards[e] = std::move(shards[next++]);
+    }
+    if (is_fused_) {
+      make_dense();
+    }
+  }
+
+  // Fused kernels read memory as it lies, which slices do not lie in.
+  void make_dense() {
+    for (ListArg& list : lists_) {
+      for (size_t e = 0; e < list.tensors.size(); ++e) {
+        if (list.is_written && list.stands[e]) {
+          continue;
+        }
+        for (Shard& shard : list.shards[e]) {
+          shard = in_order(shard.local(), list.tensors[e].strides());
+        }
+      }
+    }
   }
 
   // The shard that a lane reads: its own, or its memory's replica.
@@ -244,7 +445,8 @@ class ForeachCall : private ListCall {
   // Asks no tensor for its layout: of a view whose storage another element has
   // written since, that would take the old value again.
   void finish() {
-    for (const ListArg& list : lists_) {
+    for (size_t l = 0; l < lists_.size(); ++l) {
+      const ListArg& list = lists_[l];
       for (size_t e = 0; list.is_written && e < list.tensors.size(); ++e) {
         const at::Tensor& tensor = list.tensors[e];
         if (list.stands[e]) {
@@ -254,7 +456,7 @@ class ForeachCall : private ListCall {
               tensor,
               run_redistribution(
                   plan_redistribution(
-                      list.layouts[e],
+                      moves_of(l, e).to,
                       Layout::replicated(mesh_),
                       as_span(tensor.sizes()),
                       tensor.itemsize()),
@@ -336,7 +538,7 @@ class ForeachCall : private ListCall {
   at::Tensor pack_element(size_t e) {
     const Shard first = results_[e][0];
     const at::Tensor& model = lists_[0].tensors[e];
-    const Layout& layout = layouts_[e];
+    const Layout& layout = layout_of_element(e);
     if (layout.sharded_axes() == 0) {
       return make_global(
           layout,
@@ -354,8 +556,8 @@ class ForeachCall : private ListCall {
   }
 
   Mesh mesh_;
-  int lane_ = 0;                 // at work
-  std::vector<Layout> layouts_;  // of each element
+  int lane_ = 0;  // at work
+  std::vector<std::shared_ptr<const ElementPlan>> plans_;  // of each element
   std::vector<Shards> results_;  // of each element, by lane
 };
 

@@ -118,22 +118,15 @@ std::shared_ptr<const PreparedPlan> plan_of(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const CallTensors& tensors) {
-  for (;;) {
-    const CallKey key = key_of(op, args, tensors);
-    const KeyWords words(key.data(), key.size());
-    const uint64_t hash = hash_of(words);
-    if (auto found = op.cache.find(words, hash)) {
-      return found;
-    }
-    auto made = make_plan(op, args, tensors);
-    // A reader on another thread may have reduced a pending sum since the key
-    // was read: then the plan is of other layouts than the key. A sum is
-    // reduced once, so this ends.
-    if (key_of(op, args, tensors) == key) {
-      op.cache.insert(words, hash, made);
-      return made;
-    }
+  const CallKey key = key_of(op, args, tensors);
+  const KeyWords words(key.data(), key.size());
+  const uint64_t hash = hash_of(words);
+  if (auto found = op.cache.find(words, hash)) {
+    return found;
   }
+  auto made = make_plan(op, args, tensors);
+  op.cache.insert(words, hash, made);
+  return made;
 }
 
 void explain(
@@ -212,7 +205,7 @@ bool make_elsewhere(const Op& op, Stack& stack) {
 void run_call(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
-    const CallTensors& tensors,
+    CallTensors& tensors,
     Stack& stack) {
   if (tensors.any_written && op.checks_overlap) {
     check_overlap(tensors);
@@ -247,39 +240,29 @@ void run_call(
     run_inplace_view(op, stack);
     return;
   }
-  // Readers may reduce a pending sum between planning and running, so this ends
-  // after as many rounds as there are sums.
-  constexpr int kMostRounds = 1000;
-  for (int round = 0; round < kMostRounds; ++round) {
-    const auto prepared = plan_of(op, args, tensors);
-    if (tensors.any_written && settle_blanks(tensors, prepared->plan)) {
-      continue;
-    }
-    if (is_explaining()) [[unlikely]] {
-      explain(op, tensors, *prepared);
-    }
-    if (prepared->plan.kind == Plan::Kind::kRewrite) {
-      run_rewrite(op, stack);
-      return;
-    }
-    if (prepared->lacks_rule) [[unlikely]] {
-      count_replicated(op.schema.name);
-    }
-    try {
-      execute(op, *prepared, tensors, stack);
-      return;
-    } catch (const StalePlan&) {
-    }
+  hold_sums(tensors);
+  auto prepared = plan_of(op, args, tensors);
+  if (tensors.any_written && settle_blanks(tensors, prepared->plan)) {
+    prepared = plan_of(op, args, tensors);
   }
-  TORCH_MESH_ASSERT(
-      false, op.schema.name, ": the layouts of its arguments do not settle.");
+  if (is_explaining()) [[unlikely]] {
+    explain(op, tensors, *prepared);
+  }
+  if (prepared->plan.kind == Plan::Kind::kRewrite) {
+    run_rewrite(op, stack);
+    return;
+  }
+  if (prepared->lacks_rule) [[unlikely]] {
+    count_replicated(op.schema.name);
+  }
+  execute(op, *prepared, tensors, stack);
 }
 
 void run(const Op& op, Stack& stack) {
   const size_t num_args = op.params.size();
   const c10::ArrayRef<c10::IValue> args(
       stack.data() + stack.size() - num_args, num_args);
-  const CallTensors tensors = tensors_of(op, args);
+  CallTensors tensors = tensors_of(op, args);
   if (!tensors.any_global && tensors.any_fake) {
     op.handle.redispatchBoxed(
         c10::DispatchKeySet(c10::DispatchKey::Meta), &stack);

@@ -23,7 +23,6 @@ ListCall::ListCall(const Op& op, Stack& stack)
            op.schema.params[p].is_written,
            stack[base_ + p].toTensorVector(),
            {},
-           {},
            {}});
     } else if (stack[base_ + p].isTensor() &&
                stack[base_ + p].toTensor().defined()) {

@@ -17,8 +17,7 @@ struct ListArg {
   size_t param;
   bool is_written;
   std::vector<at::Tensor> tensors;
-  std::vector<Shards> shards;   // of each tensor, in `layouts`
-  std::vector<Layout> layouts;  // of `shards`
+  std::vector<Shards> shards;  // of each tensor, in its planned layout
   // Whether `shards` are the tensor's own, for writing in place; else they are
   // copied back.
   std::vector<bool> stands;

@@ -217,6 +217,7 @@ void clear_plans() {
   std::shared_lock lock(registry().mutex);
   for (const auto& [name, op] : registry().ops) {
     op->cache.clear();
+    op->element_cache.clear();
   }
 }
 

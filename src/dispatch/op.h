@@ -9,6 +9,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 
+#include "plan/element_plan.h"
 #include "plan/plan_cache.h"
 #include "rules/op_call.h"
 #include "run/prepared_plan.h"
@@ -71,6 +72,7 @@ struct Op {
   size_t written_param(int alias) const;
 
   mutable PlanCache<PreparedPlan> cache;
+  mutable PlanCache<ElementPlan> element_cache;  // of an op on lists
 };
 
 // The Op of an operator; made at the first call. Valid for ever; if the

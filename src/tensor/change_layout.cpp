@@ -4,16 +4,42 @@
 
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
+#include "tensor/keep_sum.h"
 
 namespace torch_mesh {
 
+namespace {
+
+bool is_all_of_its_storage(const at::Tensor& tensor) {
+  const MeshStorage& storage = *MeshStorage::of(tensor);
+  return tensor.storage_offset() == 0 &&
+         tensor.numel() * tensor.itemsize() == storage.nbytes() &&
+         tensor.is_non_overlapping_and_dense() &&
+         tensor.scalar_type() == storage.dtype && !tensor.is_conj() &&
+         !tensor.is_neg();
+}
+
+// Requires the storage's lock. Old shards go back to the caller, who frees them
+// behind it.
+void replace_shards(
+    const at::Tensor& tensor,
+    MeshStorage& storage,
+    const Layout& layout,
+    Shards& shards) {
+  storage.layout = layout;
+  std::swap(storage.shards, shards);
+  storage.base_sizes.assign(tensor.sizes().begin(), tensor.sizes().end());
+  storage.base_strides.assign(tensor.strides().begin(), tensor.strides().end());
+  ++storage.layout_generation;
+  ++storage.memory_generation;
+  storage.count_shards();
+}
+
+}  // namespace
+
 bool change_layout(const at::Tensor& tensor, const Layout& layout) {
   MeshStorage& storage = *MeshStorage::of(tensor);
-  const bool is_all = tensor.storage_offset() == 0 &&
-                      tensor.numel() * tensor.itemsize() == storage.nbytes() &&
-                      tensor.is_non_overlapping_and_dense();
-  if (!is_all || tensor.scalar_type() != storage.dtype || tensor.is_conj() ||
-      tensor.is_neg()) {
+  if (!is_all_of_its_storage(tensor)) {
     return false;
   }
   GlobalMeta& meta = meta_of(tensor);
@@ -26,19 +52,34 @@ bool change_layout(const at::Tensor& tensor, const Layout& layout) {
     shards = read(moved);
   }
   const std::lock_guard lock(storage.mutex);
-  storage.layout = there;
-  storage.shards = std::move(shards);
-  storage.base_sizes.assign(tensor.sizes().begin(), tensor.sizes().end());
-  storage.base_strides.assign(tensor.strides().begin(), tensor.strides().end());
+  replace_shards(tensor, storage, there, shards);
   storage.is_placed = true;
   storage.is_borrowed = false;
-  ++storage.layout_generation;
-  ++storage.memory_generation;
   ++storage.value_generation;
-  storage.count_shards();
   meta.layout = there;
   meta.is_write_back = false;
   return true;
+}
+
+bool can_keep_sum(const at::Tensor& tensor) {
+  return is_all_of_its_storage(tensor) &&
+         !MeshStorage::of(tensor)->is_borrowed;
+}
+
+void keep_sum(
+    const at::Tensor& tensor,
+    uint32_t memory_generation,
+    const Layout& layout,
+    Shards sum) {
+  MeshStorage& storage = *MeshStorage::of(tensor);
+  if (!can_keep_sum(tensor)) {
+    return;
+  }
+  const std::lock_guard lock(storage.mutex);
+  if (storage.memory_generation == memory_generation &&
+      storage.layout.has_partial()) {
+    replace_shards(tensor, storage, layout, sum);
+  }
 }
 
 }  // namespace torch_mesh

@@ -15,7 +15,7 @@ def x(request):
     if request.param is not None:
         _C.set_memories_for_testing(request.param)
     mesh = tm.Mesh({"data": 4})
-    _C.separate_memories_for_testing(False)
+    _C.set_memories_for_testing([])
     return tm.distribute(torch.arange(256.0).view(32, 8), mesh, ("S0",))
 
 
