@@ -2,6 +2,8 @@
 
 #include "comm/run_steps.h"
 
+#include <span>
+
 #include <ATen/ops/full_like.h>
 
 #include <torch_mesh/error.h>
@@ -43,6 +45,16 @@ Shards as_parts(const Step& step, const Layout& before, const Shards& shards) {
   return result;
 }
 
+// P+ -> R, along all axes of the step.
+Shards reduced(const Step& step, const Layout& before, const Shards& shards) {
+  const Step::Part alone = {step.kind, step.axis};
+  const std::span<const Step::Part> how =
+      step.parts.empty() ? std::span(&alone, 1) : std::span(step.parts);
+  const Mesh& mesh = before.mesh();
+  return communicator_of(mesh).all_reduce(
+      mesh, how, before.sharded_axes(), {shards})[0];
+}
+
 Shards run_step(const Step& step, const Layout& before, const Shards& shards) {
   const Mesh& mesh = before.mesh();
   Communicator& communicator = communicator_of(mesh);
@@ -52,10 +64,7 @@ Shards run_step(const Step& step, const Layout& before, const Shards& shards) {
     case Step::Kind::kToPartial:
       return mesh.one_memory() ? shards : as_parts(step, before, shards);
     case Step::Kind::kAllReduce:
-      return mesh.one_memory()
-                 ? shards
-                 : communicator.all_reduce(
-                       mesh, step.axis, before.sharded_axes(), {shards})[0];
+      return mesh.one_memory() ? shards : reduced(step, before, shards);
     case Step::Kind::kReduceScatter:
       return communicator.reduce_scatter(step, before, shards);
     case Step::Kind::kAllGather:

@@ -4,6 +4,7 @@
 
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
+#include "tensor/reduction.h"
 
 namespace torch_mesh {
 
@@ -25,7 +26,7 @@ bool change_layout(const at::Tensor& tensor, const Layout& layout) {
     there = layout_of(moved);
     shards = read(moved);
   }
-  const std::lock_guard lock(storage.mutex);
+  const auto lock = lock_for_write(storage);
   storage.layout = there;
   storage.shards = std::move(shards);
   storage.base_sizes.assign(tensor.sizes().begin(), tensor.sizes().end());

@@ -20,6 +20,7 @@
 #include "tensor/base_value.h"
 #include "tensor/lazy_bits.h"
 #include "tensor/pending_sums.h"
+#include "tensor/reduction.h"
 #include "tensor/write_back.h"
 #include "trace/counters.h"
 
@@ -168,12 +169,9 @@ bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
 // Requires the storage's lock.
 void refresh_locked(const at::Tensor& tensor, MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
-  TORCH_CHECK(
-      !storage.broken,
-      CurrentOp::name(),
-      ": the tensor was left half written by an error.\n  first error  ",
-      storage.broken ? *storage.broken : "",
-      "\nHint: write all of it, with copy_ or fill_. [broken-tensor]");
+  if (storage.broken) [[unlikely]] {
+    raise_broken(*storage.broken);
+  }
   if (is_current(meta, storage)) {
     return;
   }
@@ -219,7 +217,7 @@ void own_memory(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   // Freed behind the lock: memory of NumPy needs Python's lock for that.
   Shards borrowed;
-  std::lock_guard lock(storage.mutex);
+  const auto lock = lock_for_write(storage);
   if (!storage.is_borrowed) {
     return;
   }
@@ -414,6 +412,7 @@ void read_storage(MeshStorage& storage) {
 
 Shards begin_write(const at::Tensor& tensor) {
   if (!settled_shards(tensor)) {
+    finish_reduction(*MeshStorage::of(tensor));
     read(tensor);
   }
   if (MeshStorage::of(tensor)->is_borrowed) [[unlikely]] {
@@ -453,7 +452,7 @@ void end_write(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (meta.is_write_back) {
     const LocalOps local;
-    std::lock_guard lock(storage.mutex);
+    const auto lock = lock_for_write(storage);
     write_back(tensor, storage);
     // It stands for what the storage has, also where it was not taken of it.
     meta.memory_generation.store(

@@ -8,6 +8,7 @@
 #include "tensor/base_value.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
+#include "tensor/reduction.h"
 
 namespace torch_mesh {
 namespace {
@@ -82,7 +83,7 @@ void overwrite_value(const at::Tensor& tensor, const at::Tensor& value) {
   Shards before;
   {
     const LocalOps local;
-    std::lock_guard lock(storage.mutex);
+    const auto lock = lock_for_write(storage);
     const bool is_simple = storage.dtype == tensor.scalar_type() &&
                            !LazyBits::of(tensor).any() && !storage.broken;
     if (is_simple &&
