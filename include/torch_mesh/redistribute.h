@@ -11,7 +11,7 @@
 
 namespace torch_mesh {
 
-// One action along one mesh axis.
+// One action along a mesh axis, or a sum along several.
 struct Step {
   enum class Kind : uint8_t {
     kSlice,          // R  -> S   each device keeps its chunk; moves nothing
@@ -33,10 +33,25 @@ struct Step {
   // where all devices share one.
   std::vector<int64_t> received = {};
 
+  // One collective of an all-reduce along several axes.
+  struct Part {
+    Kind kind;  // kReduceScatter, kAllReduce or kAllGather
+    int axis;
+    int64_t num_bytes = 0;               // as the step's
+    std::vector<int64_t> received = {};  // as the step's
+    bool operator==(const Part&) const = default;
+  };
+  // Those of such a step, in order; its `axis` is the first, and its bytes are
+  // theirs together. They cut what the devices hold as a flat run of elements.
+  // Empty for all other steps.
+  std::vector<Part> parts = {};
+
+  // All that it goes along.
+  AxisMask axes() const;
   bool communicates() const {
     return kind != Kind::kSlice && kind != Kind::kToPartial;
   }
-  // "all_gather@model 24 B"
+  // "all_gather@model 24 B"; of several parts theirs, as in a redistribution.
   std::string str() const;
   bool operator==(const Step&) const = default;
 };
@@ -64,7 +79,8 @@ struct Redistribution {
 //
 // Axes that shard the same dim nest, the later inside the earlier, so a step
 // may only remove or add the innermost one: the search (Dijkstra's, over the
-// layouts that lie between) finds the order.
+// layouts that lie between) finds the order. Sums over several axes are formed
+// at once: scattered along one axis, less is left for the others.
 //
 // from, to   Layouts on the same mesh, valid for `sizes`.
 // itemsize   Bytes of one element.

@@ -68,8 +68,8 @@ at::Tensor from_shards(
     std::span<const at::Tensor> shards,
     const Layout& layout);
 
-// Reduces pending partial sums of all these tensors in place: one collective
-// for each axis and bucket of 25 MiB. Plain tensors are passed over.
+// Reduces pending partial sums of all these tensors in place: one all-reduce
+// for each set of axes and bucket of 25 MiB. Plain tensors are passed over.
 void reduce_partials(std::span<const at::Tensor> tensors);
 
 }  // namespace torch_mesh

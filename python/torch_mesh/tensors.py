@@ -276,8 +276,9 @@ def borrow(
 def reduce_partials(tensors: Iterable[Tensor]) -> None:
     """Forms pending partial sums of all these tensors, in place.
 
-    One collective for each mesh axis and bucket of 25 MiB. Tensors without a
-    pending sum, and plain ones, are passed over.
+    One all-reduce for each bucket of 25 MiB and set of mesh axes. Along two
+    axes it is a reduce-scatter, an all-reduce of what is left, and an
+    all-gather. Tensors without a pending sum, and plain ones, are passed over.
 
     Args:
         tensors: global tensors, such as the gradients of one step.

@@ -1,15 +1,17 @@
 // communicator.h: what moves shards between the devices of a mesh.
 //
-// A call is one step of a whole mesh: along one axis, for all of its groups at
-// once. A group are the devices that differ in their coordinate on that axis
-// alone. Devices that share a memory hold one part of a sum between them: of
-// sums a group has as many members as memories, in the order of the axis.
+// A call is one step of a whole mesh: along one axis, or of sums a set of axes,
+// for all of its groups at once. A group are the devices that differ in their
+// coordinate on that axis alone. Devices that share a memory hold one part of a
+// sum between them: of sums a group has as many members as memories, in the
+// order of the axis.
 //
 // Requires: a LocalOps guard on the caller.
 // Threads: all members may be called from any thread.
 
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include <torch_mesh/redistribute.h>
@@ -22,10 +24,13 @@ class Communicator {
  public:
   virtual ~Communicator() = default;
 
-  // The sums over an axis, on each device. Half-precision parts travel as they
-  // are; their sums are formed in float32, in the order of the axis, and
-  // rounded once.
+  // The sums over a set of axes, on each device, in the parts that a planner
+  // chose. Each reduce-scatter and all-reduce adds up along its axis, in the
+  // order of the axis; half-precision parts travel as they are, and these sums
+  // are formed in float32 and rounded once.
   //
+  //   how          the collectives, in order, as plan/sums.h makes them: each
+  //                cuts what a device has as a flat run of elements
   //   cut          axes that make lanes of the operands
   //   operands[k]  parts of a sum, one for each lane; all of one dtype
   //   result[k]    its sum, one for each lane; memory of its own
@@ -33,7 +38,7 @@ class Communicator {
   // Many operands travel as one.
   virtual std::vector<Shards> all_reduce(
       const Mesh& mesh,
-      int axis,
+      std::span<const Step::Part> how,
       AxisMask cut,
       const std::vector<Shards>& operands) = 0;
 
@@ -65,7 +70,11 @@ class Communicator {
   virtual void copy(const Mesh& mesh, const std::vector<Copy>& copies) = 0;
 };
 
-// The one that serves a mesh.
+// The one that serves a mesh. Throws, as a bug of ours, if the caller holds a
+// lock of a storage.
 Communicator& communicator_of(const Mesh& mesh);
+
+// Lets another one serve all meshes; nullptr ends it.
+void set_communicator_for_testing(Communicator* communicator);
 
 }  // namespace torch_mesh

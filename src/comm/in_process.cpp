@@ -2,9 +2,11 @@
 //
 // An all-reduce is a ring's: each member forms the sum of one chunk, and all
 // get the chunks of the others. So a device of n receives 2 (n - 1) chunks,
-// whatever the kind of device is.
+// whatever the kind of device is. Along several axes chunks are cut of chunks.
 
+#include <atomic>
 #include <deque>
+#include <utility>
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -13,6 +15,7 @@
 #include <torch_mesh/error.h>
 
 #include "comm/communicator.h"
+#include "comm/held_locks.h"
 #include "comm/pieces.h"
 #include "core/groups.h"
 #include "shard/local_ops.h"
@@ -54,19 +57,27 @@ class Reader {
   int64_t num_bytes_ = 0;
 };
 
-// Writes the sum of `parts`, in order, into memory of its own.
+// Writes the sum of `parts`, in order, into `sum`, which may be one of them.
 void sum_into(const at::Tensor& sum, const std::vector<at::Tensor>& parts) {
   const bool is_half =
       sum.scalar_type() == at::kHalf || sum.scalar_type() == at::kBFloat16;
-  const at::Tensor wide = is_half ? parts[0].to(at::kFloat) : sum;
-  if (!is_half) {
-    sum.copy_(parts[0]);
+  bool is_later_part = false;
+  for (size_t i = 1; i < parts.size(); ++i) {
+    is_later_part |= parts[i].is_alias_of(sum);
+  }
+  at::Tensor total = sum;
+  if (is_half) {
+    total = parts[0].to(at::kFloat);
+  } else if (is_later_part) {
+    total = parts[0].clone();
+  } else {
+    total.copy_(parts[0]);
   }
   for (size_t i = 1; i < parts.size(); ++i) {
-    wide.add_(parts[i]);
+    total.add_(parts[i]);
   }
-  if (is_half) {
-    sum.copy_(wide);
+  if (!total.is_same(sum)) {
+    sum.copy_(total);
   }
 }
 
@@ -112,38 +123,95 @@ void unpack(
   }
 }
 
-// The sum of the runs of a group's members, in a run of its own for each.
-std::vector<at::Tensor> ring(
-    const Mesh& mesh,
-    const std::vector<int>& devices,
-    const std::vector<at::Tensor>& runs) {
-  const size_t n = runs.size();
-  auto chunk_of = [&](const at::Tensor& run, size_t j) {
-    const Range range =
-        chunk(run.numel(), static_cast<int64_t>(n), static_cast<int64_t>(j));
-    return run.narrow(0, range.begin, range.length);
-  };
-  std::deque<Reader> readers;
-  std::vector<at::Tensor> sums;
-  for (size_t j = 0; j < n; ++j) {
-    Reader& reader = readers.emplace_back(mesh, devices[j]);
-    std::vector<at::Tensor> parts;
-    for (size_t m = 0; m < n; ++m) {
-      parts.push_back(reader.read(chunk_of(runs[m], j), devices[m]));
+// Sums of flat runs, one for each lane, while their collectives run.
+class FlatSums {
+ public:
+  FlatSums(const Mesh& mesh, const Lanes& lanes, std::vector<at::Tensor> runs)
+      : mesh_(mesh), lanes_(lanes), parts_(std::move(runs)) {
+    for (int lane = 0; lane < lanes_.num; ++lane) {
+      readers_.emplace_back(mesh_, lanes_.first_device[lane]);
+      held_.push_back(
+          at::empty({parts_[lane].numel()}, parts_[lane].options()));
     }
-    sums.push_back(at::empty({runs[j].numel()}, runs[j].options()));
-    sum_into(chunk_of(sums[j], j), parts);
   }
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = 0; j < n; ++j) {
-      if (i != j) {
-        chunk_of(sums[i], j)
-            .copy_(readers[i].read(chunk_of(sums[j], j), devices[j]));
+
+  void run(const Step::Part& part) {
+    if (part.kind != Step::Kind::kAllGather) {
+      scatter(part.axis);
+    }
+    if (part.kind != Step::Kind::kReduceScatter) {
+      gather(part.axis);
+    }
+  }
+
+  // Of each lane, in memory of its own.
+  std::vector<at::Tensor> take() && { return std::move(held_); }
+
+ private:
+  // Each member forms the sum of its chunk of the parts.
+  void scatter(int axis) {
+    std::vector<at::Tensor> chunks;
+    for (int lane = 0; lane < lanes_.num; ++lane) {
+      const Member member = member_of(axis, lane);
+      std::vector<at::Tensor> pieces;
+      for (int from : member.group) {
+        pieces.push_back(read(lane, from, chunk_of(parts_[from], member)));
+      }
+      chunks.push_back(chunk_of(held_[lane], member));
+      sum_into(chunks.back(), pieces);
+    }
+    open_.push_back(std::exchange(held_, chunks));
+    parts_ = std::move(chunks);
+  }
+
+  // Undoes the last scatter that is open: each member gets the others' chunks.
+  void gather(int axis) {
+    const std::vector<at::Tensor> chunks =
+        std::exchange(held_, std::move(open_.back()));
+    open_.pop_back();
+    for (int lane = 0; lane < lanes_.num; ++lane) {
+      Member member = member_of(axis, lane);
+      for (size_t i = 0; i < member.group.size(); ++i) {
+        member.place = static_cast<int64_t>(i);
+        if (const int from = member.group[i]; from != lane) {
+          chunk_of(held_[lane], member).copy_(read(lane, from, chunks[from]));
+        }
       }
     }
+    parts_ = held_;
   }
-  return sums;
-}
+
+  Member member_of(int axis, int lane) const {
+    Member member = member_of_group(mesh_, axis, lanes_, lane);
+    for (int other : member.group) {
+      TORCH_MESH_ASSERT(
+          parts_of(mesh_, axis, lanes_, lanes_.first_device[other]) ==
+              member.group,
+          "all_reduce: two devices of one memory sum with other memories "
+          "each.");
+    }
+    return member;
+  }
+
+  static at::Tensor chunk_of(const at::Tensor& run, const Member& member) {
+    const Range range = chunk(
+        run.numel(), static_cast<int64_t>(member.group.size()), member.place);
+    return run.narrow(0, range.begin, range.length);
+  }
+
+  at::Tensor read(int lane, int from, const at::Tensor& piece) {
+    return readers_[lane].read(piece, lanes_.first_device[from]);
+  }
+
+  const Mesh& mesh_;
+  const Lanes& lanes_;
+  std::deque<Reader> readers_;
+  // All of each lane: what is added up next; where its sum goes; and where it
+  // went before each scatter that is open.
+  std::vector<at::Tensor> parts_;
+  std::vector<at::Tensor> held_;
+  std::vector<std::vector<at::Tensor>> open_;
+};
 
 // --- the others --------------------------------------------------------------
 
@@ -188,17 +256,34 @@ class InProcess final : public Communicator {
  public:
   std::vector<Shards> all_reduce(
       const Mesh& mesh,
-      int axis,
+      std::span<const Step::Part> how,
       AxisMask cut_axes,
       const std::vector<Shards>& operands) override {
     const Lanes& lanes = mesh.lanes(cut_axes);
+    // Who sums together packs in the order in which the first holds its part.
+    std::vector<Strides> strides;
+    std::vector<at::Tensor> runs;
+    for (int lane = 0; lane < lanes.num; ++lane) {
+      int first = lanes.first_device[lane];
+      for (const Step::Part& part : how) {
+        first = mesh.neighbour(first, part.axis, 0);
+      }
+      Strides& of_lane = strides.emplace_back();
+      for (const Shards& operand : operands) {
+        of_lane.push_back(
+            dense_strides_of(operand[lanes.lane_of_device[first]]));
+      }
+      runs.push_back(packed(operands, lane, of_lane));
+    }
+    FlatSums flat(mesh, lanes, std::move(runs));
+    for (const Step::Part& part : how) {
+      flat.run(part);
+    }
+    runs = std::move(flat).take();
     std::vector<Shards> sums(operands.size(), Shards(lanes.num));
     for (int lane = 0; lane < lanes.num; ++lane) {
-      if (!sums[0][lane].defined()) {
-        const std::vector<int> group =
-            parts_of(mesh, axis, lanes, lanes.first_device[lane]);
-        reduce_group(mesh, axis, lanes, group, operands, sums);
-      }
+      unpack(runs[lane], operands, lane, strides[lane], sums);
+      runs[lane].reset();
     }
     return sums;
   }
@@ -247,44 +332,21 @@ class InProcess final : public Communicator {
       copy.target.local().copy_(reader.read(copy.source.local(), copy.from));
     }
   }
-
- private:
-  static void reduce_group(
-      const Mesh& mesh,
-      int axis,
-      const Lanes& lanes,
-      const std::vector<int>& group,
-      const std::vector<Shards>& operands,
-      std::vector<Shards>& sums) {
-    std::vector<int> devices;
-    for (int lane : group) {
-      devices.push_back(lanes.first_device[lane]);
-      TORCH_MESH_ASSERT(
-          parts_of(mesh, axis, lanes, devices.back()) == group,
-          "all_reduce: two devices of one memory sum with other memories "
-          "each.");
-    }
-    // All members pack in the order in which the first holds its part.
-    Strides strides;
-    for (const Shards& operand : operands) {
-      strides.push_back(dense_strides_of(operand[group[0]]));
-    }
-    std::vector<at::Tensor> runs;
-    for (int lane : group) {
-      runs.push_back(packed(operands, lane, strides));
-    }
-    const std::vector<at::Tensor> summed = ring(mesh, devices, runs);
-    for (size_t member = 0; member < group.size(); ++member) {
-      unpack(summed[member], operands, group[member], strides, sums);
-    }
-  }
 };
+
+std::atomic<Communicator*> for_testing{nullptr};
 
 }  // namespace
 
 Communicator& communicator_of(const Mesh&) {
+  check_no_lock_is_held("a collective");
   static auto& in_process = *new InProcess;
-  return in_process;
+  Communicator* other = for_testing.load(std::memory_order_relaxed);
+  return other ? *other : in_process;
+}
+
+void set_communicator_for_testing(Communicator* communicator) {
+  for_testing = communicator;
 }
 
 }  // namespace torch_mesh

@@ -3,6 +3,7 @@
 #include "comm/run_steps.h"
 
 #include <algorithm>
+#include <span>
 
 #include <ATen/ops/full_like.h>
 
@@ -45,32 +46,34 @@ Shards as_parts(const Step& step, const Layout& before, const Shards& shards) {
   return result;
 }
 
+// P+ -> R, along all axes of the step.
+Shards reduced(const Step& step, const Layout& before, const Shards& shards) {
+  const Step::Part alone = {step.kind, step.axis};
+  const std::span<const Step::Part> how =
+      step.parts.empty() ? std::span(&alone, 1) : std::span(step.parts);
+  const Mesh& mesh = before.mesh();
+  return communicator_of(mesh).all_reduce(
+      mesh, how, before.sharded_axes(), {shards})[0];
+}
+
 Shards run_step(const Step& step, const Layout& before, const Shards& shards) {
   const Mesh& mesh = before.mesh();
-  Communicator& communicator = communicator_of(mesh);
   switch (step.kind) {
     case Step::Kind::kSlice:
       return sliced(step, before, shards);
     case Step::Kind::kToPartial:
       return mesh.one_memory() ? shards : as_parts(step, before, shards);
     case Step::Kind::kAllReduce:
-      return mesh.one_memory()
-                 ? shards
-                 : communicator.all_reduce(
-                       mesh, step.axis, before.sharded_axes(), {shards})[0];
+      return mesh.one_memory() ? shards : reduced(step, before, shards);
     case Step::Kind::kReduceScatter:
-      return communicator.reduce_scatter(step, before, shards);
+      return communicator_of(mesh).reduce_scatter(step, before, shards);
     case Step::Kind::kAllGather:
-      return communicator.all_gather(step, before, shards);
+      return communicator_of(mesh).all_gather(step, before, shards);
     case Step::Kind::kAllToAll:
-      return communicator.all_to_all(step, before, shards);
+      return communicator_of(mesh).all_to_all(step, before, shards);
   }
   TORCH_MESH_ASSERT(false, "a step of no kind");
 }
-
-}  // namespace
-
-namespace {
 
 // One collective of many values.
 struct Bucket {
@@ -81,7 +84,7 @@ struct Bucket {
   bool takes(const Step& step) const {
     return step.kind == first->kind && step.axis == first->axis &&
            step.after.mesh() == first->after.mesh() &&
-           num_bytes + step.num_bytes <= kMostBucketBytes;
+           num_bytes + step.num_bytes <= kBucketBytes;
   }
   void add(const Step& step) {
     num_bytes += step.num_bytes;
@@ -112,7 +115,9 @@ void run_redistributions(
       }
       any = true;
       const Step& step = steps[stage];
-      if (step.communicates()) {
+      if (!step.parts.empty()) {
+        count_step(step);
+      } else if (step.communicates()) {
         auto bucket = std::ranges::find_if(
             buckets, [&](const Bucket& open) { return open.takes(step); });
         if (bucket == buckets.end()) {

@@ -9,7 +9,7 @@
 namespace torch_mesh {
 
 // Bytes that one collective of more than one value receives at most.
-inline constexpr int64_t kMostBucketBytes = 25 << 20;
+inline constexpr int64_t kBucketBytes = 25 << 20;
 
 // Runs the steps that a planner chose, and counts each; chooses nothing.
 //
@@ -23,7 +23,7 @@ Shards run_redistribution(
     const Shards& shards);
 
 // Many at once, step by step: equal steps of several values (of one kind, along
-// one axis of one mesh) are one collective of at most kMostBucketBytes, counted as
+// one axis of one mesh) are one collective of at most kBucketBytes, counted as
 // one.
 //
 //   moves    of each value

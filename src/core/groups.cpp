@@ -33,6 +33,17 @@ std::vector<int> parts_of(
   return parts;
 }
 
+Member member_of_group(
+    const Mesh& mesh,
+    int axis,
+    const Lanes& lanes,
+    int lane) {
+  std::vector<int> group =
+      parts_of(mesh, axis, lanes, lanes.first_device[lane]);
+  const auto place = std::find(group.begin(), group.end(), lane);
+  return {group, place - group.begin()};
+}
+
 int64_t received_in_ring(int64_t numel, int64_t n) {
   return n < 2 ? 0 : received_by_member(numel, n, 0);
 }
@@ -45,12 +56,9 @@ std::vector<int64_t> received_in_rings(
   const Lanes& lanes = mesh.lanes(cut);
   std::vector<int64_t> received(mesh.size());
   for (int lane = 0; lane < lanes.num; ++lane) {
-    const int device = lanes.first_device[lane];
-    const std::vector<int> group = parts_of(mesh, axis, lanes, device);
-    const auto member =
-        std::find(group.begin(), group.end(), lane) - group.begin();
-    received[device] = received_by_member(
-        numel[lane], static_cast<int64_t>(group.size()), member);
+    const Member member = member_of_group(mesh, axis, lanes, lane);
+    received[lanes.first_device[lane]] = received_by_member(
+        numel[lane], static_cast<int64_t>(member.group.size()), member.place);
   }
   return received;
 }

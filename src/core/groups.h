@@ -18,6 +18,17 @@ std::vector<int> parts_of(
     const Lanes& lanes,
     int device);
 
+// A lane among those that sum along an axis with it.
+struct Member {
+  std::vector<int> group;  // lanes, as `parts_of` gives them
+  int64_t place;           // of the lane in it
+};
+Member member_of_group(
+    const Mesh& mesh,
+    int axis,
+    const Lanes& lanes,
+    int lane);
+
 // Elements that the device which receives most receives when n devices sum
 // `numel` elements in a ring: of n chunks it forms the sum of one, and gets the
 // others.

@@ -188,7 +188,7 @@ class ForeachCall : private ListCall {
           if (step.kind != Step::Kind::kAllReduce) {
             break;
           }
-          reduced |= AxisMask{1} << step.axis;
+          reduced |= step.axes();
         }
         if (reduced != 0 && is_here(lists_[l].tensors[e])) {
           pending.push_back(&lists_[l].tensors[e]);

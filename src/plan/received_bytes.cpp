@@ -73,6 +73,16 @@ class Receiver {
 
 }  // namespace
 
+std::vector<int64_t> numel_of_lanes(
+    const Layout& layout,
+    std::span<const int64_t> sizes) {
+  std::vector<int64_t> numel;
+  for (int device : layout.lanes().first_device) {
+    numel.push_back(product(shard_sizes(layout, sizes, device)));
+  }
+  return numel;
+}
+
 std::vector<int64_t> received_bytes(
     const Step& step,
     const Layout& before,
@@ -84,11 +94,8 @@ std::vector<int64_t> received_bytes(
   }
   std::vector<int64_t> received(mesh.size());
   if (step.kind == Step::Kind::kAllReduce) {
-    std::vector<int64_t> numel;
-    for (int device : before.lanes().first_device) {
-      numel.push_back(product(shard_sizes(before, sizes, device)));
-    }
-    received = received_in_rings(mesh, step.axis, before.sharded_axes(), numel);
+    received = received_in_rings(
+        mesh, step.axis, before.sharded_axes(), numel_of_lanes(before, sizes));
   } else if (step.communicates()) {
     const Receiver receiver(step, before, sizes);
     for (int device : step.after.lanes().first_device) {

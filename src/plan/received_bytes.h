@@ -10,6 +10,11 @@
 
 namespace torch_mesh {
 
+// Elements that each lane holds of a tensor of `sizes`.
+std::vector<int64_t> numel_of_lanes(
+    const Layout& layout,
+    std::span<const int64_t> sizes);
+
 // Bytes that each device receives from other memories in one step; of the
 // devices that share a lane the first receives.
 //

@@ -2,12 +2,15 @@
 //
 // A state of the search is one placement for each axis. On an axis only R, the
 // placement it starts with and the one it shall have come into question, so
-// there are at most 3^axes states, and most are never reached.
+// there are at most 3^axes states, and most are never reached. Scattering a sum
+// along one axis, only to gather it again when it is reduced along others, goes
+// through none of them: all sums at once are one move (plan/sums.h).
 
 #include <torch_mesh/redistribute.h>
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdio>
 #include <limits>
 #include <optional>
@@ -19,6 +22,7 @@
 #include "core/groups.h"
 #include "core/shapes.h"
 #include "plan/received_bytes.h"
+#include "plan/sums.h"
 
 namespace torch_mesh {
 
@@ -55,9 +59,28 @@ std::string format_bytes(int64_t num_bytes) {
   return text.data();
 }
 
+AxisMask Step::axes() const {
+  AxisMask all = AxisMask{1} << axis;
+  for (const Part& part : parts) {
+    all |= AxisMask{1} << part.axis;
+  }
+  return all;
+}
+
 std::string Step::str() const {
-  return std::string(name(kind)) + "@" + after.mesh().axis(axis).name + " " +
-         format_bytes(num_bytes);
+  auto text_of = [&](const auto& part) {
+    return std::string(name(part.kind)) + "@" +
+           after.mesh().axis(part.axis).name + " " +
+           format_bytes(part.num_bytes);
+  };
+  if (parts.empty()) {
+    return text_of(*this);
+  }
+  std::string text;
+  for (const Part& part : parts) {
+    text += (text.empty() ? "" : ", ") + text_of(part);
+  }
+  return text;
 }
 
 int64_t Redistribution::num_bytes() const {
@@ -139,7 +162,8 @@ class Search {
         continue;
       }
       for (const Move& move : moves(placements_of(state))) {
-        const Cost reached = {cost.first + move.num_bytes, cost.second + 1};
+        const Cost reached = {cost.first + move.num_bytes,
+                              cost.second + move.num_steps()};
         const size_t next = number_of(move.after);
         if (reached < best[next].cost) {
           best[next].cost = reached;
@@ -164,6 +188,11 @@ class Search {
     int axis;
     int64_t num_bytes;
     Placements after;
+    std::vector<Step::Part> parts = {};
+
+    int num_steps() const {
+      return parts.empty() ? 1 : static_cast<int>(parts.size());
+    }
   };
 
   // The place of each axis among its choices, as the digits of a number: the
@@ -199,7 +228,41 @@ class Search {
         }
       }
     }
+    add_sums_at_once(now, /*those_to_be_cut=*/false, result);
+    add_sums_at_once(now, /*those_to_be_cut=*/true, result);
     return result;
+  }
+
+  // The move of all sums that shall not stay open: what is formed later is
+  // never cheaper. Those that shall be cut may come too, or be scattered.
+  void add_sums_at_once(
+      const Placements& now,
+      bool those_to_be_cut,
+      std::vector<Move>& moves) const {
+    Placements after = now;
+    AxisMask axes = 0;
+    bool is_any_to_be_cut = false;
+    for (int a = 0; a < mesh_.num_axes(); ++a) {
+      if (now[a].is_partial() && !to_[a].is_partial() &&
+          (to_[a].is_replicate() || those_to_be_cut)) {
+        is_any_to_be_cut |= to_[a].is_shard();
+        after[a] = Placement::replicate();
+        axes |= AxisMask{1} << a;
+      }
+    }
+    if (std::popcount(axes) < 2 || is_any_to_be_cut != those_to_be_cut) {
+      return;
+    }
+    Move move = {.kind = Step::Kind::kAllReduce,
+                 .axis = std::countr_zero(axes),
+                 .num_bytes = 0,
+                 .after = std::move(after),
+                 .parts = parts_of_sum(
+                     mesh_, axes, numel_without(now, -1, -1), itemsize_)};
+    for (const Step::Part& part : move.parts) {
+      move.num_bytes += part.num_bytes;
+    }
+    moves.push_back(std::move(move));
   }
 
   Step step_between(size_t before, size_t after) const {
@@ -211,7 +274,8 @@ class Search {
                     .from = then[move.axis],
                     .to = move.after[move.axis],
                     .num_bytes = move.num_bytes,
-                    .after = Layout(mesh_, move.after)};
+                    .after = Layout(mesh_, move.after),
+                    .parts = std::move(move.parts)};
       }
     }
     TORCH_MESH_ASSERT(false, "redistribute: a step got lost.");
@@ -403,7 +467,14 @@ Redistribution plan_redistribution(
                      : Search(from, to, sizes, itemsize).run();
   const Layout* before = &from;
   for (Step& step : result.steps) {
-    if (step.communicates()) {
+    if (!step.parts.empty()) {
+      step.parts = parts_of_sum(
+          from.mesh(),
+          step.axes(),
+          before->sharded_axes(),
+          numel_of_lanes(*before, sizes),
+          itemsize);
+    } else if (step.communicates()) {
       step.received = received_bytes(step, *before, sizes, itemsize);
     }
     before = &step.after;

@@ -3,9 +3,32 @@
 #include <mutex>
 #include <utility>
 
+#include <c10/util/Exception.h>
+
 #include "tensor/global_tensor.h"
+#include "trace/counters.h"
 
 namespace torch_mesh {
+
+void check_not_broken(MeshStorage& storage) {
+  std::shared_ptr<const std::string> broken;
+  {
+    std::lock_guard lock(storage.mutex);
+    broken = storage.broken;
+  }
+  if (broken) {
+    raise_broken(*broken);
+  }
+}
+
+void raise_broken(const std::string& first_error) {
+  TORCH_CHECK(
+      false,
+      CurrentOp::name(),
+      ": the tensor was left half written by an error.\n  first error  ",
+      first_error,
+      "\nHint: write all of it, with copy_ or fill_. [broken-tensor]");
+}
 
 void mark_broken(const at::Tensor& tensor, const std::string& error) {
   MeshStorage& storage = *MeshStorage::of(tensor);

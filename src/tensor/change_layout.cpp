@@ -5,6 +5,7 @@
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 #include "tensor/keep_sum.h"
+#include "tensor/reduction.h"
 
 namespace torch_mesh {
 
@@ -51,7 +52,7 @@ bool change_layout(const at::Tensor& tensor, const Layout& layout) {
     there = layout_of(moved);
     shards = read(moved);
   }
-  const std::lock_guard lock(storage.mutex);
+  const auto lock = lock_for_write(storage);
   replace_shards(tensor, storage, there, shards);
   storage.is_placed = true;
   storage.is_borrowed = false;
@@ -77,7 +78,7 @@ void keep_sum(
   }
   const std::lock_guard lock(storage.mutex);
   if (storage.memory_generation == memory_generation &&
-      storage.layout.has_partial()) {
+      storage.layout.has_partial() && !storage.reduction) {
     replace_shards(tensor, storage, layout, sum);
   }
 }

@@ -20,6 +20,7 @@
 #include "tensor/base_value.h"
 #include "tensor/lazy_bits.h"
 #include "tensor/pending_sums.h"
+#include "tensor/reduction.h"
 #include "tensor/window_value.h"
 #include "trace/counters.h"
 
@@ -193,12 +194,9 @@ void refresh(const at::Tensor& tensor) {
   const LocalOps local;
   {
     const std::lock_guard lock(storage.mutex);
-    TORCH_CHECK(
-        !storage.broken,
-        CurrentOp::name(),
-        ": the tensor was left half written by an error.\n  first error  ",
-        storage.broken ? *storage.broken : "",
-        "\nHint: write all of it, with copy_ or fill_. [broken-tensor]");
+    if (storage.broken) [[unlikely]] {
+      raise_broken(*storage.broken);
+    }
     if (is_current(meta, storage)) {
       return;
     }
@@ -409,7 +407,7 @@ void own_memory(MeshStorage& storage) {
   // Freed behind the lock: memory of NumPy needs Python's lock for that.
   Shards borrowed;
   const LocalOps local;
-  const std::lock_guard lock(storage.mutex);
+  const auto lock = lock_for_write(storage);
   if (!storage.is_borrowed) {
     return;
   }
@@ -425,6 +423,7 @@ void own_memory(MeshStorage& storage) {
 
 Shards begin_write(const at::Tensor& tensor) {
   if (!settled_shards(tensor)) {
+    finish_reduction(*MeshStorage::of(tensor));
     read(tensor);
   }
   if (MeshStorage::of(tensor)->is_borrowed) [[unlikely]] {

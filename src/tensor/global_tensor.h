@@ -155,6 +155,10 @@ at::Tensor full_value(const at::Tensor& tensor);
 // Marks a storage whose write was cut short by an error.
 void mark_broken(const at::Tensor& tensor, const std::string& error);
 
+// Throws if that is so.
+void check_not_broken(MeshStorage& storage);
+[[noreturn]] void raise_broken(const std::string& first_error);
+
 // Forgets such an error, before a write that covers the whole storage; returns
 // it, or nullptr.
 std::shared_ptr<const std::string> heal(const at::Tensor& tensor);

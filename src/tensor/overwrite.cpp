@@ -7,6 +7,7 @@
 #include "tensor/base_value.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
+#include "tensor/reduction.h"
 #include "tensor/window_value.h"
 
 namespace torch_mesh {
@@ -59,7 +60,7 @@ void overwrite_value(const at::Tensor& tensor, const at::Tensor& value) {
   }
   // Freed behind the lock: memory of NumPy needs Python's lock for that.
   Shards before;
-  const std::lock_guard lock(storage.mutex);
+  const auto lock = lock_for_write(storage);
   before = storage.shards;
   replace(storage, value);
   ++storage.value_generation;

@@ -3,156 +3,287 @@
 #include "tensor/pending_sums.h"
 
 #include <algorithm>
+#include <exception>
+#include <list>
+#include <memory>
 #include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <c10/util/Exception.h>
 
 #include <torch_mesh/redistribute.h>
 
 #include "comm/communicator.h"
 #include "comm/run_steps.h"
-#include "core/groups.h"
+#include "plan/sums.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
+#include "tensor/reduction.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
 namespace {
 
-// Sums over one axis that can travel together.
-struct Bucket {
-  Mesh mesh;
-  AxisMask cut = 0;  // axes that make lanes
-  c10::ScalarType dtype;
-  std::vector<MeshStorage*> storages;
-  int64_t num_bytes = 0;
-
-  bool takes(const MeshStorage& storage) const {
-    return mesh == storage.layout.mesh() &&
-           cut == storage.layout.sharded_axes() && dtype == storage.dtype;
+std::string text_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const c10::Error& raised) {
+    return raised.what_without_backtrace();
+  } catch (const std::exception& raised) {
+    return raised.what();
+  } catch (...) {
+    return "an error without a text";
   }
+}
+
+// A tensor whose storage's sums over `axes` are to be formed.
+struct Wanted {
+  const at::Tensor* tensor;
+  MeshStorage* storage;
+  AxisMask axes;
 };
 
-// Elements that a lane holds of all of these.
-int64_t numel_of_lane(const std::vector<MeshStorage*>& storages, int lane) {
-  int64_t numel = 0;
-  for (const MeshStorage* storage : storages) {
-    numel += storage->shards[lane].numel();
-  }
-  return numel;
-}
+// Sums over the same axes that travel together. While they do, their storages
+// are claimed: nobody else reduces them.
+class Bucket {
+ public:
+  // For sums like this one. The caller holds the storage's lock.
+  Bucket(const MeshStorage& storage, AxisMask axes)
+      : mesh_(storage.layout.mesh()),
+        cut_(storage.layout.sharded_axes()),
+        axes_(axes),
+        dtype_(storage.dtype) {}
+  ~Bucket() { end_claims(nullptr); }
+  Bucket(const Bucket&) = delete;
+  Bucket& operator=(const Bucket&) = delete;
 
-void count(const Bucket& bucket, int axis) {
-  const int64_t itemsize = static_cast<int64_t>(c10::elementSize(bucket.dtype));
-  const int64_t n = bucket.mesh.axis(axis).size;
-  std::vector<int64_t> received;
-  if (!bucket.mesh.one_memory()) {
-    std::vector<int64_t> numel;
-    for (int lane = 0; lane < bucket.mesh.lanes(bucket.cut).num; ++lane) {
-      numel.push_back(numel_of_lane(bucket.storages, lane));
-    }
-    received = received_in_rings(bucket.mesh, axis, bucket.cut, numel);
-    for (int64_t& number : received) {
-      number *= itemsize;
-    }
+  bool is_for(const MeshStorage& storage, AxisMask axes) const {
+    return mesh_ == storage.layout.mesh() &&
+           cut_ == storage.layout.sharded_axes() && axes_ == axes &&
+           dtype_ == storage.dtype;
   }
-  // The first lane's is the largest chunk of each.
-  const int64_t num_bytes =
-      itemsize * received_in_ring(numel_of_lane(bucket.storages, 0), n);
-  count_collective(
-      Step::Kind::kAllReduce, bucket.mesh, axis, num_bytes, received);
-}
 
-void reduce(Bucket bucket, int axis) {
-  std::vector<Shards> parts;  // freed when no lock is held any more
-  // In one order for all, so that no two calls wait for each other.
-  std::vector<MeshStorage*> in_order = bucket.storages;
-  std::sort(in_order.begin(), in_order.end(), std::less<>());
-  std::vector<std::unique_lock<std::mutex>> locks;
-  for (MeshStorage* storage : in_order) {
-    locks.emplace_back(storage->mutex);
+  bool is_full_for(const MeshStorage& storage) const {
+    return !numel_.empty() &&
+           num_bytes_ + storage.shards[0].num_bytes() > kBucketBytes;
   }
-  // Another reader may have come first.
-  std::erase_if(bucket.storages, [&](const MeshStorage* storage) {
-    return storage->is_unwritten() || !storage->layout[axis].is_partial();
-  });
-  if (bucket.storages.empty()) {
-    return;
-  }
-  count(bucket, axis);
-  if (!bucket.mesh.one_memory()) {
-    const LocalOps local;
-    for (MeshStorage* storage : bucket.storages) {
-      parts.push_back(storage->shards);
-    }
-    std::vector<Shards> sums =
-        communicator_of(bucket.mesh)
-            .all_reduce(bucket.mesh, axis, bucket.cut, parts);
-    for (size_t i = 0; i < sums.size(); ++i) {
-      bucket.storages[i]->shards = std::move(sums[i]);
-    }
-  }
-  for (MeshStorage* storage : bucket.storages) {
-    storage->layout = storage->layout.with(axis, Placement::replicate());
-    storage->count_shards();
-    ++storage->memory_generation;
-  }
-}
 
-void reduce_axis(
-    int axis,
-    c10::ArrayRef<const at::Tensor*> tensors,
-    c10::ArrayRef<AxisMask> axes) {
-  c10::SmallVector<const MeshStorage*, 8> seen;
-  std::vector<Bucket> open;  // of each kind the one that fills up
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    MeshStorage* storage = MeshStorage::of(*tensors[i]);
-    const AxisMask pending = axes[i] & storage->layout.partial_axes();
-    if (!(pending >> axis & 1) || storage->is_unwritten() ||
-        std::find(seen.begin(), seen.end(), storage) != seen.end()) {
-      continue;
+  // The caller holds the storage's lock. In one memory nothing has to move: the
+  // sum is there.
+  void take(const Wanted& wanted) {
+    MeshStorage& storage = *wanted.storage;
+    num_bytes_ += storage.shards[0].num_bytes();
+    numel_.resize(storage.shards.size());
+    for (size_t lane = 0; lane < storage.shards.size(); ++lane) {
+      numel_[lane] += storage.shards[lane].numel();
     }
-    seen.push_back(storage);
+    if (mesh_.one_memory()) {
+      settle(storage);
+      return;
+    }
+    if (!reduction_) {
+      reduction_ = std::make_shared<Reduction>();
+    }
+    parts_.push_back(storage.shards);
+    claims_.push_back(
+        {wanted.tensor, &storage, storage.memory_generation.load()});
+    storage.reduction = reduction_;
+  }
+
+  // Reduces all that was taken, and is empty again. The communicator works
+  // without a lock; if it fails, all these storages are broken.
+  void reduce() {
+    if (numel_.empty()) {
+      return;
+    }
+    const std::vector<Step::Part> how = parts_of_sum(
+        mesh_,
+        axes_,
+        cut_,
+        numel_,
+        static_cast<int64_t>(c10::elementSize(dtype_)));
+    numel_.clear();
+    num_bytes_ = 0;
+    for (const Step::Part& part : how) {
+      count_collective(
+          part.kind, mesh_, part.axis, part.num_bytes, part.received);
+    }
+    if (claims_.empty()) {
+      return;
+    }
+    const std::vector<Claim> claims = claims_;
+    std::vector<Shards> sums;
+    try {
+      const LocalOps local;
+      sums = communicator_of(mesh_).all_reduce(
+          mesh_, how, cut_, parts_);
+    } catch (...) {
+      end_claims(
+          std::make_shared<const std::string>(
+              CurrentOp::name() +
+              ": a pending sum was not formed.\n  because  " +
+              text_of(std::current_exception())));
+      throw;
+    }
+    for (size_t i = 0; i < claims.size(); ++i) {
+      commit(claims[i], sums[i]);
+    }
+    end_claims(nullptr);
+    // The tensors that were named let go of their parts, too.
+    for (const Claim& claim : claims) {
+      if (!meta_of(*claim.tensor).is_write_back) {
+        held_memory(*claim.tensor);
+      }
+    }
+  }
+
+ private:
+  struct Claim {
+    const at::Tensor* tensor;
+    MeshStorage* storage;
+    uint32_t generation;  // of its memory
+  };
+
+  // Requires the storage's lock.
+  void settle(MeshStorage& storage) const {
+    for (int axis = 0; axes_ >> axis; ++axis) {
+      if (axes_ >> axis & 1) {
+        storage.layout = storage.layout.with(axis, Placement::replicate());
+      }
+    }
+    storage.count_shards();
+    ++storage.memory_generation;
+  }
+
+  // Leaves the parts in `sums`, to be freed without the lock: memory of NumPy
+  // needs Python's for that.
+  void commit(const Claim& claim, Shards& sums) const {
+    MeshStorage& storage = *claim.storage;
+    std::lock_guard lock(storage.mutex);
+    // Else it was written as a whole meanwhile, and the sum is not wanted.
+    if (storage.memory_generation == claim.generation) {
+      std::swap(storage.shards, sums);
+      settle(storage);
+    }
+  }
+
+  // Lets those go on who wait for these storages.
+  void end_claims(const std::shared_ptr<const std::string>& error) {
+    if (!reduction_) {
+      return;
+    }
+    for (const Claim& claim : claims_) {
+      MeshStorage& storage = *claim.storage;
+      std::lock_guard lock(storage.mutex);
+      storage.reduction = nullptr;
+      if (error && !storage.broken) {
+        storage.broken = error;
+        ++storage.memory_generation;
+      }
+    }
+    reduction_->done.count_down();
+    reduction_ = nullptr;
+    claims_.clear();
+    parts_.clear();
+  }
+
+  const Mesh mesh_;
+  const AxisMask cut_;  // axes that make lanes
+  const AxisMask axes_;
+  const c10::ScalarType dtype_;
+  int64_t num_bytes_ = 0;       // of the first lane
+  std::vector<int64_t> numel_;  // [lanes]; empty while nothing is taken
+  std::shared_ptr<Reduction> reduction_;
+  std::vector<Claim> claims_;
+  std::vector<Shards> parts_;  // [claims]
+};
+
+// One call's way through the storages that it names.
+class Reducer {
+ public:
+  // Reduces what nobody else reduces. Then no claim is open any more.
+  void reduce(c10::ArrayRef<Wanted> all) {
+    for (const Wanted& wanted : all) {
+      while (Bucket* full = take(wanted)) {
+        full->reduce();
+      }
+    }
+    for (Bucket& bucket : open_) {
+      bucket.reduce();
+    }
+  }
+
+  // Waits for the others; returns what they may have left to do. Who waits has
+  // claimed nothing, so no two calls wait for each other.
+  std::vector<Wanted> wait() {
+    std::vector<Wanted> left;
+    for (const auto& [wanted, reduction] : std::exchange(elsewhere_, {})) {
+      check_no_lock_is_held("a pending sum");
+      reduction->done.wait();
+      check_not_broken(*wanted.storage);
+      left.push_back(wanted);
+    }
+    return left;
+  }
+
+ private:
+  // Puts a sum into a bucket; returns the bucket instead if it is full.
+  Bucket* take(const Wanted& wanted) {
+    MeshStorage& storage = *wanted.storage;
+    std::lock_guard lock(storage.mutex);
+    if (storage.is_unwritten() || storage.broken) {
+      return nullptr;
+    }
+    const AxisMask axes = wanted.axes & storage.layout.partial_axes();
+    if (axes == 0) {
+      return nullptr;
+    }
+    if (storage.reduction) {
+      elsewhere_.emplace_back(wanted, storage.reduction);
+      return nullptr;
+    }
     auto bucket =
-        std::find_if(open.begin(), open.end(), [&](const Bucket& candidate) {
-          return candidate.takes(*storage);
+        std::find_if(open_.begin(), open_.end(), [&](const Bucket& candidate) {
+          return candidate.is_for(storage, axes);
         });
-    if (bucket == open.end()) {
-      open.push_back(
-          {storage->layout.mesh(),
-           storage->layout.sharded_axes(),
-           storage->dtype,
-           {}});
-      bucket = open.end() - 1;
+    if (bucket == open_.end()) {
+      bucket = open_.emplace(open_.end(), storage, axes);
+    } else if (bucket->is_full_for(storage)) {
+      return &*bucket;
     }
-    const int64_t num_bytes = storage->shards[0].num_bytes();
-    if (!bucket->storages.empty() &&
-        bucket->num_bytes + num_bytes > kBucketBytes) {
-      reduce(*bucket, axis);
-      bucket->storages.clear();
-      bucket->num_bytes = 0;
-    }
-    bucket->storages.push_back(storage);
-    bucket->num_bytes += num_bytes;
+    bucket->take(wanted);
+    return nullptr;
   }
-  for (Bucket& bucket : open) {
-    reduce(std::move(bucket), axis);
-  }
-}
+
+  std::list<Bucket> open_;  // of each kind the one that fills up
+  std::vector<std::pair<Wanted, std::shared_ptr<Reduction>>> elsewhere_;
+};
 
 }  // namespace
 
 void reduce_pending(
     c10::ArrayRef<const at::Tensor*> tensors,
     c10::ArrayRef<AxisMask> axes) {
-  AxisMask any = 0;
-  for (const AxisMask mask : axes) {
-    any |= mask;
-  }
-  for (int axis = 0; any >> axis; ++axis) {
-    if (any >> axis & 1) {
-      reduce_axis(axis, tensors, axes);
+  std::vector<Wanted> all;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    MeshStorage* storage = MeshStorage::of(*tensors[i]);
+    auto found = std::find_if(all.begin(), all.end(), [&](const Wanted& other) {
+      return other.storage == storage;
+    });
+    if (found != all.end()) {
+      found->axes |= axes[i];
+    } else if (axes[i] != 0) {
+      all.push_back({tensors[i], storage, axes[i]});
     }
+  }
+  Reducer reducer;
+  while (!all.empty()) {
+    reducer.reduce(all);
+    all = reducer.wait();
   }
 }
 
@@ -202,7 +333,7 @@ Shards shards_in(const at::Tensor& tensor, const Layout& to) {
     if (step.kind != Step::Kind::kAllReduce) {
       break;
     }
-    reduced |= AxisMask{1} << step.axis;
+    reduced |= step.axes();
   }
   if (reduced != 0) {
     reduce_pending(tensor, reduced);

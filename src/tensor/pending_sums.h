@@ -10,13 +10,14 @@
 
 namespace torch_mesh {
 
-// Bytes that one collective reduces at most, of more than one sum.
-inline constexpr int64_t kBucketBytes = 25 << 20;
-
 // Reduces pending sums of these tensors' storages on the partial axes which
-// `axes` names for each: once, for all who share them. For each axis, sums of
-// one mesh, one dtype and the same lanes travel in buckets, one collective for
-// each, which is counted. What is not pending (any more) is left alone.
+// `axes` names for each: once, for all who share them. Sums of one mesh, one
+// dtype and the same lanes that are pending on the same axes travel in buckets,
+// one all-reduce for each, which is counted. What is not pending (any more) or
+// broken is left alone.
+//
+// Threads: may be called from any, with any storages. A sum that another thread
+// has in the making is waited for, without a lock; it throws if that fails.
 void reduce_pending(
     c10::ArrayRef<const at::Tensor*> tensors,
     c10::ArrayRef<AxisMask> axes);

@@ -15,7 +15,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -24,10 +23,13 @@
 
 #include <torch_mesh/layout.h>
 
+#include "comm/held_locks.h"
 #include "shard/shard.h"
 #include "tensor/held.h"
 
 namespace torch_mesh {
+
+struct Reduction;  // tensor/reduction.h
 
 using Sizes = c10::SmallVector<int64_t, 5>;
 
@@ -69,7 +71,9 @@ struct MeshStorage final : c10::StorageImpl {
   bool is_borrowed = false;
   // Text of the error that left this storage half written.
   std::shared_ptr<const std::string> broken;
-  std::mutex mutex;
+  // By which a pending sum is in the making; see tensor/reduction.h.
+  std::shared_ptr<Reduction> reduction;
+  CountedMutex mutex;
   HeldShards held;
 
   bool is_unwritten() const { return shards.empty(); }

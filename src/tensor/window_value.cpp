@@ -13,6 +13,7 @@
 #include "shard/strides.h"
 #include "tensor/base_value.h"
 #include "tensor/global_tensor.h"
+#include "tensor/reduction.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -284,6 +285,7 @@ BaseValue write_window(
     MeshStorage& storage,
     const Layout& layout,
     const Shards& value) {
+  finish_reduction(storage);
   const BaseValue base = BaseValue::of(storage);
   const std::optional<Chain> taken =
       has_ranges(layout) ? chain_on(window, storage, base.layout)

@@ -124,9 +124,12 @@ void count_collective(
 }
 
 void count_step(const Step& step) {
-  if (step.communicates()) {
-    count_collective(
-        step.kind, step.after.mesh(), step.axis, step.num_bytes, step.received);
+  const Mesh& mesh = step.after.mesh();
+  for (const Step::Part& part : step.parts) {
+    count_collective(part.kind, mesh, part.axis, part.num_bytes, part.received);
+  }
+  if (step.communicates() && step.parts.empty()) {
+    count_collective(step.kind, mesh, step.axis, step.num_bytes, step.received);
   }
 }
 

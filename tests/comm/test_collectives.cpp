@@ -47,6 +47,8 @@ at::Tensor cut(const at::Tensor& whole, const Layout& layout, int device) {
   return shard;
 }
 
+const std::vector<Step::Part> kAlong0 = {{Step::Kind::kAllReduce, 0}};
+
 enum class Memories { kOne, kOneEach, kBoxes };
 
 Mesh mesh_with(
@@ -229,7 +231,7 @@ TEST(AllReduce, of_eight_memories_is_a_ring) {
   }
   const Counting counting;
   const Shards sums =
-      communicator_of(mesh).all_reduce(mesh, /*axis=*/0, /*cut=*/0, {parts})[0];
+      communicator_of(mesh).all_reduce(mesh, kAlong0, /*cut=*/0, {parts})[0];
   for (const Shard& sum : sums) {
     EXPECT_TRUE(at::equal(sum.local(), at::full({64}, 28, at::kFloat)));
     EXPECT_TRUE(sum.is_all_of_its_memory());
@@ -255,7 +257,7 @@ TEST(AllReduce, of_many_operands_gives_each_its_sum_and_strides) {
     operands.push_back({value, value.mul(2), value.contiguous()});
   }
   const std::vector<Shards> sums =
-      communicator_of(mesh).all_reduce(mesh, /*axis=*/0, /*cut=*/0, operands);
+      communicator_of(mesh).all_reduce(mesh, kAlong0, /*cut=*/0, operands);
   for (size_t k = 0; k < operands.size(); ++k) {
     for (const Shard& sum : sums[k]) {
       const at::Tensor& value = operands[k][0].local();
@@ -269,9 +271,134 @@ TEST(AllReduce, leaves_the_parts_as_they_are) {
   const Mesh mesh = mesh_of(/*separate=*/true, {{"data", 2}});
   const LocalOps local;
   const Shards parts = {at::full({3}, 1.0), at::full({3}, 2.0)};
-  communicator_of(mesh).all_reduce(mesh, /*axis=*/0, /*cut=*/0, {parts});
+  communicator_of(mesh).all_reduce(mesh, kAlong0, /*cut=*/0, {parts});
   EXPECT_TRUE(at::equal(parts[0].local(), at::full({3}, 1.0)));
   EXPECT_TRUE(at::equal(parts[1].local(), at::full({3}, 2.0)));
+}
+
+// --- sums over several axes
+// ---------------------------------------------------
+
+struct SumOverTwoAxes {
+  Shards sums;
+  Counts counts;
+};
+
+// Of a part of `numel` ones on each device, times its number and one.
+SumOverTwoAxes sum_over_two_axes(
+    const Mesh& mesh,
+    int64_t numel,
+    at::ScalarType dtype = at::kFloat) {
+  const Layout partial = Layout::parse(mesh, "(P+, P+)");
+  Shards parts;
+  for (int device : partial.lanes().first_device) {
+    parts.push_back(at::full({numel}, device + 1, dtype));
+  }
+  const LocalOps local;
+  const Counting counting;
+  Shards sums = run_redistribution(
+      plan_redistribution(
+          partial,
+          Layout::replicated(mesh),
+          std::vector<int64_t>{numel},
+          static_cast<int64_t>(c10::elementSize(dtype))),
+      parts);
+  return {std::move(sums), counting.so_far()};
+}
+
+TEST(SumsOverTwoAxes, of_64_memories_bring_an_eighth_to_the_second) {
+  const Mesh mesh = mesh_of(/*separate=*/true, {{"data", 8}, {"model", 8}});
+  const auto [sums, counts] = sum_over_two_axes(mesh, 4096);
+  for (const Shard& sum : sums) {
+    EXPECT_TRUE(at::equal(sum.local(), at::full({4096}, 64 * 65 / 2.0)));
+    EXPECT_TRUE(sum.is_all_of_its_memory());
+  }
+  const std::map<std::string, int64_t> wanted = {
+      {"reduce_scatter@data", 7 * 512 * 4},
+      {"all_reduce@model", 14 * 64 * 4},
+      {"all_gather@data", 7 * 512 * 4}};
+  EXPECT_EQ(counts.num_bytes, wanted);
+  EXPECT_EQ(counts.moved, counts.received);
+  EXPECT_EQ(counts.moved.size(), 64u);
+  for (const auto& [device, num_bytes] : counts.moved) {
+    EXPECT_EQ(num_bytes, 14 * 512 * 4 + 14 * 64 * 4) << device;
+  }
+}
+
+TEST(SumsOverTwoAxes, of_uneven_and_empty_pieces_are_counted_to_the_byte) {
+  const Mesh mesh = mesh_of(/*separate=*/true, {{"data", 2}, {"model", 2}});
+  // Halves of 7 are 4 and 3; halves of these 2 and 2, 2 and 1.
+  const auto [sums, counts] = sum_over_two_axes(mesh, 7);
+  for (const Shard& sum : sums) {
+    EXPECT_TRUE(at::equal(sum.local(), at::full({7}, 10.0)));
+  }
+  const std::map<std::string, int64_t> wanted = {
+      {"cpu:0", (4 + (2 + 2) + 3) * 4},
+      {"cpu:1", (4 + (2 + 2) + 3) * 4},
+      {"cpu:2", (3 + (2 + 1) + 4) * 4},
+      {"cpu:3", (3 + (1 + 2) + 4) * 4}};
+  EXPECT_EQ(counts.moved, wanted);
+  EXPECT_EQ(counts.received, wanted);
+}
+
+TEST(SumsOverTwoAxes, of_few_elements_leave_devices_without_a_piece) {
+  const Mesh mesh = mesh_of(/*separate=*/true, {{"data", 8}, {"model", 8}});
+  for (int64_t numel : {0, 1, 2, 3, 9, 17}) {
+    const auto [sums, counts] = sum_over_two_axes(mesh, numel);
+    for (const Shard& sum : sums) {
+      EXPECT_TRUE(at::equal(sum.local(), at::full({numel}, 64 * 65 / 2.0)));
+    }
+    EXPECT_EQ(counts.moved, counts.received) << numel;
+  }
+}
+
+TEST(SumsOverTwoAxes, of_two_memories_move_between_these_alone) {
+  for (bool rows : {true, false}) {
+    set_memories_for_testing(
+        rows ? std::vector{0, 0, 1, 1} : std::vector{0, 1, 0, 1});
+    const Mesh mesh(std::vector<Mesh::Axis>{{"data", 2}, {"model", 2}});
+    set_memories_for_testing({});
+    const auto [sums, counts] = sum_over_two_axes(mesh, 7);
+    EXPECT_EQ(sums.size(), 2u);
+    for (const Shard& sum : sums) {
+      // The parts of the first devices, 0 and 2 or 0 and 1.
+      EXPECT_TRUE(at::equal(sum.local(), at::full({7}, rows ? 4.0 : 3.0)));
+    }
+    // A ring of two: along the other axis all is in one memory.
+    const std::map<std::string, int64_t> wanted = {
+        {"cpu:0", 7 * 4}, {rows ? "cpu:2" : "cpu:1", 7 * 4}};
+    EXPECT_EQ(counts.moved, wanted);
+    EXPECT_EQ(counts.received, wanted);
+  }
+}
+
+TEST(SumsOverTwoAxes, of_halves_are_rounded_once_for_each_axis) {
+  const Mesh mesh = mesh_of(/*separate=*/true, {{"data", 2}, {"model", 3}});
+  const LocalOps local;
+  const Layout partial = Layout::parse(mesh, "(P+, P+)");
+  // Between 2048 and 2050 there is nothing in float16: along `data` the sums
+  // are 2049, rounded to 2048, and 2 and 2; along `model` 2052.
+  const std::vector<double> values = {2048, 1, 1, 1, 1, 1};
+  Shards parts;
+  for (double value : values) {
+    parts.push_back(at::full({12}, value, at::kHalf));
+  }
+  const Shards sums = run_redistribution(
+      plan_redistribution(
+          partial, Layout::replicated(mesh), std::vector<int64_t>{12}, 2),
+      parts);
+  for (const Shard& sum : sums) {
+    EXPECT_TRUE(at::equal(sum.local(), at::full({12}, 2052, at::kHalf)));
+  }
+}
+
+TEST(SumsOverTwoAxes, in_one_memory_move_nothing_and_are_counted_alike) {
+  const Mesh one = mesh_of(/*separate=*/false, {{"data", 2}, {"model", 2}});
+  const Mesh four = mesh_of(/*separate=*/true, {{"data", 2}, {"model", 2}});
+  const Counts counts = sum_over_two_axes(one, 7).counts;
+  EXPECT_EQ(counts.num_bytes, sum_over_two_axes(four, 7).counts.num_bytes);
+  EXPECT_TRUE(counts.moved.empty());
+  EXPECT_TRUE(counts.received.empty());
 }
 
 INSTANTIATE_TEST_SUITE_P(

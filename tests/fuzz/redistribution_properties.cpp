@@ -31,9 +31,22 @@ void check_steps(const Redistribution& plan, const Sizes& sizes) {
   Layout layout = plan.from;
   int64_t num_bytes = 0;
   for (const Step& step : plan.steps) {
-    require(step.from == layout[step.axis], "from: ", facts);
     require(step.from != step.to, "a step that does nothing: ", facts);
-    layout = layout.with(step.axis, step.to);
+    for (int axis = 0; step.axes() >> axis; ++axis) {
+      if (step.axes() >> axis & 1) {
+        require(step.from == layout[axis], "from: ", facts);
+        layout = layout.with(axis, step.to);
+      }
+    }
+    int64_t of_parts = 0;
+    for (const Step::Part& part : step.parts) {
+      require(part.num_bytes >= 0, "negative bytes: ", facts);
+      of_parts += part.num_bytes;
+    }
+    require(
+        step.parts.empty() || of_parts == step.num_bytes,
+        "bytes of parts do not add up: ",
+        facts);
     require(step.after == layout, "after: ", facts);
     require(step.num_bytes >= 0, "negative bytes: ", facts);
     require(

@@ -97,6 +97,10 @@ Simulation::Simulation(
 }
 
 int64_t Simulation::run(const Step& step) {
+  if (!step.parts.empty()) {
+    run_sums(step.axes());
+    return 0;
+  }
   std::vector<Numbers> after;
   int64_t most = 0;
   for (int device = 0; device < mesh().size(); ++device) {
@@ -107,6 +111,20 @@ int64_t Simulation::run(const Step& step) {
   shards_ = std::move(after);
   layout_ = layout_.with(step.axis, step.to);
   return most;
+}
+
+// One after the other: in whole numbers the order does not matter.
+void Simulation::run_sums(AxisMask axes) {
+  for (int axis = 0; axis < mesh().num_axes(); ++axis) {
+    if (axes >> axis & 1) {
+      std::vector<Numbers> sums;
+      for (int device = 0; device < mesh().size(); ++device) {
+        sums.push_back(reduced(device, axis));
+      }
+      shards_ = std::move(sums);
+      layout_ = layout_.with(axis, Placement::replicate());
+    }
+  }
 }
 
 std::vector<uint64_t> Simulation::summed(int device) const {

@@ -54,6 +54,7 @@ class Simulation {
 
  private:
   const Mesh& mesh() const { return layout_.mesh(); }
+  void run_sums(AxisMask axes);
   void split_sum(int axis, std::mt19937_64& random);
   Numbers cut(
       const Numbers& numbers,

@@ -176,6 +176,32 @@ INSTANTIATE_TEST_SUITE_P(
              "(S0, R)",
              {8},
              "reduce_scatter@data 16 B, all_reduce@model 16 B"},
+        Case{"a sum over both axes is reduced of halves on the second",
+             kGrid,
+             "(P+, P+)",
+             "(R, R)",
+             {8},
+             "reduce_scatter@data 16 B, all_reduce@model 16 B, "
+             "all_gather@data 16 B"},
+        Case{"halves of 7 are 4 and 3",
+             kGrid,
+             "(P+, P+)",
+             "(R, R)",
+             {7},
+             "reduce_scatter@data 16 B, all_reduce@model 16 B, "
+             "all_gather@data 16 B"},
+        Case{"a number over both axes is reduced twice",
+             kGrid,
+             "(P+, P+)",
+             "(R, R)",
+             {},
+             "all_reduce@data 4 B, all_reduce@model 4 B"},
+        Case{"nothing is not scattered",
+             kGrid,
+             "(P+, P+)",
+             "(R, R)",
+             {0, 3},
+             "all_reduce@data 0 B, all_reduce@model 0 B"},
         Case{"parts are made at the end",
              kGrid,
              "(R, R)",
@@ -428,7 +454,12 @@ TEST_P(RandomLayouts, PassThroughTheLayoutsOfTheirSteps) {
     for (const Step& step : drawn.plan.steps) {
       EXPECT_EQ(step.from, layout[step.axis]);
       EXPECT_NE(step.from, step.to);
-      layout = layout.with(step.axis, step.to);
+      for (int axis = 0; step.axes() >> axis; ++axis) {
+        if (step.axes() >> axis & 1) {
+          EXPECT_EQ(step.from, layout[axis]);
+          layout = layout.with(axis, step.to);
+        }
+      }
       EXPECT_EQ(step.after, layout);
       EXPECT_EQ(error_of([&] { check_layout(layout, drawn.sizes); }), "");
     }
@@ -467,10 +498,39 @@ TEST_P(RandomLayouts, CountEachSumInTheBytesOfARing) {
         EXPECT_EQ(step.num_bytes, (n - 1) * largest() * kItemsize);
       }
       // A chunk of each, and all other chunks of the sum.
-      if (step.kind == Step::Kind::kAllReduce) {
+      if (step.kind == Step::Kind::kAllReduce && step.parts.empty()) {
         const int64_t chunk = (before + n - 1) / n;
         const int64_t received = n == 1 ? 0 : (n - 1) * chunk + before - chunk;
         EXPECT_EQ(step.num_bytes, received * kItemsize);
+      }
+    }
+  });
+}
+
+TEST_P(RandomLayouts, CountSumsOverManyAxesNoHigherThanOneByOne) {
+  for_each([](const Drawn& drawn, Draw& draw) {
+    Simulation simulation(drawn.whole, drawn.from, draw.random());
+    for (const Step& step : drawn.plan.steps) {
+      int64_t most = 0;
+      for (const Numbers& shard : simulation.shards()) {
+        most = std::max(most, shard.numel());
+      }
+      simulation.run(step);
+      int64_t of_parts = 0;
+      int64_t one_by_one = 0;
+      for (const Step::Part& part : step.parts) {
+        of_parts += part.num_bytes;
+      }
+      for (int axis = 0; axis < drawn.from.mesh().num_axes(); ++axis) {
+        if (step.axes() >> axis & 1) {
+          const int64_t n = drawn.from.mesh().axis(axis).size;
+          const int64_t chunk = (most + n - 1) / n;
+          one_by_one += n == 1 ? 0 : (n - 1) * chunk + most - chunk;
+        }
+      }
+      if (!step.parts.empty()) {
+        EXPECT_EQ(of_parts, step.num_bytes);
+        EXPECT_LE(of_parts, one_by_one * kItemsize);
       }
     }
   });

@@ -19,7 +19,7 @@ MEMORIES = {
 
 
 def mesh_of(memories, **axes):
-    _C.set_memories_for_testing(memories)
+    _C.set_memories_for_testing(list(memories))
     mesh = tm.Mesh(axes)
     _C.set_memories_for_testing([])
     return mesh
@@ -133,6 +133,62 @@ def test_five_sums_in_four_memories_are_one_flat_reduction():
     for total, value in zip(sums, values, strict=True):
         assert tm.layout(total).placements == ("R",)
         assert torch.equal(total.cpu(), 4 * value)
+
+
+EIGHT_SUMS = [(7, 5), (3,), (), (1,), (0, 4), (16,), (2, 3), (9,)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_sums_over_two_axes_are_scattered_and_gathered(mesh, memories, dtype):
+    values = [torch.randint(9, size).to(dtype) for size in EIGHT_SUMS]
+    sums = [tm.from_shards([v] * 4, mesh, ("P+", "P+")) for v in values]
+    with tm.counting() as counts:
+        tm.reduce_partials(sums)
+    assert counts.collectives == {
+        "reduce_scatter@data": 1,
+        "all_reduce@model": 1,
+        "all_gather@data": 1,
+    }
+    # 71 elements: halves of 36 and 35, and halves of 36 of 18.
+    size = values[0].itemsize
+    assert counts.bytes == {
+        "reduce_scatter@data": 36 * size,
+        "all_reduce@model": (18 + 18) * size,
+        "all_gather@data": 36 * size,
+    }
+    assert counts.moved == counts.received
+    if len(set(memories)) == 4:
+        assert counts.moved["cpu:0"] == (36 + 36 + 35) * size
+        assert counts.moved["cpu:3"] == (35 + (17 + 18) + 36) * size
+    for total, value in zip(sums, values, strict=True):
+        assert tm.layout(total).placements == ("R", "R")
+        assert torch.equal(total.cpu(), 4 * value)
+
+
+def test_a_sum_over_8_x_8_brings_an_eighth_to_the_second_axis():
+    mesh = mesh_of(range(64), data=8, model=8)
+    x = tm.from_shards([torch.ones(64, 8)] * 64, mesh, ("P+", "P+"))
+    with tm.counting() as counts:
+        y = tm.redistribute(x, ("R", "R"))
+    assert counts.bytes == {
+        "reduce_scatter@data": 7 * 64 * 4,
+        "all_reduce@model": 14 * 8 * 4,
+        "all_gather@data": 7 * 64 * 4,
+    }
+    assert counts.moved == {
+        f"cpu:{i}": 14 * 64 * 4 + 14 * 8 * 4 for i in range(64)
+    }
+    assert counts.moved == counts.received
+    assert torch.equal(y.cpu(), torch.full((64, 8), 64.0))
+
+
+def test_a_number_is_summed_along_one_axis_after_the_other():
+    mesh = mesh_of(range(4), data=2, model=2)
+    x = tm.from_shards([torch.ones(())] * 4, mesh, ("P+", "P+"))
+    with tm.counting() as counts:
+        assert x.item() == 4
+    assert counts.bytes == {"all_reduce@data": 4, "all_reduce@model": 4}
+    assert counts.moved == counts.received
 
 
 def test_sums_of_two_dtypes_do_not_travel_together():

@@ -248,6 +248,25 @@ def test_a_pending_sum_is_formed_once_whoever_comes_first(name, separate):
         assert_equal(x, value)
 
 
+def test_of_threads_that_want_one_sum_one_forms_it():
+    """Others wait for it; it is counted once, and so are its bytes."""
+    _C.separate_memories_for_testing(True)
+    mesh = mesh_of("2x2")
+    value = torch.arange(48.0).view(6, 8)
+    for _ in range(300):
+        a, b, c, d = (place(value, mesh, ("P+", "P+")) for _ in range(4))
+        lists = [[a, b, c], [c, b, d], [d, a], [c]]
+        with tm.counting() as counts:
+            on_threads(lambda n: tm.reduce_partials(lists[n]), num_threads=4)  # noqa: B023
+        moved = sum(counts.moved.values())
+        # Each of four sums once: 24, 24 and 24 elements for each device.
+        assert moved == 4 * 4 * 72 * 4
+        assert counts.moved == counts.received
+        for x in (a, b, c, d):
+            assert tm.layout(x).placements == ("R", "R")
+            assert_equal(x, value)
+
+
 def test_a_view_that_was_left_behind_is_taken_again_once():
     """Readers of one window, after its base was written."""
     mesh = mesh_of("2x2")

@@ -1,0 +1,22 @@
+// reduction.cpp: waiting for those who reduce.
+
+#include "tensor/reduction.h"
+
+#include <memory>
+
+namespace torch_mesh {
+
+std::unique_lock<CountedMutex> lock_for_write(MeshStorage& storage) {
+  std::unique_lock lock(storage.mutex);
+  while (const std::shared_ptr<Reduction> reduction = storage.reduction) {
+    lock.unlock();
+    check_no_lock_is_held("a write");
+    reduction->done.wait();
+    lock.lock();
+  }
+  return lock;
+}
+
+void finish_reduction(MeshStorage& storage) { lock_for_write(storage); }
+
+}  // namespace torch_mesh

@@ -1,0 +1,29 @@
+// reduction.h: sums of storages that are in the making.
+//
+// Who reduces a pending sum claims its storage under the lock, and forms the
+// sum without it. Until it is there the storage is as it was: its parts may be
+// read, and nobody writes them or reduces them again.
+
+#pragma once
+
+#include <latch>
+#include <mutex>
+
+#include "comm/held_locks.h"
+#include "tensor/storage.h"
+
+namespace torch_mesh {
+
+// What one thread forms at once, for all storages that it has claimed for it.
+struct Reduction {
+  std::latch done{1};
+};
+
+// Waits, without a lock, until no sum of the storage is in the making. To be
+// called before a write in place: one that comes between would be lost.
+void finish_reduction(MeshStorage& storage);
+
+// The same, and the lock is held before another reduction can begin.
+std::unique_lock<CountedMutex> lock_for_write(MeshStorage& storage);
+
+}  // namespace torch_mesh
