@@ -11,8 +11,8 @@
 
 #include "device/operators.h"
 #include "dispatch/op.h"
-#include "dispatch/plain_arguments.h"
 #include "dispatch/plain_gradients.h"
+#include "program/plain_arguments.h"
 
 namespace torch_mesh {
 namespace {

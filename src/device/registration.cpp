@@ -11,7 +11,6 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/Resize.h>
-#include <ATen/ops/kaiser_window.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 #include <torch/version.h>
@@ -25,19 +24,16 @@
 #include "device/hooks.h"
 #include "device/operators.h"
 #include "device/plain_beside.h"
-#include "device/recurrent_cells.h"
-#include "device/recurrent_layers.h"
-#include "dispatch/attention.h"
 #include "dispatch/autograd_thread.h"
 #include "dispatch/device_index.h"
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
 #include "dispatch/op.h"
 #include "dispatch/other_kinds.h"
-#include "dispatch/random_ops.h"
-#include "dispatch/sparse.h"
-#include "dispatch/tensor_split.h"
-#include "dispatch/variants.h"
+#include "dispatch/program.h"
+#include "program/programs.h"
+#include "program/sparse.h"
+#include "program/storage_ops.h"
 #include "rules/families.h"
 #include "shard/local_ops.h"
 #include "shard/span.h"
@@ -70,6 +66,43 @@ class BoxedKernel final : public c10::OperatorKernel {
  private:
   std::atomic<const Op*> op_{nullptr};
 };
+
+// A program in place of torch's composition of an operator. It runs above the
+// mesh's own kernel, and what it calls is recorded by autograd.
+class ComposedKernel final : public c10::OperatorKernel {
+ public:
+  ComposedKernel(const Op& op, Program::Run run, bool under_autograd)
+      : op_(op), run_(run), under_autograd_(under_autograd) {}
+
+  void operator()(
+      const c10::OperatorHandle&,
+      c10::DispatchKeySet,
+      Stack* stack) {
+    run_(CallArgs(op_, *stack, under_autograd_));
+  }
+
+ private:
+  const Op& op_;
+  const Program::Run run_;
+  const bool under_autograd_;
+};
+
+// Under autograd, and for inference tensors, which have no autograd key.
+void register_composed(const Program& program) {
+  const std::string name = program.name;
+  const size_t dot = name.find('.');
+  const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow(
+      name.substr(0, dot).c_str(),
+      dot == std::string::npos ? "" : name.substr(dot + 1).c_str());
+  for (const auto key : {kKey, c10::DispatchKey::AutogradPrivateUse1}) {
+    add_kernel(
+        handle.operator_name(),
+        key,
+        c10::KernelFunction::makeFromBoxedFunctor<ComposedKernel>(
+            std::make_unique<ComposedKernel>(
+                op_of(handle), program.run, key != kKey)));
+  }
+}
 
 // Operators of other libraries, also those registered later.
 void fallback(const c10::OperatorHandle& handle, Stack* stack) {
@@ -148,64 +181,6 @@ at::Tensor efficient_zeros(
       sizes, at::TensorOptions(c10::dtype_or_default(dtype)).device(kDevice));
 }
 
-// torch computes it on the device itself, by a loop that a CPU has.
-at::Tensor kaiser_window(
-    int64_t length,
-    bool periodic,
-    double beta,
-    std::optional<c10::ScalarType> dtype,
-    std::optional<c10::Layout> layout,
-    std::optional<c10::Device> device,
-    std::optional<bool>) {
-  check_device_index(device.value_or(kDevice));
-  const at::Tensor plain = at::kaiser_window(
-      length, periodic, beta, dtype, layout, at::kCPU, std::nullopt);
-  return plain.to(kDevice);
-}
-
-at::Tensor kaiser_window_periodic(
-    int64_t length,
-    bool periodic,
-    std::optional<c10::ScalarType> dtype,
-    std::optional<c10::Layout> layout,
-    std::optional<c10::Device> device,
-    std::optional<bool> pin_memory) {
-  constexpr double kBeta = 12;
-  return kaiser_window(
-      length, periodic, kBeta, dtype, layout, device, pin_memory);
-}
-
-at::Tensor kaiser_window_default(
-    int64_t length,
-    std::optional<c10::ScalarType> dtype,
-    std::optional<c10::Layout> layout,
-    std::optional<c10::Device> device,
-    std::optional<bool> pin_memory) {
-  return kaiser_window_periodic(
-      length, /*periodic=*/true, dtype, layout, device, pin_memory);
-}
-
-at::Tensor& set_source_storage_offset(
-    at::Tensor& self,
-    c10::Storage source,
-    int64_t offset,
-    c10::IntArrayRef sizes,
-    c10::IntArrayRef strides) {
-  const LocalOps local;
-  const c10::ScalarType dtype = self.scalar_type();
-  std::vector<int64_t> given = strides.vec();
-  if (given.empty() && !sizes.empty()) {
-    given = contiguous_strides(as_span(sizes));
-  }
-  become(self, window_of_storage(source, sizes, given, offset, dtype));
-  return self;
-}
-
-at::Tensor& set_source_storage(at::Tensor& self, c10::Storage source) {
-  const int64_t size = static_cast<int64_t>(source.nbytes() / self.itemsize());
-  return set_source_storage_offset(self, source, 0, {size}, {1});
-}
-
 // Ops on a tensor of a kind that the mesh does not hold.
 template <OtherKind kind>
 void refuse_op(const c10::OperatorHandle& op, Stack*) {
@@ -239,8 +214,9 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   const bool is_composed =
       op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) &&
       !(op.hasKernelForDispatchKey(Key::CPU) && find_rule(full));
+  const bool is_program = find_program(full, Program::When::kAlways);
   if (is_composed || op.hasKernelForDispatchKey(kKey) ||
-      !(takes_tensor(op.schema()) || takes_out(op.schema()))) {
+      !(takes_tensor(op.schema()) || takes_out(op.schema()) || is_program)) {
     return false;
   }
   if (!op.hasKernelForDispatchKey(Key::CompositeExplicitAutograd)) {
@@ -251,7 +227,7 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   if (takes_out(op.schema()) && name.name != "aten::mode") {
     return false;
   }
-  return special_kernel(full) || is_foreach_op(full) || find_rule(full) ||
+  return is_program || is_foreach_op(full) || find_rule(full) ||
          op.hasTag(at::Tag::pointwise) || op.hasTag(at::Tag::inplace_view) ||
          op.hasTag(at::Tag::nondeterministic_seeded);
 }
@@ -264,27 +240,12 @@ void register_kernels() {
   aten->impl("empty.memory_format", empty);
   aten->impl("empty_strided", empty_strided);
   aten->impl("_efficientzerotensor", efficient_zeros);
-  aten->impl("kaiser_window", kaiser_window_default);
-  aten->impl("kaiser_window.periodic", kaiser_window_periodic);
-  aten->impl("kaiser_window.beta", kaiser_window);
-  aten->impl("set_.source_Storage", set_source_storage);
-  aten->impl("set_.source_Storage_storage_offset", set_source_storage_offset);
   aten->impl("_has_compatible_shallow_copy_type", compatible_shallow_copy);
-  // Under autograd, and for inference tensors, which have no autograd key.
-  static auto* autograd = new torch::Library(
-      torch::Library::IMPL,
-      "aten",
-      c10::DispatchKey::AutogradPrivateUse1,
-      __FILE__,
-      __LINE__);
-  for (torch::Library* library : {aten, autograd}) {
-    library->impl("dropout", dropout);
-    library->impl("kron.out", kron_out);
-    library->impl("scaled_dot_product_attention", scaled_dot_product_attention);
-    library->impl("tensor_split.tensor_indices_or_sections", tensor_split);
+  for (const Program& program : all_programs()) {
+    if (program.when == Program::When::kComposed) {
+      register_composed(program);
+    }
   }
-  register_recurrent_layers();
-  register_recurrent_cells();
   // Once a nested tensor is made, autograd asks it for its sizes where no error
   // can be thrown.
   for (const char* makes_nested : {"aten::_nested_tensor_from_tensor_list",
@@ -357,10 +318,12 @@ void register_device() {
         "\", so it cannot be \"mesh\".\nHint: use one of the two libraries "
         "in a process. [device-owned]");
     c10::register_privateuse1_backend("mesh");
+    add_programs(all_programs());
+    add_programs(all_storage_ops());
     register_hooks();
     register_kernels();
     register_autocast();
-    register_sparse();
+    programs::register_sparse_products();
     rules::on_new_rule(&clear_plans);
     on_first_storage = &prepare_autograd;
   });

@@ -19,8 +19,8 @@
 #include "dispatch/overlapping_destinations.h"
 #include "dispatch/plain_destinations.h"
 #include "dispatch/plain_gradients.h"
+#include "dispatch/program.h"
 #include "dispatch/replicas.h"
-#include "dispatch/rewrites.h"
 #include "dispatch/stand_ins.h"
 #include "dispatch/variants.h"
 #include "rules/families.h"
@@ -87,7 +87,7 @@ std::shared_ptr<const PreparedPlan> make_plan(
     any_cut |= !layout_in_call(tensors.entries[i]).is_replicated();
   }
   Plan plan = plan_op(call, rule.get(), written);
-  if (plan.kind == Plan::Kind::kRewrite && !rewrite_of(op)) {
+  if (plan.kind == Plan::Kind::kRewrite && !op.program_where_cut) {
     plan = plan_op(call, nullptr, written);
   }
   // How many numbers a mask stands for, only its values say.
@@ -174,9 +174,9 @@ bool settle_blanks(const CallTensors& tensors, const Plan& plan) {
 }
 
 // Errors of the ops that an op is made of name that op too.
-void run_rewrite(const Op& op, Stack& stack) {
+void run_where_cut(const Op& op, Stack& stack) {
   try {
-    rewrite_of(op)(op, stack);
+    op.program_where_cut(CallArgs(op, stack));
   } catch (c10::Error& error) {
     error.add_context("in " + op.schema.name);
     throw;
@@ -213,7 +213,7 @@ void run_call(
   if (op.makes_like && make_elsewhere(op, stack)) {
     return;
   }
-  if (op.special && op.special(op, stack)) {
+  if (op.program && op.program(CallArgs(op, stack))) {
     return;
   }
   if (tensors.any_written) {
@@ -249,7 +249,7 @@ void run_call(
     explain(op, tensors, *prepared);
   }
   if (prepared->plan.kind == Plan::Kind::kRewrite) {
-    run_rewrite(op, stack);
+    run_where_cut(op, stack);
     return;
   }
   if (prepared->lacks_rule) [[unlikely]] {

@@ -8,7 +8,8 @@
 
 #include <map>
 
-#include "dispatch/counts.h"
+#include <ATen/ops/histc.h>
+
 #include "shard/strides.h"
 
 namespace torch_mesh {
@@ -128,7 +129,34 @@ void run_halves_wide(const Op& op, Stack& stack) {
   }
 }
 
+// Programs ask for it on every device but "cpu".
+void run_histc(const Op& op, Stack& stack) {
+  const at::Tensor counts = histogram(
+      argument(op, stack, 0).toTensor(),
+      argument(op, stack, 1).toInt(),
+      argument(op, stack, 2).toScalar(),
+      argument(op, stack, 3).toScalar());
+  stack.resize(stack.size() - op.params.size());
+  stack.emplace_back(counts);
+}
+
 }  // namespace
+
+at::Tensor histogram(
+    const at::Tensor& self,
+    int64_t bins,
+    const c10::Scalar& min,
+    const c10::Scalar& max) {
+  const c10::ScalarType dtype = self.scalar_type();
+  if (!self.is_cpu() || !c10::isIntegralType(dtype, /*includeBool=*/false)) {
+    return at::histc(self, bins, min, max);
+  }
+  // Products and quotients of these integers are exact enough in double that
+  // each falls into the bin that integer arithmetic gives.
+  return at::histc(
+             self.to(at::kDouble), bins, min.to<int64_t>(), max.to<int64_t>())
+      .to(dtype);
+}
 
 LocalKernel local_kernel(const std::string& name) {
   static const std::map<std::string, LocalKernel> kernels{

@@ -12,6 +12,14 @@ namespace torch_mesh {
 // where it takes exponentials the last bits are those of vectorized loops.
 LocalKernel local_kernel(const std::string& name);
 
+// at::histc, which for tensors of integers counts as torch's kernel for CUDA
+// does: torch's for the CPU has none.
+at::Tensor histogram(
+    const at::Tensor& self,
+    int64_t bins,
+    const c10::Scalar& min,
+    const c10::Scalar& max);
+
 // Runs the op on the tensors of one lane: by its local kernel, if it has one.
 inline void run_local(const Op& op, Stack& stack) {
   if (op.local_kernel) {

@@ -13,7 +13,7 @@
 #include "dispatch/explain.h"
 #include "dispatch/foreach.h"
 #include "dispatch/local_kernel.h"
-#include "dispatch/random_ops.h"
+#include "dispatch/program.h"
 #include "dispatch/replicas.h"
 
 namespace torch_mesh {
@@ -94,6 +94,24 @@ bool refuses_overlap(const std::string& base_name, bool is_pointwise) {
           base_name.rfind("aten::_foreach", 0) != 0);
 }
 
+// Whether an op fills its first argument with random numbers.
+bool draws_in_place(const std::string& name) {
+  static const std::set<std::string> in_place = {
+      "aten::bernoulli_.Tensor",
+      "aten::bernoulli_.float",
+      "aten::cauchy_",
+      "aten::exponential_",
+      "aten::geometric_",
+      "aten::log_normal_",
+      "aten::normal_",
+      "aten::random_",
+      "aten::random_.from",
+      "aten::random_.to",
+      "aten::uniform_",
+  };
+  return in_place.count(name) != 0;
+}
+
 struct Registry {
   std::shared_mutex mutex;  // guards `ops` and `gone`
   std::map<std::string, std::unique_ptr<Op>> ops;
@@ -155,6 +173,7 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
     }
     schema.params.push_back(param_of(argument, alias_sets));
     params.push_back(kind_of(argument.type()));
+    param_hashes.push_back(ParamName::hash_of(argument.name()));
     is_out |= argument.is_out();
   }
   for (const c10::Argument& result : torch_schema.returns()) {
@@ -179,7 +198,8 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
                params[0] == ParamKind::kTensor && base_name != "aten::_to_copy";
   overwrites = base_name == "aten::copy_" || base_name == "aten::fill_" ||
                base_name == "aten::zero_" || draws_in_place(schema.name);
-  special = special_kernel(schema.name);
+  program = find_program(schema.name, Program::When::kAlways);
+  program_where_cut = find_program(schema.name, Program::When::kWhereCut);
   local_kernel = torch_mesh::local_kernel(schema.name);
   is_foreach = is_foreach_op(schema.name);
   counts_writes = is_foreach && base_name.rfind("aten::_foreach_", 0) == 0;

@@ -2,8 +2,11 @@
 
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -16,16 +19,33 @@
 
 namespace torch_mesh {
 
+struct CallArgs;
 struct Op;
 using Stack = torch::jit::Stack;
 
-// Runs an op that is no matter of rules. The arguments are the last ones of the
-// stack; results replace them. Returns false, with the stack as it was, if this
-// call is an ordinary one after all.
-using SpecialKernel = bool (*)(const Op& op, Stack& stack);
+// Runs a program of other ops (dispatch/program.h).
+using ProgramKernel = bool (*)(const CallArgs& args);
 
 // Runs an op on the tensors of one lane (dispatch/local_kernel.h).
 using LocalKernel = void (*)(const Op& op, Stack& stack);
+
+// A parameter's name, of which a hash is made when the engine is compiled: ops
+// that run without a plan read their arguments by name in a few instructions.
+struct ParamName {
+  // Not explicit: args["dim"].
+  consteval ParamName(const char* name) : hash(hash_of(name)) {}
+
+  // FNV-1a.
+  static constexpr uint32_t hash_of(std::string_view name) {
+    uint32_t hash = 2166136261u;
+    for (const char c : name) {
+      hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
+    }
+    return hash;
+  }
+
+  const uint32_t hash;
+};
 
 struct Op {
   explicit Op(const c10::OperatorHandle& handle);
@@ -45,9 +65,10 @@ struct Op {
   c10::OperatorHandle handle;
   OpSchema schema;
   std::vector<ParamKind> params;
-  std::string base_name;         // "aten::add_"
-  bool is_view = false;          // a result aliases an argument
-  bool moves_no_data = false;    // a view, or made as one
+  std::vector<uint32_t> param_hashes;  // of their names
+  std::string base_name;               // "aten::add_"
+  bool is_view = false;                // a result aliases an argument
+  bool moves_no_data = false;          // a view, or made as one
   bool is_inplace_view = false;  // t_, squeeze_, ...: changes the metadata
   bool is_out = false;           // out= variant
   bool is_random = false;
@@ -65,8 +86,18 @@ struct Op {
   // With replicas alone it is the local op (dispatch/replicas.h).
   bool runs_on_replicas = false;
   int memory_format_param = -1;
-  SpecialKernel special = nullptr;
-  LocalKernel local_kernel = nullptr;  // nullptr: torch's as it is
+  ProgramKernel program = nullptr;            // always, before any plan
+  ProgramKernel program_where_cut = nullptr;  // of a plan of kind kRewrite
+  LocalKernel local_kernel = nullptr;         // nullptr: torch's as it is
+
+  // Index of the parameter of this name, -1 if there is none.
+  int param(ParamName name) const {
+    const auto found =
+        std::find(param_hashes.begin(), param_hashes.end(), name.hash);
+    return found == param_hashes.end()
+               ? -1
+               : static_cast<int>(found - param_hashes.begin());
+  }
 
   // Index of the parameter that is written and returned as `alias`.
   size_t written_param(int alias) const;
@@ -86,9 +117,6 @@ uint64_t num_ops_gone();
 
 // The Op of "aten::add", "Tensor".
 const Op& op_named(const char* name, const char* overload);
-
-// The special kernel of an op, or nullptr.
-SpecialKernel special_kernel(const std::string& name);
 
 // Runs any op on global tensors. The boxed kernel of the mesh device.
 void run_op(const Op& op, Stack& stack);

@@ -95,7 +95,7 @@ bool may_run_on_replicas(const Op& op) {
   const bool plain = !op.moves_no_data && !op.is_inplace_view && !op.is_out &&
                      !op.is_random && !op.is_python;
   const bool scatters = op.base_name.ends_with("_scatter");
-  const bool ours = op.special && op.base_name != "aten::copy_" && !scatters;
+  const bool ours = op.program && op.base_name != "aten::copy_" && !scatters;
   return plain && !ours;
 }
 

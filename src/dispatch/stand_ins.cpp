@@ -14,7 +14,6 @@
 #include <ATen/ops/index_meta_dispatch.h>
 
 #include "dispatch/arguments.h"
-#include "dispatch/batch_norm.h"
 #include "shard/span.h"
 
 namespace torch_mesh {
@@ -275,7 +274,28 @@ std::optional<std::vector<at::Tensor>> laid_out_results(
       at::empty(sizes, self.options().device(at::kMeta).memory_format(format))};
 }
 
+bool is_in_a_format(const at::Tensor& t) {
+  return !t.defined() || t.is_contiguous() ||
+         t.is_contiguous(at::MemoryFormat::ChannelsLast) ||
+         t.is_contiguous(at::MemoryFormat::ChannelsLast3d);
+}
+
 }  // namespace
+
+at::MemoryFormat format_of_batch_norm(
+    const at::Tensor& input,
+    const at::Tensor& gradient) {
+  if (!is_in_a_format(input) || !is_in_a_format(gradient)) {
+    return input.suggest_memory_format();
+  }
+  for (const at::MemoryFormat format :
+       {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+    if (input.is_contiguous(format)) {
+      return format;
+    }
+  }
+  return at::MemoryFormat::ChannelsLast3d;
+}
 
 std::optional<at::Tensor> index_on_meta(
     const at::Tensor& self,

@@ -38,6 +38,13 @@ std::optional<at::Tensor> index_on_meta(
     const at::Tensor& self,
     const c10::List<std::optional<at::Tensor>>& indices);
 
+// The memory format of batch norm's result, or of the input's gradient, as the
+// CPU's kernels choose it. `gradient`: of the result; undefined in the forward
+// pass.
+at::MemoryFormat format_of_batch_norm(
+    const at::Tensor& input,
+    const at::Tensor& gradient);
+
 // Lets torch say what is wrong with sizes and dtypes, before anything moves: an
 // op that fails on meta tensors is run on plain ones, for plain torch's words.
 void check_arguments(const Op& op, c10::ArrayRef<c10::IValue> args);

@@ -6,11 +6,8 @@
 #include <mutex>
 
 #include <ATen/EmptyTensor.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
-#include <ATen/ops/kron.h>
 #include <c10/core/ScalarType.h>
 
 #include <torch_mesh/error.h>
@@ -131,15 +128,6 @@ bool has_other_dtype(
   return false;
 }
 
-void check_can_hold(const at::Tensor& out, const at::Tensor& result) {
-  TORCH_CHECK(
-      c10::canCast(result.scalar_type(), out.scalar_type()),
-      "result type ",
-      result.scalar_type(),
-      " can't be cast to the desired output type ",
-      out.scalar_type());
-}
-
 // Gives a global destination other sizes. Where its storage has room and others
 // share it, or a window on all of it will do, it stays on that storage.
 void resize_out(
@@ -174,8 +162,17 @@ void resize_out(
           out.scalar_type()));
 }
 
-// `keeps_order`: whether the op orders the dims of a destination that it
-// resizes as those of its result; else it makes it contiguous.
+}  // namespace
+
+void check_can_hold(const at::Tensor& out, const at::Tensor& result) {
+  TORCH_CHECK(
+      c10::canCast(result.scalar_type(), out.scalar_type()),
+      "result type ",
+      result.scalar_type(),
+      " can't be cast to the desired output type ",
+      out.scalar_type());
+}
+
 void give_result(
     const at::Tensor& result,
     const at::Tensor& out,
@@ -208,8 +205,6 @@ void give_result(
   }
   out.copy_(result);
 }
-
-}  // namespace
 
 void run_out(const Op& op, Stack& stack) {
   size_t num_in = 0;
@@ -273,24 +268,6 @@ void run_out(const Op& op, Stack& stack) {
   for (c10::IValue& out : outs) {
     stack.push_back(std::move(out));
   }
-}
-
-at::Tensor& kron_out(
-    const at::Tensor& self,
-    const at::Tensor& other,
-    at::Tensor& out) {
-  TORCH_CHECK(
-      !at::GradMode::is_enabled() ||
-          !(self.requires_grad() || other.requires_grad() ||
-            out.requires_grad()),
-      "kron(): functions with out=... arguments don't support automatic "
-      "differentiation, but one of the arguments requires grad.");
-  // Plain torch's version counter does not see that write.
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  const at::Tensor result = at::kron(self, other);
-  check_can_hold(out, result);
-  give_result(result, out, /*keeps_order=*/false);
-  return out;
 }
 
 void run_inplace_view(const Op& op, Stack& stack) {

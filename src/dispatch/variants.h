@@ -14,11 +14,15 @@ void run_out(const Op& op, Stack& stack);
 // t_, squeeze_, ...: runs the view op, and the tensor becomes the view.
 void run_inplace_view(const Op& op, Stack& stack);
 
-// aten::kron.out. torch composes it of a write through `_unsafe_view`, which on
-// the mesh may be a copy.
-at::Tensor& kron_out(
-    const at::Tensor& self,
-    const at::Tensor& other,
-    at::Tensor& out);
+// Refuses a destination whose dtype the result cannot be cast to.
+void check_can_hold(const at::Tensor& out, const at::Tensor& result);
+
+// Copies into a destination, which is resized as plain torch does.
+// `keeps_order`: whether the op orders the dims of a destination that it
+// resizes as those of its result; else it makes it contiguous.
+void give_result(
+    const at::Tensor& result,
+    const at::Tensor& out,
+    bool keeps_order);
 
 }  // namespace torch_mesh

@@ -9,7 +9,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
-#include "dispatch/local_program.h"
+#include "program/local_program.h"
 
 namespace py = pybind11;
 
