@@ -12,13 +12,14 @@ namespace torch_mesh {
 
 enum class DeviceKind : uint8_t { kCpu, kGpu, kTpu };
 
-// A place for shards. `cpu:3` is the fourth virtual device of this process's
-// CPU; `gpu:0` (torch's `cuda:0`) a physical one.
+// A place for shards. `cpu:3` is the fourth virtual device of a process's CPU;
+// `gpu:0` (torch's `cuda:0`) a physical one. `cpu:3@1` is that of process 1.
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
   int32_t index = 0;
+  int32_t process = 0;
 
-  // Parses "cpu:1", "gpu:0", "cuda:0", "cpu". Throws [device-name].
+  // Parses "cpu:1", "gpu:0", "cuda:0", "cpu", "cpu:1@2". Throws [device-name].
   static Device parse(std::string_view text);
   std::string str() const;
   bool operator==(const Device&) const = default;
@@ -38,6 +39,12 @@ struct Lanes {
   int num = 1;
   std::vector<int> first_device;    // [num]      lowest device of each lane
   std::vector<int> lane_of_device;  // [devices]
+  // Those of which this process holds the shard, in order. All other members
+  // are the same in every process, so that all plan alike.
+  std::vector<int> mine;
+  bool is_mine(int lane) const { return is_mine_[lane]; }
+
+  std::vector<bool> is_mine_;  // [num]
 };
 
 // A mesh is a value: cheap to copy, compared by content (equal meshes are one
@@ -82,6 +89,8 @@ class Mesh {
   const Lanes& lanes(AxisMask sharded) const;
   // Whether all devices share one memory.
   bool one_memory() const;
+  // Whether all devices are this process's.
+  bool is_all_mine() const;
 
   // "data=2 model=4"; "" for the mesh without axes.
   std::string str() const;
@@ -92,6 +101,11 @@ class Mesh {
   friend struct std::hash<Mesh>;
   const Data* data_;
 };
+
+// The number of this process among those that meshes span; 0 until it is set,
+// before the first mesh over several.
+int this_process();
+void set_this_process(int process);
 
 // Makes each virtual CPU device of meshes constructed afterwards a memory of
 // its own, so that tests on one machine run what several GPUs would.

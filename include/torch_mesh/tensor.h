@@ -58,7 +58,8 @@ at::Tensor borrow(const at::Tensor& tensor, const Layout& layout);
 
 // shards[i]  what device i (row-major) holds; for partial sums in one memory
 // the first device holds the sum and the others -0.0. Read-only: with lanes, a
-// write to one device's replica would be a write to all.
+// write to one device's replica would be a write to all. Undefined for devices
+// of other processes.
 std::vector<at::Tensor> shards(const at::Tensor& tensor);
 
 // The global tensor of which device i holds shards[i]. Replicas must be equal

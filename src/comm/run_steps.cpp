@@ -21,10 +21,12 @@ Shards sliced(const Step& step, const Layout& before, const Shards& shards) {
   const Mesh& mesh = before.mesh();
   const std::vector<int>& lane_of = before.lanes().lane_of_device;
   const int64_t n = mesh.axis(step.axis).size;
-  Shards result;
-  for (int device : step.after.lanes().first_device) {
+  const Lanes& lanes = step.after.lanes();
+  Shards result(lanes.num);
+  for (const int lane : lanes.mine) {
+    const int device = lanes.first_device[lane];
     const int64_t place = mesh.coordinate(device, step.axis);
-    result.push_back(cut(shards[lane_of[device]].local(), step.to, n, place));
+    result[lane] = cut(shards[lane_of[device]].local(), step.to, n, place);
   }
   return result;
 }
@@ -34,14 +36,15 @@ Shards sliced(const Step& step, const Layout& before, const Shards& shards) {
 Shards as_parts(const Step& step, const Layout& before, const Shards& shards) {
   const Mesh& mesh = before.mesh();
   const std::vector<int>& lane_of = before.lanes().lane_of_device;
-  Shards result;
-  for (int device : step.after.lanes().first_device) {
+  const Lanes& lanes = step.after.lanes();
+  Shards result(lanes.num);
+  for (const int lane : lanes.mine) {
+    const int device = lanes.first_device[lane];
     const Shard& shard = shards[lane_of[device]];
     const int first = mesh.neighbour(device, step.axis, 0);
-    result.push_back(
-        lane_of[first] == lane_of[device]
-            ? shard
-            : Shard(at::full_like(shard.local(), -0.0)));
+    result[lane] = lane_of[first] == lane_of[device]
+                       ? shard
+                       : Shard(at::full_like(shard.local(), -0.0));
   }
   return result;
 }

@@ -51,7 +51,11 @@ Device Device::parse(std::string_view text) {
     }
   }
   if (is_known && colon != std::string_view::npos) {
-    is_known = parse_index(text.substr(colon + 1), device.index);
+    const std::string_view numbers = text.substr(colon + 1);
+    const size_t at = numbers.find('@');
+    is_known = parse_index(numbers.substr(0, at), device.index) &&
+               (at == std::string_view::npos ||
+                parse_index(numbers.substr(at + 1), device.process));
   }
   TORCH_MESH_CHECK_VALUE(
       is_known,
@@ -66,8 +70,21 @@ Device Device::parse(std::string_view text) {
 
 std::string Device::str() const {
   std::string_view kind = kKindNames[static_cast<size_t>(this->kind)].first;
-  return std::string(kind) + ":" + std::to_string(index);
+  return std::string(kind) + ":" + std::to_string(index) +
+         (process == 0 ? "" : "@" + std::to_string(process));
 }
+
+namespace {
+
+std::atomic<int> number_of_this_process{0};
+
+}  // namespace
+
+int this_process() {
+  return number_of_this_process.load(std::memory_order_relaxed);
+}
+
+void set_this_process(int process) { number_of_this_process = process; }
 
 // --- memories ----------------------------------------------------------------
 
@@ -86,7 +103,8 @@ CpuMemories& cpu_memories() {
 
 // Numbers of different kinds of device do not meet.
 int memory_of(const Device& device) {
-  const int first = static_cast<int>(device.kind) << 20;
+  const int first =
+      (static_cast<int>(device.kind) << 26) + (device.process << 14);
   if (device.kind != DeviceKind::kCpu) {
     return first + device.index;
   }
@@ -278,6 +296,11 @@ const Lanes* Mesh::Data::make_lanes(AxisMask sharded) const {
     auto [entry, is_new] =
         lane_at.try_emplace({memories[device], place}, result->num);
     if (is_new) {
+      const bool is_mine = devices[device].process == this_process();
+      result->is_mine_.push_back(is_mine);
+      if (is_mine) {
+        result->mine.push_back(result->num);
+      }
       ++result->num;
       result->first_device.push_back(device);
     }
@@ -367,6 +390,13 @@ int Mesh::neighbour(int device, int axis, int64_t coordinate) const {
   return static_cast<int>(
       device +
       (coordinate - this->coordinate(device, axis)) * data_->strides[axis]);
+}
+
+bool Mesh::is_all_mine() const {
+  return std::all_of(
+      devices().begin(), devices().end(), [](const Device& device) {
+        return device.process == this_process();
+      });
 }
 
 int Mesh::memory(int device) const { return data_->memories[device]; }

@@ -50,7 +50,7 @@ at::Tensor pack(
                   .copy_(shard.local());
     }
   }
-  const c10::ScalarType dtype = shards[0].scalar_type();
+  const c10::ScalarType dtype = shards.any().scalar_type();
   return make_global(layout, sizes, strides, dtype, std::move(shards));
 }
 
@@ -292,9 +292,13 @@ std::vector<at::Tensor> shards(const at::Tensor& tensor) {
           holds_value &= first == device || lanes.lane_of_device[first] != lane;
         }
       }
+      const at::Tensor& local = held[lane].local();
+      if (!local.defined()) {
+        result.emplace_back();  // another process has it
+        continue;
+      }
       result.push_back(
-          holds_value ? held[lane].local().detach().clone()
-                      : at::full_like(held[lane].local(), -0.0));
+          holds_value ? local.detach().clone() : at::full_like(local, -0.0));
     }
     return result;
   });
@@ -399,17 +403,18 @@ at::Tensor from_shards(
         }
       }
     }
-    Shards held;
-    for (std::vector<at::Tensor>& group : parts) {
+    Shards held(lanes.num);
+    for (const int lane : lanes.mine) {
+      std::vector<at::Tensor>& group = parts[lane];
       group[0] = own_copy(group[0]);
-      held.push_back(sum_of(group));
+      held[lane] = sum_of(group);
     }
     const bool rows =
         std::all_of(held.begin(), held.end(), [](const Shard& shard) {
           return shard.is_contiguous();
         });
     const std::vector<int64_t> like =
-        rows ? contiguous_strides(sizes) : held[0].strides().vec();
+        rows ? contiguous_strides(sizes) : held.any().strides().vec();
     return pack(layout, sizes, like, std::move(held));
   });
 }

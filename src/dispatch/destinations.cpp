@@ -22,8 +22,8 @@ std::vector<at::Tensor> added_destinations(
     int num_lanes) {
   std::vector<at::Tensor> added(num_lanes);
   for (int lane = 0; lane < num_lanes; ++lane) {
-    if (reads_zero(input, lane)) {
-      const at::Tensor& part = shards[shard_of_lane(input, lane)].local();
+    const at::Tensor& part = shards[shard_of_lane(input, lane)].local();
+    if (reads_zero(input, lane) && part.defined()) {
       added[lane] =
           at::empty_strided(part.sizes(), part.strides(), part.options())
               .fill_(-0.0);
@@ -49,7 +49,7 @@ Shards on_each(const Mesh& mesh, const at::Tensor& whole, bool is_written) {
     return replicate_value(whole, mesh, Copies::kAlways);
   }
   if (whole.dim() == 0 && whole.device().is_cpu()) {
-    return Shards(mesh.lanes(0).num, whole);
+    return on_lanes(mesh.lanes(0), whole);
   }
   return replicate_value(whole, mesh, Copies::kElsewhere);
 }

@@ -134,7 +134,7 @@ class Execution {
     }
     if (!entry.is_global || layout_of(tensor).mesh() != plan_.mesh) {
       input.moved =
-          spread(i, entry.is_global ? read(tensor)[0].local() : tensor);
+          spread(i, entry.is_global ? read(tensor).any().local() : tensor);
       input.is_copy = entry.is_written;
       return;
     }
@@ -287,6 +287,10 @@ class Execution {
     return tensor;
   }
 
+  c10::Device device_of(int lane) const {
+    return torch_device(plan_.mesh.devices()[lanes_.first_device[lane]]);
+  }
+
   // Lanes that form parts of a sum do so in a wider type. One local op in place
   // of all forms the sum itself.
   at::Tensor widened(const at::Tensor& local) const {
@@ -310,7 +314,7 @@ class Execution {
     push_arguments(
         op_,
         args_,
-        torch_device(plan_.mesh.devices()[lanes_.first_device[lane]]),
+        device_of(lane),
         local,
         [&](const at::Tensor&, size_t, size_t n) {
           return widened(local_tensor(n, lane));
@@ -342,12 +346,16 @@ class Execution {
   void run_all_lanes() {
     // Random numbers are drawn once, for all memories (law 2).
     const bool once = op_.is_random && plan_.kind == Plan::Kind::kReplicate;
-    const int num_lanes = once || is_joined_ ? 1 : lanes_.num;
-    results_.resize(num_lanes);
+    const std::vector<int>& mine = lanes_.mine;
+    const int num_lanes =
+        once || is_joined_ ? 1 : static_cast<int>(mine.size());
+    results_.resize(is_joined_ ? 1 : lanes_.num);
+    first_ = is_joined_ ? 0 : mine[0];
     std::atomic<int> num_done{0};
     try {
       run_lanes(
-          num_lanes, prepared_.in_parallel && !op_.is_python, [&](int lane) {
+          num_lanes, prepared_.in_parallel && !op_.is_python, [&](int i) {
+            const int lane = is_joined_ ? 0 : mine[i];
             Stack& local = results_[lane];
             local.reserve(args_.size());
             build_stack(local, lane);
@@ -387,7 +395,7 @@ class Execution {
       return true;
     }
     Stack local;
-    build_stack(local, /*lane=*/0);
+    build_stack(local, first_);
     return fails_on_all_values(op_, local, error);
   }
 
@@ -409,13 +417,13 @@ class Execution {
       sum_destinations(
           prepared_.inputs[i], inputs_[i].added, *inputs_[i].shards);
       if (plan_.kind != Plan::Kind::kLocal &&
-          (*inputs_[i].shards)[0].sizes() != tensor.sizes()) [[unlikely]] {
+          inputs_[i].shards->any().sizes() != tensor.sizes()) [[unlikely]] {
         take_size(tensor, *inputs_[i].shards, plan_.mesh);
       } else if (stands_as_planned(i) && !inputs_[i].is_copy) {
         end_write(tensor);
       } else {
         reduce_pending(tensor, layout_of(tensor).partial_axes());
-        write_value(tensor, (*inputs_[i].shards)[0].local());
+        write_value(tensor, inputs_[i].shards->any().local());
       }
     }
   }
@@ -425,7 +433,7 @@ class Execution {
     size_t output = 0;
     for (size_t r = 0; r < op_.schema.returns.size(); ++r) {
       const OpSchema::Param& returned = op_.schema.returns[r];
-      const c10::IValue& first = results_[0][r];
+      const c10::IValue& first = results_[first_][r];
       if (returned.is_written) {
         packed.push_back(args_[op_.written_param(returned.alias)]);
         ++output;
@@ -458,7 +466,7 @@ class Execution {
 
   template <typename Result>
   at::Tensor pack_tensor(size_t o, const Result& result, int alias) {
-    const at::Tensor first = result(0);
+    const at::Tensor first = result(first_);
     if (!first.defined()) {
       return first;
     }
@@ -481,18 +489,17 @@ class Execution {
   Shards shards_of_output(size_t o, const Result& result) {
     Shards shards;
     if (plan_.kind != Plan::Kind::kLocal) {
-      for (int lane = 0; lane < lanes_.num; ++lane) {
-        const int source = lane < static_cast<int>(results_.size()) ? lane : 0;
+      shards = Shards(lanes_.num);
+      for (const int lane : lanes_.mine) {
+        const int source = results_[lane].empty() ? first_ : lane;
         at::Tensor shard = result(source);
-        shards.push_back(
-            source == lane
-                ? shard
-                : shard.to(
-                      torch_device(
-                          plan_.mesh.devices()[lanes_.first_device[lane]]),
-                      shard.scalar_type(),
-                      /*non_blocking=*/false,
-                      /*copy=*/true));
+        shards[lane] = source == lane
+                           ? shard
+                           : shard.to(
+                                 device_of(lane),
+                                 shard.scalar_type(),
+                                 /*non_blocking=*/false,
+                                 /*copy=*/true);
       }
       return shards;
     }
@@ -504,15 +511,16 @@ class Execution {
         prepared_.outputs.size(),
         " outputs, the op more");
     if (is_joined_) {
-      return slices_of_output(o, result(0));
+      return slices_of_output(o, result(first_));
     }
     const PreparedPlan::Output& output = prepared_.outputs[o];
-    for (int lane = 0; lane < lanes_.num; ++lane) {
+    shards = Shards(lanes_.num);
+    for (const int lane : lanes_.mine) {
       const at::Tensor local = result(lane);
       if (local.sizes() != c10::IntArrayRef(output.local_sizes[lane])) {
         size_mismatch(o, local, output.local_sizes[lane]);
       }
-      shards.push_back(local);
+      shards[lane] = local;
     }
     if (output.folds) {
       return rounded(fold_lanes(
@@ -599,7 +607,7 @@ class Execution {
   }
 
   at::Tensor pack_new(size_t o, const Layout& layout, Shards shards) const {
-    check_is_strided(op_.schema.name, shards[0].local());
+    check_is_strided(op_.schema.name, shards.any().local());
     auto is_of_an_argument = [this](const Shard& result) {
       return std::any_of(
           inputs_.begin(), inputs_.end(), [&](const Input& input) {
@@ -624,7 +632,8 @@ class Execution {
   const Lanes& lanes_;
   c10::SmallVector<Input, 4> inputs_;
   bool is_joined_ = false;
-  c10::SmallVector<Stack, 2> results_;
+  c10::SmallVector<Stack, 2> results_;  // [lanes]; of those that have run
+  int first_ = 0;                       // lane that has run
 };
 
 }  // namespace

@@ -48,9 +48,11 @@ class ForeachCall : private ListCall {
       try {
         run_group(axes, elements);
       } catch (const c10::Error& error) {
-        if (elements != groups.begin()->second || lane_ > 0 ||
+        if (elements != groups.begin()->second || num_done_ > 0 ||
             !fails_on_all_values(
-                op_, lists_of_lane(axes, elements, 0), error.msg())) {
+                op_,
+                lists_of_lane(axes, elements, mesh_.lanes(axes).mine[0]),
+                error.msg())) {
           end_writes_after(error.what_without_backtrace(), axes, elements);
           count_writes(size());
         }
@@ -258,7 +260,7 @@ class ForeachCall : private ListCall {
                      : arg.is_written ? begin_write(arg.tensor)
                                       : read(arg.tensor);
       const std::vector<int>& first = mesh_.lanes(0).first_device;
-      for (size_t i = 0; i < arg.replicas.size(); ++i) {
+      for (const int i : mesh_.lanes(0).mine) {
         // Kernels on lists take no number from another device.
         arg.replicas[i] =
             arg.replicas[i].local().to(torch_device(mesh_.devices()[first[i]]));
@@ -404,14 +406,20 @@ class ForeachCall : private ListCall {
   }
 
   void run_group(AxisMask axes, const std::vector<size_t>& elements) {
-    const int num_lanes = mesh_.lanes(axes).num;
-    for (lane_ = 0; lane_ < num_lanes; ++lane_) {
-      Stack local = lists_of_lane(axes, elements, lane_);
+    const Lanes& lanes = mesh_.lanes(axes);
+    num_done_ = 0;
+    for (const int lane : lanes.mine) {
+      Stack local = lists_of_lane(axes, elements, lane);
       op_.handle.callBoxed(local);
+      ++num_done_;
       if (!local.empty() && local[0].isTensorList()) {
         const auto parts = local[0].toTensorVector();
         for (size_t i = 0; i < elements.size(); ++i) {
-          results_[elements[i]].push_back(parts[i]);
+          Shards& results = results_[elements[i]];
+          if (results.empty()) {
+            results = Shards(lanes.num);
+          }
+          results[lane] = parts[i];
         }
       }
     }
@@ -460,7 +468,8 @@ class ForeachCall : private ListCall {
                       Layout::replicated(mesh_),
                       as_span(tensor.sizes()),
                       tensor.itemsize()),
-                  list.shards[e])[0]
+                  list.shards[e])
+                  .any()
                   .local());
         }
       }
@@ -486,7 +495,7 @@ class ForeachCall : private ListCall {
   // The one shared argument that any op writes says whether an element is not
   // finite: what one memory has found holds for all.
   static at::Tensor largest(const Shards& replicas) {
-    at::Tensor value = replicas[0].local();
+    at::Tensor value = replicas.any().local();
     for (const Shard& other : replicas) {
       value = at::maximum(value, other.local().to(value.device()));
     }
@@ -536,7 +545,7 @@ class ForeachCall : private ListCall {
   }
 
   at::Tensor pack_element(size_t e) {
-    const Shard first = results_[e][0];
+    const Shard first = results_[e].any();
     const at::Tensor& model = lists_[0].tensors[e];
     const Layout& layout = layout_of_element(e);
     if (layout.sharded_axes() == 0) {
@@ -556,7 +565,7 @@ class ForeachCall : private ListCall {
   }
 
   Mesh mesh_;
-  int lane_ = 0;  // at work
+  int num_done_ = 0;  // lanes of the group at work
   std::vector<std::shared_ptr<const ElementPlan>> plans_;  // of each element
   std::vector<Shards> results_;  // of each element, by lane
 };

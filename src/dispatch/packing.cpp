@@ -34,14 +34,17 @@ bool take_known_strides(
   }
   bool all_agree = true;
   for (size_t i = 0; i < shards.size(); ++i) {
-    all_agree = all_agree && agree(shards[i], output.shard_strides[i]);
+    all_agree = all_agree && (!shards[i].defined() ||
+                              agree(shards[i], output.shard_strides[i]));
   }
   if (!all_agree && !output.is_certain) {
     return false;
   }
   // Slices of one result have its strides.
   for (size_t i = 0; i < shards.size() && !(is_joined && all_agree); ++i) {
-    shards[i] = with_strides(shards[i].local(), output.shard_strides[i]);
+    if (shards[i].defined()) {
+      shards[i] = with_strides(shards[i].local(), output.shard_strides[i]);
+    }
   }
   return true;
 }
@@ -77,7 +80,7 @@ at::Tensor make_result(
     const Layout& layout,
     Shards shards,
     bool is_joined) {
-  const Shard first = shards[0];
+  const Shard first = shards.any();
   const c10::ScalarType dtype = first.scalar_type();
   if (plan.plan.kind != Plan::Kind::kLocal) {
     return make_global(
@@ -130,12 +133,12 @@ bool repeats_nothing(const Shard& result) {
 }
 
 at::Tensor make_with_gaps(const Layout& layout, Shards results) {
-  const Shard first = results[0];
+  const Shard first = results.any();
   const int64_t size =
       static_cast<int64_t>(first.local().storage().nbytes()) / first.itemsize();
-  Shards flat;
-  for (const Shard& result : results) {
-    flat.push_back(result.local().as_strided({size}, {1}, 0));
+  Shards flat = results;
+  for (Shard& result : flat) {
+    result = result.local().as_strided({size}, {1}, 0);
   }
   const at::Tensor base =
       make_global(layout, {size}, {1}, first.scalar_type(), std::move(flat));
@@ -155,11 +158,11 @@ void take_size(
     const at::Tensor& destination,
     const Shards& written,
     const Mesh& mesh) {
-  Shards shards;
-  for (const Shard& shard : written) {
-    shards.push_back(shard.local().clone());
+  Shards shards = written;
+  for (Shard& shard : shards) {
+    shard = shard.local().clone();
   }
-  const Shard first = shards[0];
+  const Shard first = shards.any();
   become(
       destination,
       make_global(

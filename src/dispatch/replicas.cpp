@@ -40,7 +40,7 @@ const Layout* find_replicas(
       read(tensor);  // memory for the values to come
     }
     const Shards* shards = settled_shards(tensor);
-    if (!shards || shards->size() != 1) {
+    if (!shards || shards->size() != 1 || !(*shards)[0].defined()) {
       return nullptr;
     }
     const GlobalMeta& meta = meta_of(tensor);

@@ -35,7 +35,7 @@ std::vector<Part> parts_of(const Mesh& mesh, AxisMask axes, int64_t batch) {
   const Lanes& lanes = mesh.lanes(axes);
   const int64_t sizes[] = {batch};
   std::map<int, std::vector<std::pair<Range, int>>> of_memory;
-  for (int lane = 0; lane < lanes.num; ++lane) {
+  for (const int lane : lanes.mine) {
     const int device = lanes.first_device[lane];
     of_memory[mesh.memory(device)].emplace_back(
         shard_range(rows, sizes, 0, device), lane);

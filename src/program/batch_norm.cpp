@@ -54,7 +54,7 @@ bool is_cut_as_known(const Layout& layout, const at::Tensor& input) {
       return false;
     }
   }
-  return input.numel() != 0;
+  return input.numel() != 0 && layout.mesh().is_all_mine();
 }
 
 // The lanes that hold parts of the batch, for each part of the channels.
@@ -195,7 +195,7 @@ bool run_on_whole_batch(const CallArgs& call) {
         const Range range = shard_range(
             channels, sizes, 0, channels.lanes().first_device[part]);
         locals[part][i] =
-            slice_of(now.shards[0].local(), 0, range.begin, range.length);
+            slice_of(now.shards.any().local(), 0, range.begin, range.length);
       }
     }
   }
@@ -238,7 +238,7 @@ bool run_on_whole_batch(const CallArgs& call) {
     for (const Stack& local : locals) {
       parts.push_back(local[r].toTensor());
     }
-    const c10::ScalarType dtype = parts[0].scalar_type();
+    const c10::ScalarType dtype = parts.any().scalar_type();
     call.stack.emplace_back(
         make_global(channels, {input.size(1)}, {1}, dtype, std::move(parts)));
   }

@@ -76,7 +76,7 @@ at::Tensor cut_batch(
 
 // A new tensor in the layout `to`, of a value that is whole on each lane.
 at::Tensor cut(const Shards& whole, const Layout& from, const Layout& to) {
-  const Shard& first = whole[0];
+  const Shard& first = whole.any();
   const std::vector<int64_t> sizes = first.sizes().vec();
   const std::vector<int64_t> strides = first.strides().vec();
   Shards shards = run_redistribution(
@@ -129,14 +129,16 @@ bool to_copy(const CallArgs& args) {
   }
   const Layout layout =
       Layout::replicated(returning ? returning->mesh() : in_force.mesh());
-  Shards shards;
-  for (int first : layout.lanes().first_device) {
-    const c10::Device to = torch_device(layout.mesh().devices()[first]);
+  const Lanes& lanes = layout.lanes();
+  Shards shards(lanes.num);
+  for (const int lane : lanes.mine) {
+    const c10::Device to =
+        torch_device(layout.mesh().devices()[lanes.first_device[lane]]);
     std::optional<at::Tensor> few;
     if (to.is_cpu() && args["memory_format"].isNone()) {
       few = copy_of_few(self, dtype);
     }
-    shards.push_back(
+    shards[lane] =
         few ? *std::move(few)
             : at::_to_copy(
                   self,
@@ -145,9 +147,9 @@ bool to_copy(const CallArgs& args) {
                   to,
                   /*pin_memory=*/std::nullopt,
                   args["non_blocking"].toBool(),
-                  args["memory_format"].toOptional<c10::MemoryFormat>()));
+                  args["memory_format"].toOptional<c10::MemoryFormat>());
   }
-  if (!shards[0].is_dense()) {
+  if (!shards.any().is_dense()) {
     for (Shard& shard : shards) {
       shard = shard.local().contiguous();
     }
@@ -155,7 +157,7 @@ bool to_copy(const CallArgs& args) {
   if (returning && *returning != layout) {
     return args.give(cut(shards, layout, *returning));
   }
-  const Shard& first = shards[0];
+  const Shard& first = shards.any();
   return args.give(make_global(
       layout, first.sizes(), first.strides(), first.scalar_type(), shards));
 }

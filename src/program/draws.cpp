@@ -146,7 +146,7 @@ bool draw_in_place(const CallArgs& args) {
   }
   const bool direct = has_one_replica(self);
   const at::Tensor whole =
-      direct ? begin_write(self)[0].local() : empty_as(self);
+      direct ? begin_write(self).any().local() : empty_as(self);
   Stack local{whole};
   for (const c10::IValue& value : args.all().slice(1)) {
     local.push_back(

@@ -75,21 +75,24 @@ bool embedding_bag(const CallArgs& call) {
     const Layout& layout = has_columns(tensor) ? columns : whole;
     const Shards shards = is_global(tensor) ? shards_in(tensor, layout)
                                             : read(distribute(tensor, layout));
-    for (int lane = 0; lane < lanes.num; ++lane) {
+    for (const int lane : lanes.mine) {
       const int device = lanes.first_device[lane];
       locals[lane][i] = shards[layout.lanes().lane_of_device[device]].local();
     }
   }
-  run_lanes(lanes.num, /*in_parallel=*/true, [&](int lane) {
-    run_local(op, locals[lane]);
-  });
+  run_lanes(
+      static_cast<int>(lanes.mine.size()), /*in_parallel=*/true, [&](int i) {
+        run_local(op, locals[lanes.mine[i]]);
+      });
   call.give();
-  for (size_t r = 0; r < locals[0].size(); ++r) {
-    const Tensor result = locals[0][r].toTensor();
+  for (size_t r = 0; r < locals[lanes.mine[0]].size(); ++r) {
+    const Tensor result = locals[lanes.mine[0]][r].toTensor();
     const Layout& layout = has_columns(result) ? columns : whole;
-    Shards shards;
-    for (const int device : layout.lanes().first_device) {
-      shards.push_back(locals[lanes.lane_of_device[device]][r].toTensor());
+    const Lanes& held = layout.lanes();
+    Shards shards(held.num);
+    for (const int lane : held.mine) {
+      const int device = held.first_device[lane];
+      shards[lane] = locals[lanes.lane_of_device[device]][r].toTensor();
     }
     std::vector<int64_t> sizes = result.sizes().vec();
     if (has_columns(result)) {

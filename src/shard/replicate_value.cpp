@@ -6,19 +6,36 @@
 
 namespace torch_mesh {
 
+Shards on_lanes(const Lanes& lanes, const at::Tensor& value) {
+  Shards shards(lanes.num);
+  for (const int lane : lanes.mine) {
+    shards[lane] = value;
+  }
+  return shards;
+}
+
 Shards replicate_value(
     const at::Tensor& value,
     const Mesh& mesh,
     Copies copies) {
-  Shards replicas;
-  for (int device : mesh.lanes(0).first_device) {
-    replicas.push_back(value.to(
-        torch_device(mesh.devices()[device]),
+  const Lanes& lanes = mesh.lanes(0);
+  Shards replicas(lanes.num);
+  for (const int lane : lanes.mine) {
+    replicas[lane] = value.to(
+        torch_device(mesh.devices()[lanes.first_device[lane]]),
         value.scalar_type(),
         /*non_blocking=*/false,
-        /*copy=*/copies == Copies::kAlways));
+        /*copy=*/copies == Copies::kAlways);
   }
   return replicas;
+}
+
+void copy_shards(const Shards& from, const Shards& to) {
+  for (size_t lane = 0; lane < to.size(); ++lane) {
+    if (to[lane].defined()) {
+      to[lane].local().copy_(from[lane].local());
+    }
+  }
 }
 
 }  // namespace torch_mesh

@@ -13,6 +13,9 @@ enum class Copies {
   kAlways,     // each replica is memory of its own
 };
 
+// The value on each lane of this process, without a copy.
+Shards on_lanes(const Lanes& lanes, const at::Tensor& value);
+
 // The whole value for each memory of the mesh: one for each lane of
 // Layout::replicated(mesh).
 Shards replicate_value(

@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <cstddef>
+#include <initializer_list>
+#include <iterator>
 #include <utility>
 
 #include <ATen/core/Tensor.h>
@@ -52,7 +55,68 @@ class Shard {
   at::Tensor local_;
 };
 
-// One for each lane of a layout.
-using Shards = c10::SmallVector<Shard, 2>;
+// One for each lane of a layout: those that this process holds, and places for
+// those that others hold. Loops see the former alone; a lane is named by its
+// number among all.
+class Shards {
+ public:
+  Shards() = default;
+  Shards(std::initializer_list<Shard> shards) : lanes_(shards) {}
+  // Places for that many lanes.
+  explicit Shards(size_t num_lanes) : lanes_(num_lanes) {}
+
+  template <typename T>
+  class Iterator {
+   public:
+    using iterator_category = std::forward_iterator_tag;
+    using value_type = Shard;
+    using difference_type = std::ptrdiff_t;
+    using pointer = T*;
+    using reference = T&;
+
+    Iterator(T* at, T* end) : at_(at), end_(end) { skip(); }
+    T& operator*() const { return *at_; }
+    T* operator->() const { return at_; }
+    Iterator& operator++() {
+      ++at_;
+      skip();
+      return *this;
+    }
+    bool operator==(const Iterator& other) const { return at_ == other.at_; }
+
+   private:
+    void skip() {
+      while (at_ != end_ && !at_->defined()) {
+        ++at_;
+      }
+    }
+    T* at_;
+    T* end_;
+  };
+  auto begin() { return Iterator<Shard>(lanes_.begin(), lanes_.end()); }
+  auto end() { return Iterator<Shard>(lanes_.end(), lanes_.end()); }
+  auto begin() const {
+    return Iterator<const Shard>(lanes_.begin(), lanes_.end());
+  }
+  auto end() const { return Iterator<const Shard>(lanes_.end(), lanes_.end()); }
+
+  // Of all lanes.
+  size_t size() const { return lanes_.size(); }
+  bool empty() const { return lanes_.empty(); }
+  void clear() { lanes_.clear(); }
+  void push_back(Shard shard) { lanes_.push_back(std::move(shard)); }
+  Shard& operator[](size_t lane) { return lanes_[lane]; }
+  const Shard& operator[](size_t lane) const { return lanes_[lane]; }
+
+  // One that is here: the whole value, of replicas; else what all shards have
+  // in common. Requires: this process holds one.
+  const Shard& any() const { return *begin(); }
+
+ private:
+  c10::SmallVector<Shard, 2> lanes_;
+};
+
+// Writes shards over those of the same lanes.
+void copy_shards(const Shards& from, const Shards& to);
 
 }  // namespace torch_mesh

@@ -21,8 +21,8 @@ Redistribution redistribution_of(
 
 Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
   const Lanes& lanes = layout.lanes();
-  Shards shards;
-  for (int lane = 0; lane < lanes.num; ++lane) {
+  Shards shards(lanes.num);
+  for (const int lane : lanes.mine) {
     const int device = lanes.first_device[lane];
     const std::vector<int64_t> sizes =
         shard_sizes(layout, storage.base_sizes, device);
@@ -30,14 +30,12 @@ Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
         at::TensorOptions(storage.dtype)
             .device(torch_device(layout.mesh().devices()[device]));
     const bool whole = c10::IntArrayRef(sizes) == storage.base_sizes;
-    shards.push_back(
-        at::empty_strided(
-            sizes,
-            whole
-                ? std::vector<int64_t>(
-                      storage.base_strides.begin(), storage.base_strides.end())
-                : strides_in_order_of(sizes, storage.base_strides),
-            options));
+    shards[lane] = at::empty_strided(
+        sizes,
+        whole ? std::vector<int64_t>(
+                    storage.base_strides.begin(), storage.base_strides.end())
+              : strides_in_order_of(sizes, storage.base_strides),
+        options);
   }
   return shards;
 }
@@ -51,7 +49,8 @@ at::Tensor full_base(
       run_redistribution(
           redistribution_of(
               layout, replicated, storage.base_sizes, storage.dtype),
-          shards)[0]
+          shards)
+          .any()
           .local();
   at::Tensor full = at::empty_strided(
       storage.base_sizes,

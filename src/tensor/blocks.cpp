@@ -115,7 +115,7 @@ void for_common_parts(
   const Mesh& mesh = layout.mesh();
   const Lanes& lanes = layout.lanes();
   const auto num_dims = static_cast<int64_t>(sizes.size());
-  for (int lane = 0; lane < lanes.num; ++lane) {
+  for (const int lane : lanes.mine) {
     const int device = lanes.first_device[lane];
     bool is_first = true;
     for (int axis = 0; axis < mesh.num_axes(); ++axis) {
@@ -184,13 +184,13 @@ at::Tensor zeros(
     check_layout(layout, as_span(sizes));
     const Layout held = with_sums_reduced(layout);
     const Lanes& lanes = held.lanes();
-    Shards shards;
-    for (int device : lanes.first_device) {
-      shards.push_back(
-          at::zeros(
-              shard_sizes(held, as_span(sizes), device),
-              at::TensorOptions(dtype).device(
-                  torch_device(held.mesh().devices()[device]))));
+    Shards shards(lanes.num);
+    for (const int lane : lanes.mine) {
+      const int device = lanes.first_device[lane];
+      shards[lane] = at::zeros(
+          shard_sizes(held, as_span(sizes), device),
+          at::TensorOptions(dtype).device(
+              torch_device(held.mesh().devices()[device])));
     }
     return make_global(
         held, sizes, contiguous_strides(as_span(sizes)), dtype, shards);

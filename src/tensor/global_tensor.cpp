@@ -91,7 +91,7 @@ void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
   for (size_t lane = 0; lane < meta.shards.size(); ++lane) {
     Shard& view = meta.shards[lane];
     const Shard& base = storage.shards[lane];
-    if (view.shares_memory_with(base)) {
+    if (!base.defined() || view.shares_memory_with(base)) {
       continue;
     }
     const int64_t origin = meta.origins.empty() ? 0 : meta.origins[lane];
@@ -109,9 +109,11 @@ void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
 
 // Where shards of a storage begin, for `GlobalMeta::origins`.
 Sizes origins_of(const Shards& shards) {
-  Sizes origins;
-  for (const Shard& shard : shards) {
-    origins.push_back(shard.storage_offset());
+  Sizes origins(shards.size(), 0);
+  for (size_t lane = 0; lane < shards.size(); ++lane) {
+    if (shards[lane].defined()) {
+      origins[lane] = shards[lane].storage_offset();
+    }
   }
   return origins;
 }
@@ -512,8 +514,8 @@ void write_value(const at::Tensor& tensor, const at::Tensor& value) {
   const Shards parts = run_redistribution(
       redistribution_of(
           replicated, layout, tensor.sizes(), tensor.scalar_type()),
-      Shards(replicated.lanes().num, value));
-  for (size_t lane = 0; lane < parts.size(); ++lane) {
+      on_lanes(replicated.lanes(), value));
+  for (const int lane : layout.lanes().mine) {
     copy_once(shards[lane].local(), parts[lane].local());
   }
   end_write(tensor);
@@ -523,11 +525,11 @@ at::Tensor full_value(const at::Tensor& tensor) {
   const LocalOps local;
   const Shards* settled = settled_shards(tensor);
   if (settled && meta_of(tensor).layout.is_replicated()) {
-    return (*settled)[0].local();
+    return settled->any().local();
   }
   const Mesh mesh = layout_of(tensor).mesh();
   const at::Tensor value =
-      shards_in(tensor, Layout::replicated(mesh))[0].local();
+      shards_in(tensor, Layout::replicated(mesh)).any().local();
   // Shards of one element along a dim do not show where the dim lies.
   return tensor.is_non_overlapping_and_dense()
              ? in_order(value, tensor.strides())

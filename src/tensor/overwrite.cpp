@@ -4,6 +4,7 @@
 
 #include "comm/run_steps.h"
 #include "shard/local_ops.h"
+#include "shard/replicate_value.h"
 #include "tensor/base_value.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
@@ -22,7 +23,7 @@ Shards cut(
   return run_redistribution(
       redistribution_of(
           replicated, layout, storage.base_sizes, whole.scalar_type()),
-      Shards(replicated.lanes().num, whole));
+      on_lanes(replicated.lanes(), whole));
 }
 
 // The storage is this value; a pending sum is dropped.
@@ -30,9 +31,7 @@ void replace(MeshStorage& storage, const at::Tensor& value) {
   storage.layout = with_sums_reduced(storage.layout);
   const Shards parts = cut(value, storage, storage.layout);
   storage.shards = empty_shards(storage, storage.layout);
-  for (size_t lane = 0; lane < parts.size(); ++lane) {
-    storage.shards[lane].local().copy_(parts[lane].local());
-  }
+  copy_shards(parts, storage.shards);
   storage.is_borrowed = false;
   storage.count_shards();
   ++storage.memory_generation;
@@ -55,7 +54,7 @@ void overwrite_value(const at::Tensor& tensor, const at::Tensor& value) {
     const Layout replicated = Layout::replicated(storage.layout.mesh());
     own_memory(storage);
     write_window(
-        tensor, storage, replicated, Shards(replicated.lanes().num, value));
+        tensor, storage, replicated, on_lanes(replicated.lanes(), value));
     return;
   }
   // Freed behind the lock: memory of NumPy needs Python's lock for that.

@@ -40,6 +40,25 @@ std::string text_of(const std::exception_ptr& error) {
   }
 }
 
+// Elements of the base on a lane, whoever holds it.
+int64_t numel_of_lane(const MeshStorage& storage, size_t lane) {
+  if (storage.shards[lane].defined()) {
+    return storage.shards[lane].numel();
+  }
+  const int device = storage.layout.lanes().first_device[lane];
+  int64_t numel = 1;
+  for (const int64_t size :
+       shard_sizes(storage.layout, as_span(storage.base_sizes), device)) {
+    numel *= size;
+  }
+  return numel;
+}
+
+int64_t bytes_of_lane(const MeshStorage& storage, size_t lane) {
+  return numel_of_lane(storage, lane) *
+         static_cast<int64_t>(c10::elementSize(storage.dtype));
+}
+
 // A tensor whose storage's sums over `axes` are to be formed.
 struct Wanted {
   const at::Tensor* tensor;
@@ -69,17 +88,17 @@ class Bucket {
 
   bool is_full_for(const MeshStorage& storage) const {
     return !numel_.empty() &&
-           num_bytes_ + storage.shards[0].num_bytes() > kBucketBytes;
+           num_bytes_ + bytes_of_lane(storage, 0) > kBucketBytes;
   }
 
   // The caller holds the storage's lock. In one memory nothing has to move: the
   // sum is there.
   void take(const Wanted& wanted) {
     MeshStorage& storage = *wanted.storage;
-    num_bytes_ += storage.shards[0].num_bytes();
+    num_bytes_ += bytes_of_lane(storage, 0);
     numel_.resize(storage.shards.size());
     for (size_t lane = 0; lane < storage.shards.size(); ++lane) {
-      numel_[lane] += storage.shards[lane].numel();
+      numel_[lane] += numel_of_lane(storage, lane);
     }
     if (mesh_.one_memory()) {
       settle(storage);

@@ -164,9 +164,9 @@ at::Tensor window_of_storage(
   };
   Shards shards;
   if (state.layout.sharded_axes() == 0) {
-    for (const Shard& shard : state.shards) {
-      shards.push_back(
-          raw_window(shard.local(), sizes, strides, offset, dtype));
+    shards = state.shards;
+    for (Shard& shard : shards) {
+      shard = raw_window(shard.local(), sizes, strides, offset, dtype);
     }
     return alias(state.layout, std::move(shards));
   }
@@ -182,8 +182,9 @@ at::Tensor window_of_storage(
                                                offset)
                                          : std::nullopt;
   if (taken && takes_cut_dims_whole(state, *taken)) {
-    for (const Shard& shard : state.shards) {
-      shards.push_back(local_window(shard.local(), sizes, strides, *taken));
+    shards = state.shards;
+    for (Shard& shard : shards) {
+      shard = local_window(shard.local(), sizes, strides, *taken);
     }
     return alias(layout_of_whole_dims(state, *taken), std::move(shards));
   }
@@ -237,12 +238,11 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
   target.base_sizes = source.base_sizes;
   target.base_strides = source.base_strides;
   target.dtype = source.dtype;
-  target.shards.clear();
-  for (const Shard& shard : source.shards) {
-    const at::Tensor& local = shard.local();
-    target.shards.push_back(
-        at::empty_strided(local.sizes(), local.strides(), local.options())
-            .copy_(local));
+  target.shards = source.shards;
+  for (Shard& shard : target.shards) {
+    const at::Tensor local = shard.local();
+    shard = at::empty_strided(local.sizes(), local.strides(), local.options())
+                .copy_(local);
   }
   target.count_shards();
   ++target.memory_generation;

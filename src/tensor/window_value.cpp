@@ -9,6 +9,7 @@
 #include "comm/run_steps.h"
 #include "plan/boxes.h"
 #include "shard/local_ops.h"
+#include "shard/replicate_value.h"
 #include "shard/span.h"
 #include "shard/strides.h"
 #include "tensor/base_value.h"
@@ -35,8 +36,9 @@ std::optional<Chain> chain_on(
              : std::nullopt;
 }
 
-// A box of the window in the shard of the base on a device that holds it.
-at::Tensor in_base(
+// A box of the window in the shard of the base on a device that holds it; of
+// another process's device nothing.
+Shard in_base(
     const Box& box,
     const at::Tensor& window,
     const MeshStorage& storage,
@@ -45,6 +47,9 @@ at::Tensor in_base(
     int device) {
   const at::Tensor& shard =
       base.shards[base.layout.lanes().lane_of_device[device]].local();
+  if (!shard.defined()) {
+    return {};
+  }
   std::vector<int64_t> sizes(window.dim(), 1);
   std::vector<int64_t> strides(window.dim(), 1);
   int64_t offset = shard.storage_offset();
@@ -65,13 +70,16 @@ at::Tensor in_base(
 }
 
 // The same in the shard of a tensor of the window's sizes.
-at::Tensor in_value(
+Shard in_value(
     const Box& box,
     const Shards& value,
     const Holding& holding,
     int device) {
   const Lanes& lanes = holding.mesh.lanes(holding.cut);
   at::Tensor part = value[lanes.lane_of_device[device]].local();
+  if (!part.defined()) {
+    return {};
+  }
   for (int64_t d = 0; d < part.dim(); ++d) {
     part = part.narrow(
         d, box[d].begin - holding.boxes[device][d].begin, box[d].length);
@@ -99,11 +107,9 @@ Shards take_from_whole(
   const Shards parts = run_redistribution(
       redistribution_of(
           replicated, layout, window.sizes(), window.scalar_type()),
-      Shards(replicated.lanes().num, value));
+      on_lanes(replicated.lanes(), value));
   Shards shards = empty_window(window, layout);
-  for (size_t lane = 0; lane < parts.size(); ++lane) {
-    shards[lane].local().copy_(parts[lane].local());
-  }
+  copy_shards(parts, shards);
   return shards;
 }
 
@@ -138,8 +144,9 @@ void write_boxes(
       continue;
     }
     const Lanes& lanes = base.layout.lanes();
-    if (lanes.first_device[lanes.lane_of_device[device]] == device) {
-      in_base(box, window, storage, base, taken, device).fill_(-0.0);
+    const int lane = lanes.lane_of_device[device];
+    if (lanes.first_device[lane] == device && lanes.is_mine(lane)) {
+      in_base(box, window, storage, base, taken, device).local().fill_(-0.0);
     }
     box[0].length = 0;
   }
@@ -200,11 +207,11 @@ void write_masked(
     return run_redistribution(
         redistribution_of(
             replicated, layout, whole.sizes(), whole.scalar_type()),
-        Shards(replicated.lanes().num, whole));
+        on_lanes(replicated.lanes(), whole));
   };
   const Shards parts = cut(full, base.layout);
   const Shards masks = cut(mask, with_sums_reduced(base.layout));
-  for (size_t lane = 0; lane < parts.size(); ++lane) {
+  for (const int lane : base.layout.lanes().mine) {
     const at::Tensor shard = units(base.shards[lane].local());
     const at::Tensor here = masks[lane].local().to(shard.device());
     shard.masked_scatter_(
@@ -215,16 +222,17 @@ void write_masked(
 }  // namespace
 
 Shards empty_window(const at::Tensor& window, const Layout& layout) {
-  Shards shards;
-  for (const int device : layout.lanes().first_device) {
+  const Lanes& lanes = layout.lanes();
+  Shards shards(lanes.num);
+  for (const int lane : lanes.mine) {
+    const int device = lanes.first_device[lane];
     const std::vector<int64_t> sizes =
         shard_sizes(layout, as_span(window.sizes()), device);
-    shards.push_back(
-        at::empty_strided(
-            sizes,
-            strides_in_order_of(sizes, as_span(window.strides())),
-            at::TensorOptions(window.scalar_type())
-                .device(torch_device(layout.mesh().devices()[device]))));
+    shards[lane] = at::empty_strided(
+        sizes,
+        strides_in_order_of(sizes, as_span(window.strides())),
+        at::TensorOptions(window.scalar_type())
+            .device(torch_device(layout.mesh().devices()[device])));
   }
   return shards;
 }
@@ -298,7 +306,7 @@ BaseValue write_window(
   if (taken) {
     write_boxes(window, storage, base, *taken, wanted, there);
   } else {
-    write_masked(window, storage, base, there[0].local());
+    write_masked(window, storage, base, there.any().local());
   }
   const std::lock_guard lock(storage.mutex);
   ++storage.value_generation;
