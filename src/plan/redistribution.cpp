@@ -163,7 +163,7 @@ class Search {
       }
       for (const Move& move : moves(placements_of(state))) {
         const Cost reached = {cost.first + move.num_bytes,
-                              cost.second + move.num_steps()};
+                              cost.second + move.num_steps};
         const size_t next = number_of(move.after);
         if (reached < best[next].cost) {
           best[next].cost = reached;
@@ -188,11 +188,8 @@ class Search {
     int axis;
     int64_t num_bytes;
     Placements after;
-    std::vector<Step::Part> parts = {};
-
-    int num_steps() const {
-      return parts.empty() ? 1 : static_cast<int>(parts.size());
-    }
+    AxisMask sums = 0;  // the axes of a sum along several
+    int num_steps = 1;
   };
 
   // The place of each axis among its choices, as the digits of a number: the
@@ -228,9 +225,15 @@ class Search {
         }
       }
     }
-    add_sums_at_once(now, /*those_to_be_cut=*/false, result);
-    add_sums_at_once(now, /*those_to_be_cut=*/true, result);
+    if (has_many_sums_) {
+      add_sums_at_once(now, /*those_to_be_cut=*/false, result);
+      add_sums_at_once(now, /*those_to_be_cut=*/true, result);
+    }
     return result;
+  }
+
+  std::vector<Step::Part> parts_of(const Placements& now, AxisMask sums) const {
+    return parts_of_sum(mesh_, sums, numel_without(now, -1, -1), itemsize_);
   }
 
   // The move of all sums that shall not stay open: what is formed later is
@@ -257,10 +260,11 @@ class Search {
                  .axis = std::countr_zero(axes),
                  .num_bytes = 0,
                  .after = std::move(after),
-                 .parts = parts_of_sum(
-                     mesh_, axes, numel_without(now, -1, -1), itemsize_)};
-    for (const Step::Part& part : move.parts) {
+                 .sums = axes,
+                 .num_steps = 0};
+    for (const Step::Part& part : parts_of(now, axes)) {
       move.num_bytes += part.num_bytes;
+      ++move.num_steps;
     }
     moves.push_back(std::move(move));
   }
@@ -275,7 +279,8 @@ class Search {
                     .to = move.after[move.axis],
                     .num_bytes = move.num_bytes,
                     .after = Layout(mesh_, move.after),
-                    .parts = std::move(move.parts)};
+                    .parts = move.sums == 0 ? std::vector<Step::Part>()
+                                            : parts_of(then, move.sums)};
       }
     }
     TORCH_MESH_ASSERT(false, "redistribute: a step got lost.");
@@ -414,6 +419,9 @@ class Search {
   const int64_t itemsize_;
   std::vector<Placements> choices_;  // [axis], the wanted one first
   size_t num_states_ = 1;
+  // Whether more than one sum shall not stay open.
+  const bool has_many_sums_ =
+      std::popcount(from_.partial_axes() & ~to_.partial_axes()) > 1;
 };
 
 // Cuts of a whole: they move nothing, and in the order of the axes they nest.

@@ -3,6 +3,7 @@
 #include "plan/sums.h"
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 #include <utility>
 
@@ -17,7 +18,7 @@ using Parts = std::vector<Step::Part>;
 Parts cheapest(const Mesh& mesh, std::span<const int> axes, int64_t numel) {
   const int axis = axes[0];
   const int64_t n = mesh.axis(axis).size;
-  Parts whole = {{Step::Kind::kAllReduce, axis, received_in_ring(numel, n)}};
+  Parts whole(1, {Step::Kind::kAllReduce, axis, received_in_ring(numel, n)});
   if (axes.size() == 1) {
     return whole;
   }
@@ -90,13 +91,14 @@ std::vector<Step::Part> parts_of_sum(
     AxisMask axes,
     int64_t numel,
     int64_t itemsize) {
-  std::vector<int> in_order;
+  std::array<int, kMaxAxes> in_order;
+  size_t num_axes = 0;
   for (int axis = 0; axis < mesh.num_axes(); ++axis) {
     if (axes >> axis & 1) {
-      in_order.push_back(axis);
+      in_order[num_axes++] = axis;
     }
   }
-  Parts parts = cheapest(mesh, in_order, numel);
+  Parts parts = cheapest(mesh, std::span(in_order.data(), num_axes), numel);
   for (Step::Part& part : parts) {
     part.num_bytes *= itemsize;
   }

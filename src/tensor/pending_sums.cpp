@@ -66,6 +66,8 @@ struct Wanted {
   AxisMask axes;
 };
 
+using WantedList = c10::SmallVector<Wanted, 4>;
+
 // Sums over the same axes that travel together. While they do, their storages
 // are claimed: nobody else reduces them.
 class Bucket {
@@ -214,8 +216,9 @@ class Bucket {
   const AxisMask cut_;  // axes that make lanes
   const AxisMask axes_;
   const c10::ScalarType dtype_;
-  int64_t num_bytes_ = 0;       // of the first lane
-  std::vector<int64_t> numel_;  // [lanes]; empty while nothing is taken
+  int64_t num_bytes_ = 0;  // of the first lane
+  // [lanes]; empty while nothing is taken
+  c10::SmallVector<int64_t, 8> numel_;
   std::shared_ptr<Reduction> reduction_;
   std::vector<Claim> claims_;
   std::vector<Shards> parts_;  // [claims]
@@ -238,8 +241,8 @@ class Reducer {
 
   // Waits for the others; returns what they may have left to do. Who waits has
   // claimed nothing, so no two calls wait for each other.
-  std::vector<Wanted> wait() {
-    std::vector<Wanted> left;
+  WantedList wait() {
+    WantedList left;
     for (const auto& [wanted, reduction] : std::exchange(elsewhere_, {})) {
       check_no_lock_is_held("a pending sum");
       reduction->done.wait();
@@ -287,7 +290,7 @@ class Reducer {
 void reduce_pending(
     c10::ArrayRef<const at::Tensor*> tensors,
     c10::ArrayRef<AxisMask> axes) {
-  std::vector<Wanted> all;
+  WantedList all;
   for (size_t i = 0; i < tensors.size(); ++i) {
     MeshStorage* storage = MeshStorage::of(*tensors[i]);
     auto found = std::find_if(all.begin(), all.end(), [&](const Wanted& other) {
