@@ -160,6 +160,7 @@ lint: $(TEST_SETUP)
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
 	$(RUN) tools/check_layers.py
+	$(RUN) tools/check_op_names.py
 	$(RUN) tools/check_sizes.py
 	@test -z "$(FORMATTED)" \
 	  || $(BIN)/clang-format --dry-run -Werror $(FORMATTED)

@@ -214,7 +214,8 @@ bool is_ours(const c10::OperatorName& name, const c10::OperatorHandle& op) {
   const bool is_composed =
       op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd) &&
       !(op.hasKernelForDispatchKey(Key::CPU) && find_rule(full));
-  const bool is_program = find_program(full, Program::When::kAlways);
+  const bool is_program = find_program(full, Program::When::kAlways) ||
+                          find_program(full, Program::When::kMayDecline);
   if (is_composed || op.hasKernelForDispatchKey(kKey) ||
       !(takes_tensor(op.schema()) || takes_out(op.schema()) || is_program)) {
     return false;

@@ -293,8 +293,8 @@ bool is_same_window(const at::Tensor& a, const at::Tensor& b) {
 void run_overwrite(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
   const at::Tensor self = stack[base].toTensor();
-  if (op.base_name == "aten::copy_" &&
-      is_same_window(self, stack[base + 1].toTensor())) {
+  const int source = op.param("src");
+  if (source >= 0 && is_same_window(self, stack[base + source].toTensor())) {
     stack.resize(base + 1);
     return;
   }

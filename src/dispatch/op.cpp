@@ -5,7 +5,6 @@
 #include <atomic>
 #include <map>
 #include <mutex>
-#include <set>
 #include <shared_mutex>
 
 #include <torch_mesh/error.h>
@@ -15,6 +14,7 @@
 #include "dispatch/local_kernel.h"
 #include "dispatch/program.h"
 #include "dispatch/replicas.h"
+#include "rules/families.h"
 
 namespace torch_mesh {
 namespace {
@@ -69,47 +69,23 @@ OpSchema::Param param_of(
   return param;
 }
 
-// Whether torch's kernels refuse to write to a tensor of which two elements are
-// one. Shards may hide that.
-bool refuses_overlap(const std::string& base_name, bool is_pointwise) {
-  static const std::set<std::string> others = {
-      "aten::bernoulli_",   "aten::cauchy_",
-      "aten::copy_",        "aten::copysign_",
-      "aten::cumprod_",     "aten::cumsum_",
-      "aten::eq_",          "aten::exponential_",
-      "aten::ge_",          "aten::geometric_",
-      "aten::gt_",          "aten::index_add_",
-      "aten::index_copy_",  "aten::index_reduce_",
-      "aten::le_",          "aten::log_normal_",
-      "aten::lt_",          "aten::masked_scatter_",
-      "aten::ne_",          "aten::normal_",
-      "aten::put_",         "aten::random_",
-      "aten::renorm_",      "aten::scatter_",
-      "aten::scatter_add_", "aten::scatter_reduce_",
-      "aten::uniform_",
+// What its rule says of torch's kernels. An op in place shares that of the
+// functional op, of which some words are not true for it, and some for it
+// alone.
+void read_words(Op& op) {
+  const std::string& name = op.schema.name;
+  const auto says = [&name](const char* word) {
+    return rules::op_says(name, word);
   };
-  return others.count(base_name) != 0 ||
-         (is_pointwise && base_name != "aten::fill_" &&
-          base_name != "aten::zero_" &&
-          base_name.rfind("aten::_foreach", 0) != 0);
-}
-
-// Whether an op fills its first argument with random numbers.
-bool draws_in_place(const std::string& name) {
-  static const std::set<std::string> in_place = {
-      "aten::bernoulli_.Tensor",
-      "aten::bernoulli_.float",
-      "aten::cauchy_",
-      "aten::exponential_",
-      "aten::geometric_",
-      "aten::log_normal_",
-      "aten::normal_",
-      "aten::random_",
-      "aten::random_.from",
-      "aten::random_.to",
-      "aten::uniform_",
-  };
-  return in_place.count(name) != 0;
+  const bool is_pointwise = op.schema.is_pointwise;
+  const bool in_place =
+      !op.params.empty() && op.schema.params[0].is_written && !op.is_out;
+  op.moves_no_data = op.is_view || says("like_view");
+  op.needs_dense =
+      !is_pointwise && !op.is_view && !(says("strided") && !in_place);
+  op.checks_overlap = (is_pointwise || (says("refuses_overlap") && in_place)) &&
+                      !says("bears_overlap") && !rules::is_foreach_name(name);
+  op.overwrites = says("overwrites") && in_place;
 }
 
 struct Registry {
@@ -182,27 +158,24 @@ Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
     is_view |= param.alias >= 0 && !param.is_written;
   }
   schema.is_pointwise = handle.hasTag(at::Tag::pointwise);
-  moves_no_data = is_view || base_name == "aten::_unsafe_view";
   is_inplace_view = handle.hasTag(at::Tag::inplace_view);
   is_random = handle.hasTag(at::Tag::nondeterministic_seeded);
   is_python = base_name.rfind("aten::", 0) != 0 &&
               base_name.rfind("prims::", 0) != 0 &&
               base_name.rfind("torch_mesh::", 0) != 0;
-  needs_dense = !schema.is_pointwise && !is_view;
-  for (const char* name :
-       {"aten::mm", "aten::bmm", "aten::addmm", "aten::sum", "aten::cat"}) {
-    needs_dense &= base_name != name;
-  }
-  checks_overlap = refuses_overlap(base_name, schema.is_pointwise);
+  is_foreach = is_foreach_op(schema.name);
+  counts_writes = is_foreach && rules::is_foreach_name(schema.name);
+  read_words(*this);
+  // A copy makes its own.
   makes_like = schema.param("device") >= 0 && !params.empty() &&
-               params[0] == ParamKind::kTensor && base_name != "aten::_to_copy";
-  overwrites = base_name == "aten::copy_" || base_name == "aten::fill_" ||
-               base_name == "aten::zero_" || draws_in_place(schema.name);
+               params[0] == ParamKind::kTensor &&
+               schema.param("non_blocking") < 0;
   program = find_program(schema.name, Program::When::kAlways);
+  if (!program) {
+    program = find_program(schema.name, Program::When::kMayDecline);
+  }
   program_where_cut = find_program(schema.name, Program::When::kWhereCut);
   local_kernel = torch_mesh::local_kernel(schema.name);
-  is_foreach = is_foreach_op(schema.name);
-  counts_writes = is_foreach && base_name.rfind("aten::_foreach_", 0) == 0;
   runs_on_replicas = may_run_on_replicas(*this);
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "dispatch/whole_values.h"
+#include "rules/families.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 
@@ -52,7 +53,7 @@ bool writes_over_itself(const Op& op, const CallTensors& tensors) {
         return entry.is_written && entry.is_global &&
                lies_over_itself(*entry.tensor);
       });
-  return any && op.base_name != "aten::fill_" && op.base_name != "aten::zero_";
+  return any && !rules::op_says(op.schema.name, "bears_overlap");
 }
 
 void run_over_itself(const Op& op, const CallTensors& tensors, Stack& stack) {

@@ -11,6 +11,7 @@
 #include "dispatch/other_kinds.h"
 #include "dispatch/overlaps.h"
 #include "dispatch/packing.h"
+#include "dispatch/program.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 
@@ -94,9 +95,8 @@ at::Tensor pack(
 bool may_run_on_replicas(const Op& op) {
   const bool plain = !op.moves_no_data && !op.is_inplace_view && !op.is_out &&
                      !op.is_random && !op.is_python;
-  const bool scatters = op.base_name.ends_with("_scatter");
-  const bool ours = op.program && op.base_name != "aten::copy_" && !scatters;
-  return plain && !ours;
+  return plain && (!op.program ||
+                   find_program(op.schema.name, Program::When::kMayDecline));
 }
 
 bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {

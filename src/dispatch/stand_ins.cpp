@@ -14,6 +14,7 @@
 #include <ATen/ops/index_meta_dispatch.h>
 
 #include "dispatch/arguments.h"
+#include "rules/families.h"
 #include "shard/span.h"
 
 namespace torch_mesh {
@@ -129,17 +130,15 @@ bool hides_strides(
 }
 
 // Ops that keep channels_last, which torch's meta kernels forget.
-bool keeps_memory_format(const Op& op) {
-  return op.base_name == "aten::convolution" ||
-         op.base_name == "aten::channel_shuffle" ||
-         op.base_name == "aten::floor_divide" ||
-         op.base_name == "aten::max_unpool2d";
+bool keeps_format(const Op& op) {
+  return rules::op_says(op.schema.name, "keeps_format") &&
+         !op.schema.params[0].is_written;
 }
 
 // Whether torch's iterator lays out the results on all devices: of structured
 // ops, and of those on one tensor.
 bool is_iterated(const Op& op) {
-  if (!op.schema.is_pointwise || keeps_memory_format(op)) {
+  if (!op.schema.is_pointwise || keeps_format(op)) {
     return false;
   }
   const auto is_tensor = [](Op::ParamKind kind) {
@@ -251,7 +250,7 @@ std::optional<std::vector<at::Tensor>> laid_out_results(
     return std::vector<at::Tensor>{*laid_out};
   }
   const int input = input_of_batch_norm(op);
-  if (input < 0 && !keeps_memory_format(op)) {
+  if (input < 0 && !keeps_format(op)) {
     auto results = results_on_meta(op, args);
     if (results && is_iterated(op) && op.memory_format_param < 0 &&
         are_contiguous(op, args, sizes)) {

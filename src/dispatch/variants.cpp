@@ -13,6 +13,7 @@
 #include <torch_mesh/error.h>
 
 #include "dispatch/arguments.h"
+#include "rules/families.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
 #include "tensor/window.h"
@@ -254,11 +255,9 @@ void run_out(const Op& op, Stack& stack) {
   for (const auto& [result, out] : gifts) {
     check_can_hold(out, result);
   }
-  // Transforms and cholesky copy their result into a destination; of all other
-  // kernels the one with out= orders dims as the one without.
-  const bool keeps_order = op.base_name.rfind("aten::_fft_", 0) != 0 &&
-                           op.base_name != "aten::cholesky";
   for (const auto& [result, out] : gifts) {
+    const bool keeps_order = out.sizes() != result.sizes() &&
+                             !rules::op_says(op.schema.name, "contiguous_out");
     give_result(result, out, keeps_order);
   }
   // The results are the out arguments, in order.

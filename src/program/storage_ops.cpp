@@ -12,7 +12,7 @@ constexpr Program kTable[] = {
     {"aten::_to_copy", kAlways, storage_ops::to_copy},
     {"aten::alias", kAlways, storage_ops::alias},
     {"aten::as_strided", kAlways, storage_ops::as_strided},
-    {"aten::copy_", kAlways, storage_ops::copy},
+    {"aten::copy_", kMayDecline, storage_ops::copy},
     {"aten::detach", kAlways, storage_ops::alias},
     {"aten::empty_like", kAlways, storage_ops::empty_like},
     {"aten::is_set_to", kAlways, storage_ops::is_set_to},

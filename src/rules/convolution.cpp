@@ -55,10 +55,8 @@ std::string backward(bool has_bias_sizes) {
 
 void add_convolution_rules(RuleTable& table) {
   table.add_all(
-      {"aten::_convolution",
-       "aten::convolution",
-       "aten::convolution_overrideable"},
-      forward());
+      {"aten::_convolution", "aten::convolution_overrideable"}, forward());
+  table.add("aten::convolution", forward() + " keeps_format");
   table.add("aten::convolution_backward", backward(/*has_bias_sizes=*/true));
   table.add(
       "aten::convolution_backward_overrideable",

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <torch_mesh/rule.h>
 
@@ -19,8 +20,19 @@ class RuleTable {
   // Throws [rule-text].
   void add(const std::string& name, std::string_view text);
   void add_all(std::initializer_list<const char*> names, std::string_view text);
+  void add(
+      const std::string& name,
+      std::shared_ptr<const Rule> rule,
+      std::string_view text);
+  // Words about the kernels of ops that have no rule of their own. Throws
+  // [rule-text].
+  void add_words(
+      std::initializer_list<const char*> names,
+      std::string_view words);
 
   std::map<std::string, std::shared_ptr<const Rule>> rules;
+  // What rules and lines of words say of kernels.
+  std::map<std::string, std::vector<std::string>> words;
 };
 
 // all.cpp calls each of these.
@@ -42,6 +54,11 @@ void add_softmax_rules(RuleTable& table);
 void add_view_rules(RuleTable& table);
 void add_all_rules(RuleTable& table);
 
+// Whether the rule of an op says this word of its kernels, or a line of words
+// does ("What a kernel does" in docs/notation.md). By the op's name, as
+// find_rule.
+bool op_says(const std::string& op_name, std::string_view word);
+
 // Calls `listener` after each register_rule.
 void on_new_rule(void (*listener)());
 
@@ -51,6 +68,9 @@ std::shared_ptr<const Rule> pointwise_rule();
 // The op on one element that an op on lists applies to each of them:
 // "aten::_foreach_add_.List" -> "aten::add_.Tensor". "" for other ops.
 std::string foreach_element_op(const std::string& name);
+
+// Whether torch names it as an op on lists: "aten::_foreach_...", out= too.
+bool is_foreach_name(const std::string& name);
 
 // Whether the lists of an op belong together element by element, each element
 // pointwise in itself: `_foreach_*` but for reductions and matrix products,

@@ -93,6 +93,10 @@ std::string foreach_element_op(const std::string& name) {
   return element_op(rest, in_place ? "_" : "", overload);
 }
 
+bool is_foreach_name(const std::string& name) {
+  return name.starts_with(kPrefix);
+}
+
 bool is_elementwise_group(const std::string& name) {
   const std::string base = name.substr(0, name.find('.'));
   if (!foreach_element_op(name).empty()) {

@@ -14,16 +14,18 @@ void add_indexing_rules(RuleTable& table) {
       "aten::gather", "x*, y* -> y* rewritten(dim) along(dim, 1) linear(0)");
   table.add(
       "aten::scatter.src",
-      "x*, y*, z* -> x* rewritten(dim) along(dim) linear(0 2)");
+      "x*, y*, z* -> x* rewritten(dim) along(dim) linear(0 2) "
+      "refuses_overlap");
   table.add(
       "aten::scatter_add",
-      "x*, y*, z* -> x* rewritten(dim) along(dim, 1) linear(0 2) adds(0)");
+      "x*, y*, z* -> x* rewritten(dim) along(dim, 1) linear(0 2) adds(0) "
+      "refuses_overlap");
   table.add_all(
       {"aten::scatter.reduce", "aten::scatter_reduce"},
-      "x*, y*, z* -> x* rewritten(dim) along(dim)");
+      "x*, y*, z* -> x* rewritten(dim) along(dim) refuses_overlap");
   table.add_all(
       {"aten::scatter.value", "aten::scatter.value_reduce"},
-      "x*, y* -> x* rewritten(dim) along(dim)");
+      "x*, y* -> x* rewritten(dim) along(dim) refuses_overlap");
   table.add("torch_mesh::put_along", "x*, y*, z* -> x* along(dim, begin)");
 
   table.add(
@@ -32,16 +34,18 @@ void add_indexing_rules(RuleTable& table) {
       "x*, . -> x* resizes(dim, 1) linear(0)");
   table.add(
       "aten::index_add",
-      "x*, i, y* -> x* rewritten(dim) swaps(dim, i, y*) linear(0 2) adds(0)");
+      "x*, i, y* -> x* rewritten(dim) swaps(dim, i, y*) linear(0 2) adds(0) "
+      "refuses_overlap");
   table.add(
       "aten::index_copy",
       "x*, i, y* -> x* rewritten(dim) swaps(dim, i, y*) whole(i) "
-      "linear(0 2)");
+      "linear(0 2) refuses_overlap");
   // The kernel of a product refuses slices of one element in half precision.
   table.add(
       "aten::index_reduce",
       "x*, i, y* -> x* swaps(dim, i, y*) whole(i) filled when(reduce!=prod) | "
-      "x*, i, y* -> x* whole(x*, i, y*) when(reduce=prod)");
+      "x*, i, y* -> x* whole(x*, i, y*) when(reduce=prod) "
+      "refuses_overlap");
   table.add(
       "aten::index_fill",
       "x*, i -> x* rewritten(dim) whole(i) | "
@@ -71,7 +75,8 @@ void add_indexing_rules(RuleTable& table) {
       "aten::put",
       "x*, i, i -> x* whole(x*) filled linear(0 2) adds(0) "
       "when(accumulate=true) | "
-      "x*, i*, j* -> x* whole(x*, i*, j*) linear(0 2)");
+      "x*, i*, j* -> x* whole(x*, i*, j*) linear(0 2) refuses_overlap");
+  table.add_words({"aten::masked_scatter_"}, "refuses_overlap");
   table.add(
       "aten::searchsorted.Tensor",
       "m, x*, m -> x* whole(m) | b* m, b* n, b* m -> b* n whole(m) checked");

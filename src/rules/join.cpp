@@ -5,7 +5,7 @@
 namespace torch_mesh::rules {
 
 void add_join_rules(RuleTable& table) {
-  table.add("aten::cat", "each: x* -> x* joins(dim) linear(*)");
+  table.add("aten::cat", "each: x* -> x* joins(dim) linear(*) strided");
   table.add("aten::stack", "each: x* -> x* stacks(dim) linear(*)");
 }
 

@@ -17,8 +17,8 @@ void add_factorizations(RuleTable& table) {
   auto add = [&](const char* name, const std::string& outputs) {
     table.add(name, "b* m n -> " + outputs + tail);
   };
-  for (const char* name : {"aten::cholesky",
-                           "aten::cholesky_inverse",
+  table.add("aten::cholesky", "b* m n -> b* i j" + tail + " contiguous_out");
+  for (const char* name : {"aten::cholesky_inverse",
                            "aten::linalg_matrix_exp",
                            "aten::linalg_pinv"}) {
     add(name, "b* i j");

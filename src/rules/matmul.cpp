@@ -15,11 +15,12 @@ void add_matmul_rules(RuleTable& table) {
   table.add("aten::dot", "k, k -> . linear(0, 1)");
   table.add("aten::vdot", "k, k -> . linear(0, 1)");
   table.add("aten::mv", "m k, k -> m linear(0, 1)");
-  table.add("aten::mm", "m k, k n -> m n linear(0, 1)");
-  table.add("aten::bmm", "b m k, b k n -> b m n linear(0, 1)");
+  table.add("aten::mm", "m k, k n -> m n linear(0, 1) strided");
+  table.add("aten::bmm", "b m k, b k n -> b m n linear(0, 1) strided");
   // Without elements these take other ways, which refuse what the rest takes.
   table.add("aten::addmv", "~m, m k, k -> m linear(0 1, 0 2) adds(0) filled");
-  table.add("aten::addmm", "~m n, m k, k n -> m n linear(0 1, 0 2) adds(0)");
+  table.add(
+      "aten::addmm", "~m n, m k, k n -> m n linear(0 1, 0 2) adds(0) strided");
   table.add("aten::addr", "~m n, m, n -> m n linear(0 1, 0 2)");
   table.add(
       "aten::baddbmm",

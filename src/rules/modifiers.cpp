@@ -242,6 +242,9 @@ bool require_same(Binding& binding, const Args&) {
 
 bool nothing(Binding&, const Args&) { return true; }
 
+// Words about the kernels of an op, which do not touch how it shards.
+bool of_kernels(Binding&, const Args&) { return true; }
+
 struct Entry {
   bool (*apply)(Binding&, const Args&);
   size_t min_args;
@@ -256,7 +259,9 @@ const std::map<std::string, Entry>& table() {
   static const auto* table = new std::map<std::string, Entry>{
       {"adds", {nothing, 1, kMany, false}},
       {"along", {align_along, 1, 2, true}},
+      {"bears_overlap", {of_kernels, 0, 0, false}},
       {"checked", {nothing, 0, 0, false}},
+      {"contiguous_out", {of_kernels, 0, 0, false}},
       {"convolves", {convolve, 3, 3, false}},
       {"diagonals", {take_diagonal, 3, 3, true}},
       {"dims", {nothing, 2, 2, false}},
@@ -264,13 +269,17 @@ const std::map<std::string, Entry>& table() {
       {"filled", {nothing, 0, 0, false}},
       {"indexes", {index_by, 2, 3, true}},
       {"joins", {join_dim, 1, 1, true}},
+      {"keeps_format", {of_kernels, 0, 0, false}},
+      {"like_view", {of_kernels, 0, 0, false}},
       {"linear", {nothing, 1, kMany, false}},
+      {"overwrites", {of_kernels, 0, 0, false}},
       {"pads", {pad_dims, 1, 1, true}},
       {"permutes", {permute_dims, 1, 1, true}},
       {"program", {nothing, 0, 0, false}},
       {"random", {nothing, 0, 0, false}},
       {"reduces", {reduce_sum, 1, 2, true}},
       {"reduces_whole", {reduce_whole, 1, 2, true}},
+      {"refuses_overlap", {of_kernels, 0, 0, false}},
       {"remakes", {remake_dims, 1, 1, true}},
       {"repeats", {repeat_dims, 1, 1, true}},
       {"resizes", {resize_dim, 2, 2, true}},
@@ -285,6 +294,7 @@ const std::map<std::string, Entry>& table() {
       {"splits", {split_dim, 2, 2, true}},
       {"squeezes", {squeeze_dims, 1, 1, true}},
       {"stacks", {stack_dim, 1, 1, true}},
+      {"strided", {of_kernels, 0, 0, false}},
       {"swaps", {swap_dim, 3, 3, true}},
       {"transposes", {transpose_dims, 2, 2, true}},
       {"unbinds", {unbind_dim, 1, 1, true}},
@@ -298,6 +308,11 @@ const std::map<std::string, Entry>& table() {
       {"window", {slide_window, 6, 7, false}},
   };
   return *table;
+}
+
+bool is_of_kernels(const std::string& word) {
+  const auto found = table().find(word);
+  return found != table().end() && found->second.apply == of_kernels;
 }
 
 void collect_names(const Term& term, std::set<std::string>& names) {
@@ -398,6 +413,28 @@ std::string problem_of_modifier(const Alternative& alternative) {
     }
   }
   return "";
+}
+
+std::vector<std::string> parse_kernel_words(std::string_view text) {
+  std::vector<std::string> words = words_of(std::string(text));
+  for (const std::string& word : words) {
+    if (!is_of_kernels(word)) {
+      raise_rule_text(
+          text,
+          text.find(word),
+          "has no word \"" + word + "\" about kernels to know",
+          "docs/notation.md lists them");
+    }
+  }
+  return words;
+}
+
+std::vector<std::string> kernel_words_in(std::string_view text) {
+  std::string apart(text);
+  std::replace(apart.begin(), apart.end(), '|', ' ');
+  std::vector<std::string> words = words_of(apart);
+  std::erase_if(words, [](const auto& word) { return !is_of_kernels(word); });
+  return words;
 }
 
 bool has_masks(const Arg& indices) {

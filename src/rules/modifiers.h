@@ -3,6 +3,8 @@
 #pragma once
 
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "rules/binding.h"
 #include "rules/notation.h"
@@ -11,6 +13,13 @@ namespace torch_mesh::rules {
 
 // What is wrong with the last modifier of `alternative`, or "".
 std::string problem_of_modifier(const Alternative& alternative);
+
+// The words of a line that says what kernels do and has no terms. Throws
+// [rule-text].
+std::vector<std::string> parse_kernel_words(std::string_view text);
+
+// The words of a rule that say what kernels do. Requires: a text that parses.
+std::vector<std::string> kernel_words_in(std::string_view text);
 
 // Applies a modifier to a call whose letters are bound. False: the rule does
 // not fit the call.

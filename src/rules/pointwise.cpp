@@ -29,9 +29,9 @@ void add_pointwise_rules(RuleTable& table) {
        "aten::lift_fresh_copy",
        "aten::neg",
        "aten::positive",
-       "aten::rad2deg",
-       "aten::zero"},
+       "aten::rad2deg"},
       "x* -> x* linear(0)");
+  table.add("aten::zero", "x* -> x* linear(0) overwrites bears_overlap");
   table.add(
       "aten::_to_copy", "x* -> x* linear(0) when(dtype=floating) | x* -> x*");
   table.add_all(
@@ -50,8 +50,9 @@ void add_pointwise_rules(RuleTable& table) {
   table.add("aten::masked_fill.Tensor", "x*, x*, . -> x* linear(0 2)");
   table.add("aten::masked_fill.Scalar", "x*, x* -> x*");
   // The destination's old value is gone: only the source has to be a part.
-  table.add("aten::copy", "x*, x* -> x* linear(0 1)");
-  table.add("aten::fill", "x*, ... -> x*");
+  table.add(
+      "aten::copy", "x*, x* -> x* linear(0 1) overwrites refuses_overlap");
+  table.add("aten::fill", "x*, ... -> x* overwrites bears_overlap");
   // Gradients are linear in the gradient that comes in.
   table.add_all(
       {"aten::_masked_scale",
@@ -74,14 +75,24 @@ void add_pointwise_rules(RuleTable& table) {
       "x*, ... -> x* linear(0)");
   table.add_all(
       {"aten::_prelu_kernel",
-       "aten::floor_divide",
        "aten::hardswish",
        "aten::polar",
        "aten::complex"},
       "x*, ... -> x*");
+  table.add("aten::floor_divide", "x*, ... -> x* keeps_format");
   table.add("aten::_prelu_kernel_backward", "x*, ... -> x*, ... linear(0)");
   table.add("torch_mesh::log_sigmoid", "x* -> x*");
   table.add("torch_mesh::log_sigmoid_grad", "x*, x* -> x* linear(0)");
+  // torch does not tag these where they write in place.
+  table.add_words(
+      {"aten::copysign_",
+       "aten::eq_",
+       "aten::ge_",
+       "aten::gt_",
+       "aten::le_",
+       "aten::lt_",
+       "aten::ne_"},
+      "refuses_overlap");
   // Halves along a dim meet.
   table.add("aten::glu", "x* -> x* remakes(dim)");
   table.add("aten::glu_backward", "x*, y* -> y* along(dim) linear(0)");

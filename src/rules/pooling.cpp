@@ -104,7 +104,8 @@ void add_pooling_rules(RuleTable& table) {
     table.add(
         "aten::max_unpool" + n + "d",
         "b* s*, b* s* -> b* o*" + dims +
-            " size(o*, output_size) whole(s*) filled linear(0)");
+            " size(o*, output_size) whole(s*) filled linear(0)" +
+            (n == "2" ? " keeps_format" : ""));
   }
   // Patches as columns, and back: n and c pass, or c in blocks of the kernel.
   table.add(
@@ -115,7 +116,8 @@ void add_pooling_rules(RuleTable& table) {
       {"aten::pixel_shuffle", "aten::pixel_unshuffle"},
       "b* c h w -> b* d i j whole(c, h, w) filled linear(0)");
   table.add(
-      "aten::channel_shuffle", "n c s* -> n c s* whole(c) filled linear(0)");
+      "aten::channel_shuffle",
+      "n c s* -> n c s* whole(c) filled linear(0) keeps_format");
   table.add("aten::constant_pad_nd", "x* -> x* pads(pad)");
   for (const std::string n : {"2", "3"}) {
     const std::string tail =

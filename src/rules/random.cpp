@@ -14,13 +14,15 @@ void add_random_rules(RuleTable& table) {
        "aten::exponential_",
        "aten::geometric_",
        "aten::log_normal_",
-       "aten::multinomial",
-       "aten::native_dropout",
        "aten::normal_",
-       "aten::poisson",
        "aten::random_",
-       "aten::rrelu_with_noise",
        "aten::uniform_"},
+      "x*, ... -> x*, ... random overwrites refuses_overlap");
+  table.add_all(
+      {"aten::multinomial",
+       "aten::native_dropout",
+       "aten::poisson",
+       "aten::rrelu_with_noise"},
       "x*, ... -> x*, ... random");
 }
 

@@ -8,8 +8,8 @@ void add_reduction_rules(RuleTable& table) {
   // A cast to an integer type comes first, so a sum with one is not linear.
   table.add(
       "aten::sum",
-      "x* -> x* reduces(dim, keepdim) linear(0) when(dtype=floating) | "
-      "x* -> x* reduces(dim, keepdim)");
+      "x* -> x* reduces(dim, keepdim) linear(0) when(dtype=floating) strided | "
+      "x* -> x* reduces(dim, keepdim) strided");
   table.add_all(
       {"aten::nansum", "aten::count_nonzero"},
       "x* -> x* reduces(dim, keepdim)");
@@ -56,16 +56,16 @@ void add_reduction_rules(RuleTable& table) {
 
   table.add(
       "aten::cumsum",
-      "x* -> x* whole(dim) linear(0) when(dtype=floating) | "
-      "x* -> x* whole(dim)");
+      "x* -> x* whole(dim) linear(0) when(dtype=floating) refuses_overlap | "
+      "x* -> x* whole(dim) refuses_overlap");
+  table.add("aten::cumprod", "x* -> x* whole(dim) refuses_overlap");
   table.add_all(
-      {"aten::_logcumsumexp", "aten::cumprod", "aten::logcumsumexp"},
-      "x* -> x* whole(dim)");
+      {"aten::_logcumsumexp", "aten::logcumsumexp"}, "x* -> x* whole(dim)");
   table.add_all({"aten::cummax", "aten::cummin"}, "x* -> x*, x* whole(dim)");
   table.add("aten::sort", "x* -> x*, x* whole(dim)");
   table.add("aten::argsort", "x* -> x* whole(dim)");
   table.add("aten::topk", "x* -> x*, x* resizes(dim, k)");
-  table.add("aten::renorm", "x* -> x* whole(x*)");
+  table.add("aten::renorm", "x* -> x* whole(x*) refuses_overlap");
 }
 
 }  // namespace torch_mesh::rules

@@ -29,10 +29,10 @@ void add_view_rules(RuleTable& table) {
   table.add_all(
       {"aten::_reshape_alias",
        "aten::_reshape_copy",
-       "aten::_unsafe_view",
        "aten::view",
        "aten::view_copy"},
       "x* -> x* view(size) linear(0)");
+  table.add("aten::_unsafe_view", "x* -> x* view(size) linear(0) like_view");
   table.add("aten::reshape", "x* -> x* view(shape) linear(0)");
   add("aten::permute", "", "x* -> x* permutes(dims)");
   add("aten::transpose", ".int", "x* -> x* transposes(dim0, dim1)");

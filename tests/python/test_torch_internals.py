@@ -284,7 +284,10 @@ def test_the_page_lists_what_is_checked():
 COMPILED = {
     "hooks": ["struct Hooks final : at::PrivateUse1HooksInterface"],
     "guard": ["struct Guard final : c10::impl::DeviceGuardImplInterface"],
-    "native-recurrent": ["(at::native::lstm)", "(at::native::lstm_cell)"],
+    "native-recurrent": [
+        "(args, at::native::lstm)",
+        "(args, at::native::lstm_cell)",
+    ],
     "meta-kernels": ["at::meta::index(", "at::meta::cat("],
     "autograd-meta-size": ["sizeof(AutogradMeta) =="],
     "generator": ["at::check_generator<at::CPUGeneratorImpl>("],

@@ -65,6 +65,23 @@ TEST(Notation, RefusesAModifierThatItDoesNotKnow) {
       error_of("x* -> x* shrinks(dim)").find("shrinks"), std::string::npos);
 }
 
+TEST(Notation, RefusesAWordAboutKernelsThatItDoesNotKnow) {
+  EXPECT_EQ(place_of_error("x* -> x* overwrite"), 9u);
+  EXPECT_EQ(place_of_error("x* -> x* strided(0)"), 9u);
+  rules::RuleTable table;
+  try {
+    table.add_words({"mylib::g"}, "strided shrinks");
+    FAIL() << "the line is refused";
+  } catch (const CoreError& error) {
+    const std::string message = error.what();
+    EXPECT_NE(message.find("no word \"shrinks\""), std::string::npos);
+    EXPECT_NE(message.find("(character 8)"), std::string::npos);
+    EXPECT_NE(message.find("[rule-text]"), std::string::npos);
+  }
+  // A word that says how an op shards needs terms.
+  EXPECT_THROW(table.add_words({"mylib::g"}, "filled"), CoreError);
+}
+
 TEST(Notation, RefusesAWrongNumberOfArguments) {
   EXPECT_EQ(place_of_error("x* -> x* transposes(dim0)"), 9u);
   EXPECT_EQ(place_of_error("x* -> x* reduces()"), 16u);
@@ -90,6 +107,28 @@ TEST(Notation, RefusesDimArgumentsWithoutAGroupToCount) {
 
 TEST(Notation, RefusesTextBehindARule) {
   EXPECT_EQ(place_of_error("m -> m )"), 7u);
+}
+
+TEST(RuleTable, SaysWordsOfAnOpInWhicheverAlternativeTheyStand) {
+  register_rule("mylib::h", "m -> m strided|x* -> x* keeps_format");
+  EXPECT_TRUE(rules::op_says("mylib::h", "strided"));
+  EXPECT_TRUE(rules::op_says("mylib::h", "keeps_format"));
+  register_rule("mylib::h", "m -> m");
+  EXPECT_FALSE(rules::op_says("mylib::h", "strided"));
+  EXPECT_TRUE(rules::op_says("aten::mm.out", "strided"));
+  EXPECT_FALSE(rules::op_says("aten::baddbmm", "strided"));
+}
+
+TEST(RuleTable, SaysWordsOfOpsWithoutARule) {
+  EXPECT_EQ(find_rule("aten::eq_.Scalar"), nullptr);
+  EXPECT_TRUE(rules::op_says("aten::eq_.Scalar", "refuses_overlap"));
+  EXPECT_FALSE(rules::op_says("aten::eq.Scalar", "refuses_overlap"));
+}
+
+TEST(RuleTable, SharesWordsWithOpsInPlace) {
+  EXPECT_TRUE(rules::op_says("aten::copy_", "overwrites"));
+  EXPECT_TRUE(rules::op_says("aten::random_.to", "overwrites"));
+  EXPECT_FALSE(rules::op_says("aten::add_.Tensor", "overwrites"));
 }
 
 TEST(RuleTable, FindsTheMostSpecificName) {
