@@ -45,7 +45,7 @@ Shards fold_lanes(
   };
   std::vector<std::vector<at::Tensor>> groups(to.num);
   std::vector<int64_t> places(to.num, -1);
-  for (int lane = 0; lane < from.num; ++lane) {
+  for (const int lane : from.mine) {
     const int device = from.first_device[lane];
     const int group = to.lane_of_device[device];
     const int64_t place = place_among_equals(device);
@@ -56,9 +56,9 @@ Shards fold_lanes(
       groups[group].push_back(std::move(parts[lane]).local());
     }
   }
-  Shards sums;
-  for (const std::vector<at::Tensor>& group : groups) {
-    sums.push_back(sum_of(group));
+  Shards sums(to.num);
+  for (const int lane : to.mine) {
+    sums[lane] = sum_of(groups[lane]);
   }
   return sums;
 }

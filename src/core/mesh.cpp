@@ -230,10 +230,10 @@ void check_devices(
       " are given.\n  mesh    ",
       axes_text(axes),
       "\nHint: give as many devices as the product of the sizes, or none.");
-  std::set<std::pair<DeviceKind, int32_t>> seen;
+  std::set<std::string> seen;
   for (const Device& device : devices) {
     TORCH_MESH_CHECK_VALUE(
-        seen.insert({device.kind, device.index}).second,
+        seen.insert(device.str()).second,
         "mesh-devices",
         "Mesh: device ",
         device.str(),
@@ -296,7 +296,9 @@ const Lanes* Mesh::Data::make_lanes(AxisMask sharded) const {
     auto [entry, is_new] =
         lane_at.try_emplace({memories[device], place}, result->num);
     if (is_new) {
-      const bool is_mine = devices[device].process == this_process();
+      // The mesh without axes is every process's own.
+      const bool is_mine =
+          axes.empty() || devices[device].process == this_process();
       result->is_mine_.push_back(is_mine);
       if (is_mine) {
         result->mine.push_back(result->num);
@@ -320,7 +322,7 @@ Mesh::Mesh(std::vector<Axis> axes, std::vector<Device> devices) {
   const int size = check_axes(axes);
   if (devices.empty()) {
     for (int32_t i = 0; i < size; ++i) {
-      devices.push_back({DeviceKind::kCpu, i});
+      devices.push_back({DeviceKind::kCpu, i, this_process()});
     }
   }
   check_devices(axes, devices, size);
@@ -393,10 +395,11 @@ int Mesh::neighbour(int device, int axis, int64_t coordinate) const {
 }
 
 bool Mesh::is_all_mine() const {
-  return std::all_of(
-      devices().begin(), devices().end(), [](const Device& device) {
-        return device.process == this_process();
-      });
+  return num_axes() == 0 ||
+         std::all_of(
+             devices().begin(), devices().end(), [](const Device& device) {
+               return device.process == this_process();
+             });
 }
 
 int Mesh::memory(int device) const { return data_->memories[device]; }

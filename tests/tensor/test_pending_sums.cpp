@@ -20,6 +20,7 @@
 
 #include "comm/communicator.h"
 #include "comm/held_locks.h"
+#include "comm/run_steps.h"
 #include "device/meshes.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
@@ -62,6 +63,9 @@ class Watched final : public Communicator {
       override {
     return inner_.all_to_all(step, from, shards);
   }
+  void copy(const Mesh& mesh, const std::vector<Copy>& copies) override {
+    inner_.copy(mesh, copies);
+  }
 
  private:
   Communicator& inner_ = communicator_of(Mesh());
@@ -80,7 +84,7 @@ at::Tensor pending(const char* text) {
   const Layout layout = Layout::parse(mesh(), text);
   Shards shards;
   for (int lane = 0; lane < layout.lanes().num; ++lane) {
-    shards.emplace_back(value().mul(lane + 1));
+    shards.push_back(value().mul(lane + 1));
   }
   return make_global(
       layout, value().sizes(), value().strides(), at::kFloat, shards);
@@ -420,7 +424,7 @@ TEST(PendingSums, take_two_buckets_beside_the_parts) {
   for (int64_t i = 0; i < kGradients; ++i) {
     Shards parts;
     for (int device = 0; device < two.size(); ++device) {
-      parts.emplace_back(at::full({kBytes / 4}, 1.0, at::kFloat));
+      parts.push_back(at::full({kBytes / 4}, 1.0, at::kFloat));
     }
     gradients.push_back(
         make_global(layout, {kBytes / 4}, {1}, at::kFloat, std::move(parts)));
