@@ -10,7 +10,9 @@
 
 namespace torch_mesh {
 
-enum class DeviceKind : uint8_t { kCpu, kGpu, kTpu };
+// Of a mesh of kNull nobody has more than the first device: it shows what would
+// be planned, counted and held on it. Nothing moves, and values are of no use.
+enum class DeviceKind : uint8_t { kCpu, kGpu, kTpu, kNull };
 
 // A place for shards. `cpu:3` is the fourth virtual device of a process's CPU;
 // `gpu:0` (torch's `cuda:0`) a physical one. `cpu:3@1` is that of process 1.
@@ -22,6 +24,8 @@ struct Device {
   // Parses "cpu:1", "gpu:0", "cuda:0", "cpu", "cpu:1@2". Throws [device-name].
   static Device parse(std::string_view text);
   std::string str() const;
+  // Whether this process holds its shards.
+  bool is_mine() const;
   bool operator==(const Device&) const = default;
 };
 
@@ -91,6 +95,8 @@ class Mesh {
   bool one_memory() const;
   // Whether all devices are this process's.
   bool is_all_mine() const;
+  // Whether it is of devices of kind kNull.
+  bool is_null() const;
 
   // "data=2 model=4"; "" for the mesh without axes.
   std::string str() const;

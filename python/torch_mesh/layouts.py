@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index
@@ -45,7 +46,9 @@ class Mesh:
         axes: dict of axis name to size, in order; the last one runs fastest.
         devices: names such as "cpu:0", "gpu:1", as many as the product of the
             sizes. None takes the first of `list_devices()`, or virtual CPU
-            devices `cpu:0`, `cpu:1`, ... if those do not suffice.
+            devices `cpu:0`, `cpu:1`, ... if those do not suffice. "null" is a
+            mesh that nobody has but its first device: plans, counts and the
+            memory of that device are those of a real one, values are not.
 
     Raises:
         ValueError: on sizes, names or a number of devices that do not fit.
@@ -57,11 +60,15 @@ class Mesh:
     """
 
     def __init__(
-        self, axes: Mapping[str, int], devices: Iterable[str] | None = None
+        self,
+        axes: Mapping[str, int],
+        devices: Iterable[str] | str | None = None,
     ) -> None:
         pairs = _pairs_of(axes)
         if devices is None:
             devices = _default_devices(pairs)
+        elif devices == "null":
+            devices = [f"null:{i}" for i in range(_count_of(pairs))]
         self._native = _C.Mesh(pairs, [str(device) for device in devices])
 
     @classmethod
@@ -342,10 +349,13 @@ def _pairs_of(axes: Mapping[str, int]) -> list[tuple[str, int]]:
     return pairs
 
 
+def _count_of(pairs: Sequence[tuple[str, int]]) -> int:
+    """How many devices axes of these sizes have."""
+    return math.prod(max(size, 0) for _, size in pairs)
+
+
 def _default_devices(pairs: Sequence[tuple[str, int]]) -> list[str]:
-    count = 1
-    for _, size in pairs:
-        count *= max(size, 0)
+    count = _count_of(pairs)
     if count > 1024:
         return []  # More than a mesh may have: the constructor says so.
     offered = _devices.list_devices()

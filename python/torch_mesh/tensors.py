@@ -165,7 +165,10 @@ def shards(x: Tensor) -> list[Tensor]:
     Raises:
         ValueError: if `x` is not on the mesh.
     """
-    return [_C.read_only(shard) for shard in _C.shards(tensor_for("shards", x))]
+    return [
+        None if shard is None else _C.read_only(shard)
+        for shard in _C.shards(tensor_for("shards", x))
+    ]
 
 
 def from_shards(

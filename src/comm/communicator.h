@@ -44,18 +44,15 @@ class Communicator {
 
   // The other steps: from the shards of `before`, one for each lane, those of
   // step.after. May alias them where one device keeps what it has.
-  virtual Shards reduce_scatter(
-      const Step& step,
-      const Layout& before,
-      const Shards& parts) = 0;
-  virtual Shards all_gather(
-      const Step& step,
-      const Layout& before,
-      const Shards& shards) = 0;
-  virtual Shards all_to_all(
-      const Step& step,
-      const Layout& before,
-      const Shards& shards) = 0;
+  struct Moved {
+    const Step& step;
+    const Layout& before;
+    std::span<const int64_t> sizes;  // of the whole tensor
+    const Shards& shards;
+  };
+  virtual Shards reduce_scatter(const Moved& parts) = 0;
+  virtual Shards all_gather(const Moved& shards) = 0;
+  virtual Shards all_to_all(const Moved& shards) = 0;
 
   // Copies between memories of the same sizes and dtype, in any order.
   //

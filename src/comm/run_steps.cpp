@@ -59,7 +59,11 @@ Shards reduced(const Step& step, const Layout& before, const Shards& shards) {
       mesh, how, before.sharded_axes(), {shards})[0];
 }
 
-Shards run_step(const Step& step, const Layout& before, const Shards& shards) {
+Shards run_step(
+    const Step& step,
+    const Layout& before,
+    std::span<const int64_t> sizes,
+    const Shards& shards) {
   const Mesh& mesh = before.mesh();
   switch (step.kind) {
     case Step::Kind::kSlice:
@@ -69,11 +73,11 @@ Shards run_step(const Step& step, const Layout& before, const Shards& shards) {
     case Step::Kind::kAllReduce:
       return mesh.one_memory() ? shards : reduced(step, before, shards);
     case Step::Kind::kReduceScatter:
-      return communicator_of(mesh).reduce_scatter(step, before, shards);
+      return communicator_of(mesh).reduce_scatter({step, before, sizes, shards});
     case Step::Kind::kAllGather:
-      return communicator_of(mesh).all_gather(step, before, shards);
+      return communicator_of(mesh).all_gather({step, before, sizes, shards});
     case Step::Kind::kAllToAll:
-      return communicator_of(mesh).all_to_all(step, before, shards);
+      return communicator_of(mesh).all_to_all({step, before, sizes, shards});
   }
   TORCH_MESH_ASSERT(false, "a step of no kind");
 }
@@ -129,7 +133,10 @@ void run_redistributions(
         bucket->add(step);
       }
       shards[i] = run_step(
-          step, stage == 0 ? moves[i]->from : steps[stage - 1].after, shards[i]);
+          step,
+          stage == 0 ? moves[i]->from : steps[stage - 1].after,
+          moves[i]->sizes,
+          shards[i]);
     }
     for (const Bucket& bucket : buckets) {
       bucket.count();
@@ -144,7 +151,7 @@ Shards run_redistribution(
   Layout layout = redistribution.from;
   for (const Step& step : redistribution.steps) {
     count_step(step);
-    current = run_step(step, layout, current);
+    current = run_step(step, layout, redistribution.sizes, current);
     layout = step.after;
   }
   return current;

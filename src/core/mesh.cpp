@@ -24,10 +24,11 @@ namespace torch_mesh {
 
 namespace {
 
-constexpr std::array<std::pair<std::string_view, DeviceKind>, 4> kKindNames = {{
+constexpr std::array<std::pair<std::string_view, DeviceKind>, 5> kKindNames = {{
     {"cpu", DeviceKind::kCpu},
     {"gpu", DeviceKind::kGpu},
     {"tpu", DeviceKind::kTpu},
+    {"null", DeviceKind::kNull},
     {"cuda", DeviceKind::kGpu},
 }};
 
@@ -74,6 +75,10 @@ std::string Device::str() const {
          (process == 0 ? "" : "@" + std::to_string(process));
 }
 
+bool Device::is_mine() const {
+  return kind == DeviceKind::kNull ? index == 0 : process == this_process();
+}
+
 namespace {
 
 std::atomic<int> number_of_this_process{0};
@@ -104,7 +109,7 @@ CpuMemories& cpu_memories() {
 // Numbers of different kinds of device do not meet.
 int memory_of(const Device& device) {
   const int first =
-      (static_cast<int>(device.kind) << 26) + (device.process << 14);
+      (static_cast<int>(device.kind) << 28) + (device.process << 14);
   if (device.kind != DeviceKind::kCpu) {
     return first + device.index;
   }
@@ -233,6 +238,16 @@ void check_devices(
   std::set<std::string> seen;
   for (const Device& device : devices) {
     TORCH_MESH_CHECK_VALUE(
+        (device.kind == DeviceKind::kNull) ==
+                (devices[0].kind == DeviceKind::kNull) &&
+            (device.kind != DeviceKind::kNull || seen.size() != 0 ||
+             device.index == 0),
+        "mesh-devices",
+        "Mesh: a mesh of null devices has no others, and begins with null:0."
+        "\n  mesh    ",
+        axes_text(axes),
+        "\nHint: Mesh(axes, devices=\"null\").");
+    TORCH_MESH_CHECK_VALUE(
         seen.insert(device.str()).second,
         "mesh-devices",
         "Mesh: device ",
@@ -298,7 +313,7 @@ const Lanes* Mesh::Data::make_lanes(AxisMask sharded) const {
     if (is_new) {
       // The mesh without axes is every process's own.
       const bool is_mine =
-          axes.empty() || devices[device].process == this_process();
+          axes.empty() || devices[device].is_mine();
       result->is_mine_.push_back(is_mine);
       if (is_mine) {
         result->mine.push_back(result->num);
@@ -394,11 +409,15 @@ int Mesh::neighbour(int device, int axis, int64_t coordinate) const {
       (coordinate - this->coordinate(device, axis)) * data_->strides[axis]);
 }
 
+bool Mesh::is_null() const {
+  return devices()[0].kind == DeviceKind::kNull;
+}
+
 bool Mesh::is_all_mine() const {
   return num_axes() == 0 ||
          std::all_of(
              devices().begin(), devices().end(), [](const Device& device) {
-               return device.process == this_process();
+               return device.is_mine();
              });
 }
 

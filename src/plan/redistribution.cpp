@@ -470,6 +470,7 @@ Redistribution plan_redistribution(
       "other mesh.");
   check_layout(from, sizes);
   check_layout(to, sizes);
+  result.sizes.assign(sizes.begin(), sizes.end());
   result.steps = from.is_replicated() && !to.has_partial()
                      ? slices(from, to)
                      : Search(from, to, sizes, itemsize).run();

@@ -29,6 +29,7 @@ c10::Device present(c10::DeviceType type, const Device& device) {
 c10::Device torch_device(const Device& device) {
   switch (device.kind) {
     case DeviceKind::kCpu:
+    case DeviceKind::kNull:
       return c10::Device(c10::kCPU);
     case DeviceKind::kGpu:
       return present(c10::kCUDA, device);

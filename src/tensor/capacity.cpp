@@ -12,6 +12,7 @@
 
 #include <c10/util/Exception.h>
 
+#include "shard/local_ops.h"
 #include "shard/span.h"
 
 namespace torch_mesh {
@@ -73,7 +74,9 @@ void check_capacity(
                               ? whole * (elements[memory] / count(sizes))
                               : whole / static_cast<double>(devices.size());
     TORCH_CHECK(
-        mesh.devices()[device].kind != DeviceKind::kCpu || host_has(needed),
+        !mesh.devices()[device].is_mine() ||
+            torch_device(mesh.devices()[device]).type() != c10::kCPU ||
+            host_has(needed),
         "can't allocate memory: a tensor of sizes ",
         sizes,
         " takes ",

@@ -40,26 +40,23 @@ class TwoProcesses final : public Communicator {
     }
     return sums;
   }
-  Shards reduce_scatter(
-      const Step& step,
-      const Layout& before,
-      const Shards& parts) override {
-    const Shards all = traded(before.lanes(), parts);
-    return kept(step.after.lanes(), inner_.reduce_scatter(step, before, all));
+  Shards reduce_scatter(const Moved& moved) override {
+    const Shards all = traded(moved.before.lanes(), moved.shards);
+    return kept(
+        moved.step.after.lanes(),
+        inner_.reduce_scatter({moved.step, moved.before, moved.sizes, all}));
   }
-  Shards all_gather(
-      const Step& step,
-      const Layout& before,
-      const Shards& shards) override {
-    const Shards all = traded(before.lanes(), shards);
-    return kept(step.after.lanes(), inner_.all_gather(step, before, all));
+  Shards all_gather(const Moved& moved) override {
+    const Shards all = traded(moved.before.lanes(), moved.shards);
+    return kept(
+        moved.step.after.lanes(),
+        inner_.all_gather({moved.step, moved.before, moved.sizes, all}));
   }
-  Shards all_to_all(
-      const Step& step,
-      const Layout& before,
-      const Shards& shards) override {
-    const Shards all = traded(before.lanes(), shards);
-    return kept(step.after.lanes(), inner_.all_to_all(step, before, all));
+  Shards all_to_all(const Moved& moved) override {
+    const Shards all = traded(moved.before.lanes(), moved.shards);
+    return kept(
+        moved.step.after.lanes(),
+        inner_.all_to_all({moved.step, moved.before, moved.sizes, all}));
   }
   void copy(const Mesh& mesh, const std::vector<Copy>& copies) override {
     auto is_mine = [&](int device) {

@@ -49,19 +49,14 @@ class Watched final : public Communicator {
     before();
     return inner_.all_reduce(mesh, how, cut, operands);
   }
-  Shards reduce_scatter(
-      const Step& step,
-      const Layout& from,
-      const Shards& parts) override {
-    return inner_.reduce_scatter(step, from, parts);
+  Shards reduce_scatter(const Moved& moved) override {
+    return inner_.reduce_scatter(moved);
   }
-  Shards all_gather(const Step& step, const Layout& from, const Shards& shards)
-      override {
-    return inner_.all_gather(step, from, shards);
+  Shards all_gather(const Moved& moved) override {
+    return inner_.all_gather(moved);
   }
-  Shards all_to_all(const Step& step, const Layout& from, const Shards& shards)
-      override {
-    return inner_.all_to_all(step, from, shards);
+  Shards all_to_all(const Moved& moved) override {
+    return inner_.all_to_all(moved);
   }
   void copy(const Mesh& mesh, const std::vector<Copy>& copies) override {
     inner_.copy(mesh, copies);

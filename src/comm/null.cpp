@@ -1,0 +1,66 @@
+// null.cpp: zeros in place of what others have.
+
+#include "comm/null.h"
+
+#include <ATen/ops/zeros.h>
+
+#include "shard/local_ops.h"
+
+namespace torch_mesh {
+namespace {
+
+// What a device of ours holds after a step.
+Shards zeros_after(const Communicator::Moved& moved) {
+  const Lanes& lanes = moved.step.after.lanes();
+  Shards result(lanes.num);
+  for (const int lane : lanes.mine) {
+    const int device = lanes.first_device[lane];
+    result[lane] = at::zeros(
+        shard_sizes(moved.step.after, moved.sizes, device),
+        moved.shards.any().local().options());
+  }
+  return result;
+}
+
+class Null final : public Communicator {
+ public:
+  std::vector<Shards> all_reduce(
+      const Mesh&,
+      std::span<const Step::Part>,
+      AxisMask,
+      const std::vector<Shards>& operands) override {
+    std::vector<Shards> sums = operands;
+    for (Shards& sum : sums) {
+      for (Shard& shard : sum) {
+        shard = shard.local().clone();
+      }
+    }
+    return sums;
+  }
+  Shards reduce_scatter(const Moved& moved) override {
+    return zeros_after(moved);
+  }
+  Shards all_gather(const Moved& moved) override { return zeros_after(moved); }
+  Shards all_to_all(const Moved& moved) override { return zeros_after(moved); }
+  void copy(const Mesh&, const std::vector<Copy>& copies) override {
+    for (const Copy& copy : copies) {
+      if (!copy.target.defined()) {
+        continue;
+      }
+      if (copy.source.defined()) {
+        copy.target.local().copy_(copy.source.local());
+      } else {
+        copy.target.local().zero_();
+      }
+    }
+  }
+};
+
+}  // namespace
+
+Communicator& null_communicator() {
+  static auto& null = *new Null;
+  return null;
+}
+
+}  // namespace torch_mesh
