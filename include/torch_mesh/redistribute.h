@@ -66,7 +66,7 @@ std::string format_bytes(int64_t num_bytes);
 struct Redistribution {
   Layout from;
   Layout to;
-  std::vector<Step> steps;           // empty if from == to
+  std::vector<Step> steps;          // empty if from == to
   std::vector<int64_t> sizes = {};  // of the whole tensor, if there are steps
 
   int64_t num_bytes() const;

@@ -146,7 +146,7 @@ def full(x: Tensor) -> Tensor:
     return _C.full(tensor_for("full", x))
 
 
-def shards(x: Tensor) -> list[Tensor]:
+def shards(x: Tensor) -> list[Tensor | None]:
     """What each device holds, as plain tensors, row-major.
 
     Copies, and read-only: a write to one, or to a view of it, raises. What
@@ -159,8 +159,8 @@ def shards(x: Tensor) -> list[Tensor]:
 
     Returns:
         List of plain tensors, one for each device of the mesh, of the shapes
-        that `layout(x).shard_shape(x.shape, device)` gives. Not
-        differentiable.
+        that `layout(x).shard_shape(x.shape, device)` gives; None for devices
+        of other processes, or of none. Not differentiable.
 
     Raises:
         ValueError: if `x` is not on the mesh.

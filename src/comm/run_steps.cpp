@@ -3,6 +3,7 @@
 #include "comm/run_steps.h"
 
 #include <algorithm>
+#include <optional>
 #include <span>
 
 #include <ATen/ops/full_like.h>
@@ -11,6 +12,7 @@
 
 #include "comm/communicator.h"
 #include "comm/pieces.h"
+#include "shard/joined.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -49,6 +51,33 @@ Shards as_parts(const Step& step, const Layout& before, const Shards& shards) {
   return result;
 }
 
+// S -> R or S of another dim, where all devices share a memory and the shards
+// are slices of one tensor: nothing has to be copied. Else nothing.
+std::optional<Shards> joined(
+    const Step& step,
+    const Layout& before,
+    const Shards& shards) {
+  const Mesh& mesh = before.mesh();
+  if (!mesh.one_memory() || before.sharded_axes() != AxisMask{1} << step.axis ||
+      cut_dim(before) != step.from.dim) {
+    return std::nullopt;
+  }
+  const std::optional<at::Tensor> whole = join_shards(shards, step.from.dim);
+  if (!whole) {
+    return std::nullopt;
+  }
+  if (step.to.is_replicate()) {
+    return Shards{*whole};
+  }
+  const int64_t n = mesh.axis(step.axis).size;
+  Shards result;
+  for (const int device : step.after.lanes().first_device) {
+    result.push_back(
+        cut(*whole, step.to, n, mesh.coordinate(device, step.axis)));
+  }
+  return result;
+}
+
 // P+ -> R, along all axes of the step.
 Shards reduced(const Step& step, const Layout& before, const Shards& shards) {
   const Step::Part alone = {step.kind, step.axis};
@@ -73,10 +102,17 @@ Shards run_step(
     case Step::Kind::kAllReduce:
       return mesh.one_memory() ? shards : reduced(step, before, shards);
     case Step::Kind::kReduceScatter:
-      return communicator_of(mesh).reduce_scatter({step, before, sizes, shards});
+      return communicator_of(mesh).reduce_scatter(
+          {step, before, sizes, shards});
     case Step::Kind::kAllGather:
+      if (auto result = joined(step, before, shards)) {
+        return *std::move(result);
+      }
       return communicator_of(mesh).all_gather({step, before, sizes, shards});
     case Step::Kind::kAllToAll:
+      if (auto result = joined(step, before, shards)) {
+        return *std::move(result);
+      }
       return communicator_of(mesh).all_to_all({step, before, sizes, shards});
   }
   TORCH_MESH_ASSERT(false, "a step of no kind");

@@ -312,8 +312,7 @@ const Lanes* Mesh::Data::make_lanes(AxisMask sharded) const {
         lane_at.try_emplace({memories[device], place}, result->num);
     if (is_new) {
       // The mesh without axes is every process's own.
-      const bool is_mine =
-          axes.empty() || devices[device].is_mine();
+      const bool is_mine = axes.empty() || devices[device].is_mine();
       result->is_mine_.push_back(is_mine);
       if (is_mine) {
         result->mine.push_back(result->num);
@@ -409,9 +408,7 @@ int Mesh::neighbour(int device, int axis, int64_t coordinate) const {
       (coordinate - this->coordinate(device, axis)) * data_->strides[axis]);
 }
 
-bool Mesh::is_null() const {
-  return devices()[0].kind == DeviceKind::kNull;
-}
+bool Mesh::is_null() const { return devices()[0].kind == DeviceKind::kNull; }
 
 bool Mesh::is_all_mine() const {
   return num_axes() == 0 ||

@@ -14,7 +14,7 @@
 #include "comm/run_steps.h"
 #include "dispatch/autograd_thread.h"
 #include "dispatch/other_kinds.h"
-#include "run/joined.h"
+#include "shard/joined.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "shard/span.h"
@@ -112,7 +112,7 @@ Shards cut_plain(const at::Tensor& tensor, const Layout& layout) {
 }
 
 // The strides of one copy in one memory of which the shards can be slices, each
-// of them dense: ops on them are then one local op (run/joined.h). Nothing if
+// of them dense: ops on them are then one local op (shard/joined.h). Nothing if
 // there is no such copy.
 std::optional<std::vector<int64_t>> strides_of_joined(
     const Layout& layout,

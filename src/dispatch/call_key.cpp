@@ -56,9 +56,8 @@ void add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
                         static_cast<uint64_t>(tensor.dim()) << 24;
   key.push_back(
       head |
-      (entry.is_global
-           ? static_cast<uint64_t>(layout_in_call(entry).id()) << 32
-           : 0));
+      (entry.is_global ? static_cast<uint64_t>(layout_in_call(entry).id()) << 32
+                       : 0));
   for (int64_t size : impl->sizes()) {
     key.push_back(static_cast<uint64_t>(size));
   }

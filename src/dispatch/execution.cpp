@@ -20,8 +20,8 @@
 #include "dispatch/overlaps.h"
 #include "dispatch/packing.h"
 #include "dispatch/stand_ins.h"
-#include "run/joined.h"
 #include "run/run_lanes.h"
+#include "shard/joined.h"
 #include "shard/local_ops.h"
 #include "shard/slice.h"
 #include "shard/strides.h"
@@ -69,7 +69,7 @@ class Execution {
   struct Input {
     const Shards* shards = nullptr;  // the tensor's own, or `moved`
     Shards moved;
-    Shards sum;  // formed by moving; empty: none
+    Shards sum;                     // formed by moving; empty: none
     uint32_t generation = 0;        // of the storage, before reading
     at::Tensor whole;               // of the shards, if the lanes are joined
     std::vector<at::Tensor> added;  // [lanes] dispatch/destinations.h
@@ -144,6 +144,11 @@ class Execution {
           op_.overwrites ? begin_overwrite(tensor) : begin_write(tensor);
       return;
     }
+    if (stands && moves.steps.empty() && entry.parts) {
+      input.generation = entry.parts->memory_generation;
+      input.moved = with_bits_of(tensor, entry.parts->shards);
+      return;
+    }
     if (stands) {
       if (const Shards* settled = settled_shards(tensor);
           settled && meta_of(tensor).layout == moves.to) {
@@ -171,6 +176,12 @@ class Execution {
     if (moves.from.has_partial() && !moves.to.has_partial() &&
         is_alone_in_storage(i)) {
       input.sum = there;
+    }
+    if (op_.is_view || (call_.any_written && !is_alone_in_storage(i))) {
+      // Where it lies somebody writes, or will.
+      for (Shard& shard : there) {
+        shard = shard.local().clone();
+      }
     }
     input.moved = with_bits_of(tensor, dense(i, tensor, std::move(there)));
   }
@@ -353,15 +364,14 @@ class Execution {
     first_ = is_joined_ ? 0 : mine[0];
     std::atomic<int> num_done{0};
     try {
-      run_lanes(
-          num_lanes, prepared_.in_parallel && !op_.is_python, [&](int i) {
-            const int lane = is_joined_ ? 0 : mine[i];
-            Stack& local = results_[lane];
-            local.reserve(args_.size());
-            build_stack(local, lane);
-            run_local(op_, local);
-            ++num_done;
-          });
+      run_lanes(num_lanes, prepared_.in_parallel && !op_.is_python, [&](int i) {
+        const int lane = is_joined_ ? 0 : mine[i];
+        Stack& local = results_[lane];
+        local.reserve(args_.size());
+        build_stack(local, lane);
+        run_local(op_, local);
+        ++num_done;
+      });
     } catch (c10::Error& error) {
       const bool may_have_written = num_done > 0 || !failed_early(error.msg());
       error.add_context(context());
@@ -493,13 +503,12 @@ class Execution {
       for (const int lane : lanes_.mine) {
         const int source = results_[lane].empty() ? first_ : lane;
         at::Tensor shard = result(source);
-        shards[lane] = source == lane
-                           ? shard
-                           : shard.to(
-                                 device_of(lane),
-                                 shard.scalar_type(),
-                                 /*non_blocking=*/false,
-                                 /*copy=*/true);
+        shards[lane] = source == lane ? shard
+                                      : shard.to(
+                                            device_of(lane),
+                                            shard.scalar_type(),
+                                            /*non_blocking=*/false,
+                                            /*copy=*/true);
       }
       return shards;
     }

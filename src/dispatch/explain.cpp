@@ -7,11 +7,37 @@
 
 #include <torch_mesh/error.h>
 
+#include "trace/counters.h"
+
 namespace torch_mesh {
 namespace {
 
 thread_local std::vector<std::string> lines;
 thread_local std::vector<size_t> starts;  // of the listeners, the inner last
+thread_local ExplainedOp* innermost = nullptr;
+
+// Takes one mention of a collective out of the text; false if there is none.
+bool take_out(std::string& text, const std::string& collective) {
+  const size_t at = text.find(collective);
+  if (at == std::string::npos) {
+    return false;
+  }
+  text.erase(at, collective.size());
+  return true;
+}
+
+// Those that the line does not name.
+std::string unnamed(
+    std::string line,
+    const std::vector<std::string>& collectives) {
+  std::string text;
+  for (const std::string& collective : collectives) {
+    if (!take_out(line, collective)) {
+      text += (text.empty() ? "" : ", ") + collective;
+    }
+  }
+  return text;
+}
 
 }  // namespace
 
@@ -30,6 +56,36 @@ std::vector<std::string> stop_explaining() {
 
 bool is_explaining() { return !starts.empty(); }
 
-void explain_line(std::string line) { lines.push_back(std::move(line)); }
+ExplainedOp::ExplainedOp(std::string call)
+    : call_(std::move(call)), place_(lines.size()), outer_(innermost) {
+  innermost = this;
+  CurrentOp::listen(&collectives_);
+}
+
+ExplainedOp::~ExplainedOp() {
+  innermost = outer_;
+  CurrentOp::listen(nullptr);
+  if (!is_explaining()) {
+    return;  // the op has ended the explanation
+  }
+  if (!has_line_) {
+    const std::string all = unnamed("", collectives_);
+    lines.insert(
+        lines.begin() + static_cast<ptrdiff_t>(place_),
+        all.empty() ? call_ : call_ + "  " + all);
+    return;
+  }
+  const std::string more = unnamed(lines[place_], collectives_);
+  if (!more.empty()) {
+    lines[place_] += "; " + more;
+  }
+}
+
+void explain_line(std::string line) {
+  if (innermost) {
+    innermost->has_line_ = true;
+  }
+  lines.push_back(std::move(line));
+}
 
 }  // namespace torch_mesh

@@ -2,6 +2,7 @@
 
 #include "dispatch/foreach.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -158,25 +159,29 @@ class ForeachCall : private ListCall {
     return made;
   }
 
+  // One line: each kind of element with its layout, and what moves in all.
   void explain() const {
     if (!is_explaining()) {
       return;
     }
-    for (size_t e = 0; e < size(); ++e) {
-      std::string line = op_.schema.name;
-      std::string moves;
-      for (size_t l = 0; l < lists_.size(); ++l) {
-        if (lists_[l].tensors.empty()) {
-          continue;
-        }
-        const at::Tensor& tensor = lists_[l].tensors[e];
-        line += " " + text_of({&tensor, 0, is_global(tensor), false});
-        if (!moves_of(l, e).steps.empty()) {
-          moves += std::to_string(l) + ": " + moves_of(l, e).str() + "; ";
+    std::string line = op_.schema.name;
+    for (size_t e = 0; e < size();) {
+      size_t end = e + 1;
+      while (end < size() && plans_[end] == plans_[e]) {
+        ++end;
+      }
+      line += e == 0 ? " " : ", ";
+      line += std::to_string(end - e) + " x";
+      for (const ListArg& list : lists_) {
+        if (!list.tensors.empty()) {
+          const at::Tensor& tensor = list.tensors[e];
+          line += " " + text_of({&tensor, 0, is_global(tensor), false});
         }
       }
-      explain_line(line + "  " + moves + "-> " + layout_of_element(e).str());
+      line += " -> " + layout_of_element(e).str();
+      e = end;
     }
+    explain_line(line);
   }
 
   // Sums that are read whole are reduced for all who hold them, in buckets.
@@ -233,8 +238,7 @@ class ForeachCall : private ListCall {
     }
     run_redistributions(moves, shards);
     for (size_t i = 0; i < tensors.size(); ++i) {
-      keep_sum(
-          *tensors[i], generations[i], moves[i]->to, std::move(shards[i]));
+      keep_sum(*tensors[i], generations[i], moves[i]->to, std::move(shards[i]));
     }
   }
 
@@ -304,10 +308,7 @@ class ForeachCall : private ListCall {
     Moving one{l, e, planned};
     if (now.layout != planned.from) {
       one.moves = plan_redistribution(
-          now.layout,
-          planned.to,
-          as_span(tensor.sizes()),
-          tensor.itemsize());
+          now.layout, planned.to, as_span(tensor.sizes()), tensor.itemsize());
     }
     if (!list.is_written) {
       one.same_as = list_that_moves_it(l, e);
@@ -320,12 +321,21 @@ class ForeachCall : private ListCall {
   std::optional<size_t> list_that_moves_it(size_t l, size_t e) const {
     for (size_t other = 0; other < l; ++other) {
       const ListArg& list = lists_[other];
-      if (!list.tensors.empty() && list.tensors[e].is_same(lists_[l].tensors[e]) &&
+      if (!list.tensors.empty() &&
+          list.tensors[e].is_same(lists_[l].tensors[e]) &&
           moves_of(other, e) == moves_of(l, e)) {
         return other;
       }
     }
     return std::nullopt;
+  }
+
+  // Whether the element writes to the tensor's storage, where shards that have
+  // moved may lie still.
+  bool lies_in_written(const at::Tensor& tensor, size_t e) const {
+    return std::any_of(lists_.begin(), lists_.end(), [&](const ListArg& list) {
+      return list.is_written && list.tensors[e].is_alias_of(tensor);
+    });
   }
 
   // All at once, in buckets.
@@ -348,6 +358,11 @@ class ForeachCall : private ListCall {
         continue;
       }
       list.shards[e] = std::move(shards[next++]);
+      if (lies_in_written(list.tensors[e], e)) {
+        for (Shard& shard : list.shards[e]) {
+          shard = shard.local().clone();
+        }
+      }
     }
     if (is_fused_) {
       make_dense();

@@ -129,15 +129,19 @@ std::shared_ptr<const PreparedPlan> plan_of(
   return made;
 }
 
-void explain(
-    const Op& op,
-    const CallTensors& tensors,
-    const PreparedPlan& prepared) {
+std::string text_of_call(const Op& op, const CallTensors& tensors) {
   std::string line = op.schema.name;
   for (const CallTensors::Entry& entry : tensors.entries) {
     line += " " + text_of(entry);
   }
-  explain_line(line + "  " + prepared.plan.str());
+  return line;
+}
+
+void explain(
+    const Op& op,
+    const CallTensors& tensors,
+    const PreparedPlan& prepared) {
+  explain_line(text_of_call(op, tensors) + "  " + prepared.plan.str());
 }
 
 // Refuses a destination of which one element is several, or which overlaps
@@ -263,6 +267,10 @@ void run(const Op& op, Stack& stack) {
   const c10::ArrayRef<c10::IValue> args(
       stack.data() + stack.size() - num_args, num_args);
   CallTensors tensors = tensors_of(op, args);
+  std::optional<ExplainedOp> explained;
+  if (is_explaining()) [[unlikely]] {
+    explained.emplace(text_of_call(op, tensors));
+  }
   if (!tensors.any_global && tensors.any_fake) {
     op.handle.redispatchBoxed(
         c10::DispatchKeySet(c10::DispatchKey::Meta), &stack);

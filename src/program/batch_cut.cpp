@@ -12,7 +12,7 @@
 #include <torch_mesh/redistribute.h>
 
 #include "dispatch/packing.h"
-#include "run/joined.h"
+#include "shard/joined.h"
 #include "shard/local_ops.h"
 #include "shard/slice.h"
 #include "shard/span.h"

@@ -15,7 +15,7 @@
 #include "dispatch/local_kernel.h"
 #include "dispatch/stand_ins.h"
 #include "program/programs.h"
-#include "run/joined.h"
+#include "shard/joined.h"
 #include "shard/slice.h"
 #include "shard/span.h"
 #include "shard/strides.h"

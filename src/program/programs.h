@@ -123,6 +123,7 @@ bool as_strided_scatter(const CallArgs& args);
 bool diagonal_scatter(const CallArgs& args);
 bool reshape_alias(const CallArgs& args);
 bool select_scatter(const CallArgs& args);
+bool roll(const CallArgs& args);
 bool slice_scatter(const CallArgs& args);
 bool unsafe_split(const CallArgs& args);
 bool unsafe_split_with_sizes(const CallArgs& args);

@@ -147,6 +147,7 @@ constexpr Program kTable[] = {
     {"aten::scatter_add_", kWhereCut, programs::scatter},
     {"aten::scatter_reduce.two", kWhereCut, programs::scatter},
     {"aten::scatter_reduce_.two", kWhereCut, programs::scatter},
+    {"aten::roll", kMayDecline, programs::roll},
     {"aten::select_scatter", kMayDecline, programs::select_scatter},
     {"aten::slice_scatter", kMayDecline, programs::slice_scatter},
     {"aten::smooth_l1_loss", kWhereCut, programs::mean_loss},

@@ -3,9 +3,11 @@
 #include <ATen/MemoryOverlap.h>
 
 #include "program/programs.h"
+#include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 #include "tensor/lazy_bits.h"
 #include "tensor/window.h"
+#include "tensor/window_value.h"
 
 namespace torch_mesh::programs {
 namespace {
@@ -90,6 +92,47 @@ bool select_scatter(const CallArgs& args) {
 
 bool slice_scatter(const CallArgs& args) {
   return scatter(op_named("aten::slice", "Tensor"), args);
+}
+
+// Along a cut dim, of which each device gets what it lacks: two windows change
+// places. The shift is no matter of a plan.
+bool roll(const CallArgs& args) {
+  const at::Tensor self = args.tensor("self");
+  const auto shifts = args["shifts"].toIntVector();
+  const auto dims = args["dims"].toIntVector();
+  if (!is_global(self) || shifts.size() != 1 || dims.size() != 1 ||
+      dims[0] < -self.dim() || dims[0] >= self.dim() || self.numel() == 0 ||
+      !self.is_contiguous() || LazyBits::of(self).any() || is_unwritten(self) ||
+      MeshStorage::of(self)->broken) {
+    return false;
+  }
+  const int64_t dim = dims[0] < 0 ? dims[0] + self.dim() : dims[0];
+  const Layout layout = layout_of(self);
+  if (!layout.shards_dim(dim) || !is_taken_by_boxes(self)) {
+    return false;
+  }
+  const at::Tensor rolled =
+      make_unwritten(layout, self.sizes(), self.strides(), self.scalar_type());
+  adopt_layout(rolled, layout);
+  auto part_of = [&](const at::Tensor& tensor, int64_t begin, int64_t length) {
+    std::vector<int64_t> sizes = self.sizes().vec();
+    sizes[dim] = length;
+    return window_of_storage(
+        tensor.storage(),
+        sizes,
+        self.strides(),
+        tensor.storage_offset() + begin * self.stride(dim),
+        self.scalar_type());
+  };
+  const int64_t size = self.size(dim);
+  const int64_t shift = (shifts[0] % size + size) % size;
+  const LocalOps local;
+  copy_window(
+      part_of(self, 0, size - shift), part_of(rolled, shift, size - shift));
+  if (shift != 0) {
+    copy_window(part_of(self, size - shift, shift), part_of(rolled, 0, shift));
+  }
+  return args.give(rolled);
 }
 
 }  // namespace torch_mesh::programs

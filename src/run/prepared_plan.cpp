@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "run/joined.h"
+#include "shard/joined.h"
 
 namespace torch_mesh {
 namespace {

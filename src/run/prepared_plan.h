@@ -50,7 +50,7 @@ struct PreparedPlan {
   Plan plan;
   bool in_parallel = false;
   // Whether one local op on the whole tensors does it, if the shards of each
-  // argument lie side by side (run/joined.h).
+  // argument lie side by side (shard/joined.h).
   bool joins = false;
   // Whether that pays where the lanes could be shared out among threads.
   bool joins_on_teams = false;

@@ -15,9 +15,9 @@
 #include <torch_mesh/error.h>
 #include <torch_mesh/tensor.h>
 
+#include "plan/chain.h"
 #include "shard/local_ops.h"
 #include "shard/span.h"
-#include "plan/chain.h"
 #include "tensor/global_tensor.h"
 #include "tensor/mapped_file.h"
 #include "tensor/pending_sums.h"

@@ -63,8 +63,7 @@ bool change_layout(const at::Tensor& tensor, const Layout& layout) {
 }
 
 bool can_keep_sum(const at::Tensor& tensor) {
-  return is_all_of_its_storage(tensor) &&
-         !MeshStorage::of(tensor)->is_borrowed;
+  return is_all_of_its_storage(tensor) && !MeshStorage::of(tensor)->is_borrowed;
 }
 
 void keep_sum(

@@ -140,8 +140,7 @@ class Bucket {
     std::vector<Shards> sums;
     try {
       const LocalOps local;
-      sums = communicator_of(mesh_).all_reduce(
-          mesh_, how, cut_, parts_);
+      sums = communicator_of(mesh_).all_reduce(mesh_, how, cut_, parts_);
     } catch (...) {
       end_claims(
           std::make_shared<const std::string>(

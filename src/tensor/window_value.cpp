@@ -288,6 +288,46 @@ Shards take_window(
   return shards;
 }
 
+void copy_window(const at::Tensor& from, const at::Tensor& to) {
+  struct Side {
+    Side(const at::Tensor& window)
+        : window(window),
+          storage(*MeshStorage::of(window)),
+          base(BaseValue::of(storage)),
+          taken(*chain_on(window, storage, base.layout)),
+          holding(holding_of_window(
+              base.layout,
+              as_span(storage.base_sizes),
+              taken,
+              static_cast<size_t>(window.dim()))) {}
+    Shard box(const Box& box, int device) const {
+      return in_base(box, window, storage, base, taken, device);
+    }
+    const at::Tensor& window;
+    MeshStorage& storage;
+    const BaseValue base;
+    const Chain taken;
+    const Holding holding;
+  };
+  const Side source(from);
+  const Side target(to);
+  const Mesh& mesh = source.base.layout.mesh();
+  const BoxCopies plan =
+      plan_copies(source.holding, target.holding, from.itemsize());
+  count(plan, mesh);
+  std::vector<Communicator::Copy> copies;
+  for (const BoxCopy& copy : plan.copies) {
+    copies.push_back(
+        {copy.from,
+         copy.to,
+         source.box(copy.box, copy.from),
+         target.box(copy.box, copy.to)});
+  }
+  communicator_of(mesh).copy(mesh, copies);
+  const std::lock_guard lock(target.storage.mutex);
+  ++target.storage.value_generation;
+}
+
 BaseValue write_window(
     const at::Tensor& window,
     MeshStorage& storage,

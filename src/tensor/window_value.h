@@ -60,4 +60,10 @@ BaseValue write_window(
     const Layout& layout,
     const Shards& value);
 
+// Copies one window into another, of the same sizes and dtype on the same mesh:
+// each device reads the elements that it holds of `to` and lacks of `from`.
+// Neither becomes a value of its own on the way. Requires: both are taken by
+// boxes (is_taken_by_boxes), and lie in two storages.
+void copy_window(const at::Tensor& from, const at::Tensor& to);
+
 }  // namespace torch_mesh

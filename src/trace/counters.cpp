@@ -25,7 +25,7 @@ State& state() {
 // Counted on every op, so apart from the mutex.
 std::atomic<int64_t> num_ops{0};
 
-thread_local const std::string* current_op = nullptr;
+thread_local CurrentOp* current_op = nullptr;
 
 int level_from_environment() {
   const char* text = std::getenv("TORCH_MESH_LOG");
@@ -109,6 +109,9 @@ void count_collective(
         CurrentOp::name() + ": " + key + " " + std::to_string(num_bytes) +
         " B");
   }
+  if (current_op && current_op->collectives_) [[unlikely]] {
+    current_op->collectives_->push_back(key + " " + format_bytes(num_bytes));
+  }
   std::lock_guard lock(state().mutex);
   ++state().counts.collectives[key];
   state().counts.num_bytes[key] += num_bytes;
@@ -138,15 +141,22 @@ void count_moved(const Mesh& mesh, int device, int64_t num_bytes) {
   state().counts.moved[mesh.devices()[device].str()] += num_bytes;
 }
 
-CurrentOp::CurrentOp(const std::string& name) : outer_(current_op) {
-  current_op = &name;
+CurrentOp::CurrentOp(const std::string& name)
+    : name_(name), outer_(current_op) {
+  current_op = this;
 }
 
 CurrentOp::~CurrentOp() { current_op = outer_; }
 
 const std::string& CurrentOp::name() {
   static const std::string* none = new std::string("");
-  return current_op ? *current_op : *none;
+  return current_op ? current_op->name_ : *none;
+}
+
+void CurrentOp::listen(std::vector<std::string>* collectives) {
+  if (current_op) {
+    current_op->collectives_ = collectives;
+  }
 }
 
 int log_level() { return level().load(std::memory_order_relaxed); }

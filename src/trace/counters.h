@@ -44,8 +44,21 @@ class CurrentOp {
   CurrentOp& operator=(const CurrentOp&) = delete;
   static const std::string& name();
 
+  // Of the innermost one from now on: "all_gather@model 24 B" for each
+  // collective that it runs, in order.
+  static void listen(std::vector<std::string>* collectives);
+
  private:
-  const std::string* outer_;
+  friend void count_collective(
+      Step::Kind,
+      const Mesh&,
+      int,
+      int64_t,
+      const std::vector<int64_t>&);
+
+  const std::string& name_;
+  CurrentOp* const outer_;
+  std::vector<std::string>* collectives_ = nullptr;
 };
 
 // One line to stderr, "torch_mesh: <text>".

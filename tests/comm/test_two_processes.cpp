@@ -37,16 +37,15 @@ pid_t start(int rank, int socket, const std::string& test) {
   setenv(kRank, std::to_string(rank).c_str(), 1);
   setenv("OMP_NUM_THREADS", "1", 1);
   const std::string filter = "--gtest_filter=" + test;
-  execl(
-      "/proc/self/exe", "test", filter.c_str(), "--gtest_brief=1", nullptr);
+  execl("/proc/self/exe", "test", filter.c_str(), "--gtest_brief=1", nullptr);
   _exit(127);
 }
 
 void run_in_two_processes(const std::string& test) {
   int sockets[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
-  const pid_t children[] = {
-      start(0, sockets[0], test), start(1, sockets[1], test)};
+  const pid_t children[] = {start(0, sockets[0], test),
+                            start(1, sockets[1], test)};
   close(sockets[0]);
   close(sockets[1]);
   for (const pid_t child : children) {
@@ -90,8 +89,9 @@ TEST_F(InTwoProcesses, values_are_those_of_one_device) {
     at::Tensor x = on_mesh(value, layout);
     EXPECT_TRUE(has_value(x, value)) << layout;
     EXPECT_TRUE(has_value(x.mm(x.t()), value.mm(value.t()))) << layout;
-    EXPECT_TRUE(has_value(x.softmax(0), value.softmax(0)) ||
-                at::allclose(full(x.softmax(0)), value.softmax(0)));
+    EXPECT_TRUE(
+        has_value(x.softmax(0), value.softmax(0)) ||
+        at::allclose(full(x.softmax(0)), value.softmax(0)));
     EXPECT_EQ(x.sum().item<double>(), value.sum().item<double>()) << layout;
     EXPECT_TRUE(has_value((x > 9).nonzero(), (value > 9).nonzero())) << layout;
     EXPECT_TRUE(has_value(std::get<0>(x.sort(1, true)), at::flip(value, 1)));
@@ -176,8 +176,7 @@ TEST_F(InTwoProcesses, each_holds_the_shards_of_its_devices) {
   const std::vector<at::Tensor> held = shards(x);
   for (size_t device = 0; device < 4; ++device) {
     EXPECT_EQ(
-        held[device].defined(),
-        static_cast<int>(device) / 2 == this_process());
+        held[device].defined(), static_cast<int>(device) / 2 == this_process());
   }
 }
 

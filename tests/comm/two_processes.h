@@ -101,13 +101,13 @@ class TwoProcesses final : public Communicator {
   }
 
   void send(const at::Tensor& tensor) {
-    const std::vector<int64_t> strides = strides_in_order_of(
-        as_span(tensor.sizes()), as_span(tensor.strides()));
+    const std::vector<int64_t> strides =
+        strides_in_order_of(as_span(tensor.sizes()), as_span(tensor.strides()));
     const at::Tensor dense =
         at::empty_strided(tensor.sizes(), strides, tensor.options())
             .copy_(tensor);
-    const int64_t head[] = {
-        tensor.dim(), static_cast<int64_t>(tensor.scalar_type())};
+    const int64_t head[] = {tensor.dim(),
+                            static_cast<int64_t>(tensor.scalar_type())};
     put(head, sizeof head);
     put(dense.sizes().data(), dense.dim() * sizeof(int64_t));
     put(strides.data(), dense.dim() * sizeof(int64_t));
@@ -121,8 +121,8 @@ class TwoProcesses final : public Communicator {
     std::vector<int64_t> strides(head[0]);
     get(sizes.data(), sizes.size() * sizeof(int64_t));
     get(strides.data(), strides.size() * sizeof(int64_t));
-    at::Tensor tensor = at::empty_strided(
-        sizes, strides, static_cast<at::ScalarType>(head[1]));
+    at::Tensor tensor =
+        at::empty_strided(sizes, strides, static_cast<at::ScalarType>(head[1]));
     get(tensor.mutable_data_ptr(), tensor.nbytes());
     return tensor;
   }

@@ -90,3 +90,28 @@ def test_gradients_go_through_cut_windows(x):
     for t in (x, right):
         (t[3] * t[4:9].sum(0) + t[1:].square().sum(0)).sum().backward()
     assert_equal(x.grad, right.grad)
+
+
+@pytest.mark.parametrize("shift", [1, -1, 5, 31, 32, 40, 0])
+def test_a_roll_is_no_plan_and_moves_what_changes_devices(x, shift):
+    right = x.cpu().roll(shift, 0)
+    with tm.counting() as counts:
+        rolled = x.roll(shift, 0)
+        tm.shards(rolled)
+    assert counts.plans_made == 0
+    assert tm.layout(rolled).placements == ("S0",)
+    assert counts.moved == counts.received
+    rows = min(shift % 32, -shift % 32)
+    most = min(rows, 8) * ROW_BYTES
+    assert all(moved <= most for moved in counts.moved.values())
+    assert_equal(rolled, right)
+    assert_equal(x[4:30].roll(shift, 0), x.cpu()[4:30].roll(shift, 0))
+    assert_equal(x.roll((shift, 2), (0, 1)), x.cpu().roll((shift, 2), (0, 1)))
+
+
+def test_gradients_go_through_a_roll(x):
+    right = x.cpu().requires_grad_()
+    x.requires_grad_()
+    for t in (x, right):
+        (t.roll(3, 0) * t).sum().backward()
+    assert_equal(x.grad, right.grad)

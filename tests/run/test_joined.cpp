@@ -11,7 +11,7 @@
 #include <ATen/ops/relu.h>
 
 #include "device/meshes.h"
-#include "run/joined.h"
+#include "shard/joined.h"
 #include "shard/local_ops.h"
 #include "shard/slice.h"
 #include "tensor/global_tensor.h"

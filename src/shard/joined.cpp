@@ -1,6 +1,6 @@
 // joined.cpp: by sizes, strides and offsets alone; no op is dispatched.
 
-#include "run/joined.h"
+#include "shard/joined.h"
 
 #include <ATen/ops/cat.h>
 #include <c10/core/TensorImpl.h>
@@ -45,7 +45,7 @@ std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim) {
     }
     length += impl->sizes()[dim];
   }
-  Sizes sizes(like->sizes().begin(), like->sizes().end());
+  std::vector<int64_t> sizes = like->sizes().vec();
   sizes[dim] = length;
   return window_at(first, sizes, like->storage_offset());
 }

@@ -9,8 +9,9 @@
 #include <optional>
 #include <span>
 
+#include <torch_mesh/layout.h>
+
 #include "shard/shard.h"
-#include "tensor/storage.h"
 
 namespace torch_mesh {
 
