@@ -51,8 +51,9 @@ Shards as_parts(const Step& step, const Layout& before, const Shards& shards) {
   return result;
 }
 
-// S -> R or S of another dim, where all devices share a memory and the shards
-// are slices of one tensor: nothing has to be copied. Else nothing.
+// S -> R or S of another dim, where all devices share a memory: the whole is
+// put together once, or is there already, if the shards are slices of one
+// tensor. Nothing where more than one axis cuts.
 std::optional<Shards> joined(
     const Step& step,
     const Layout& before,
@@ -62,9 +63,13 @@ std::optional<Shards> joined(
       cut_dim(before) != step.from.dim) {
     return std::nullopt;
   }
-  const std::optional<at::Tensor> whole = join_shards(shards, step.from.dim);
+  std::optional<at::Tensor> whole = join_shards(shards, step.from.dim);
   if (!whole) {
-    return std::nullopt;
+    std::vector<at::Tensor> pieces;
+    for (const Shard& shard : shards) {
+      pieces.push_back(shard.local());
+    }
+    whole = join(std::move(pieces), step.from);
   }
   if (step.to.is_replicate()) {
     return Shards{*whole};

@@ -213,8 +213,8 @@ CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args) {
 void hold_sums(CallTensors& tensors) {
   for (CallTensors::Entry& entry : tensors.entries) {
     entry.parts = nullptr;
-    if (entry.is_global && !settled_shards(*entry.tensor) &&
-        !is_unwritten(*entry.tensor) &&
+    if (entry.is_global && !entry.is_written &&
+        !settled_shards(*entry.tensor) && !is_unwritten(*entry.tensor) &&
         layout_of(*entry.tensor).has_partial()) {
       entry.parts = std::make_shared<const Held>(held_memory(*entry.tensor));
     }

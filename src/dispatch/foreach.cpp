@@ -246,7 +246,9 @@ class ForeachCall : private ListCall {
   struct Moving {
     size_t list;
     size_t element;
-    Redistribution moves;
+    // Of its plan; another thread may have formed a sum since: then `anew`.
+    const Redistribution* moves;
+    std::shared_ptr<const Redistribution> anew = nullptr;
     std::optional<size_t> same_as = std::nullopt;  // list that moves it
   };
 
@@ -292,9 +294,17 @@ class ForeachCall : private ListCall {
       list.shards.push_back(spread(tensor, list.is_written));
       list.stands.push_back(false);
       if (!planned.steps.empty()) {
-        moving.push_back({l, e, planned});
+        moving.push_back({l, e, &planned});
       }
       return;
+    }
+    if (!list.is_written) {
+      const Shards* settled = settled_shards(tensor);
+      if (settled && meta_of(tensor).layout == planned.to) {
+        list.stands.push_back(true);
+        list.shards.push_back(*settled);
+        return;
+      }
     }
     const bool stands = layout_of(tensor) == planned.to;
     list.stands.push_back(stands);
@@ -305,10 +315,11 @@ class ForeachCall : private ListCall {
     }
     Held now = held(tensor);
     list.shards.push_back(std::move(now.shards));
-    Moving one{l, e, planned};
+    Moving one{l, e, &planned};
     if (now.layout != planned.from) {
-      one.moves = plan_redistribution(
-          now.layout, planned.to, as_span(tensor.sizes()), tensor.itemsize());
+      one.anew = std::make_shared<const Redistribution>(plan_redistribution(
+          now.layout, planned.to, as_span(tensor.sizes()), tensor.itemsize()));
+      one.moves = one.anew.get();
     }
     if (!list.is_written) {
       one.same_as = list_that_moves_it(l, e);
@@ -344,7 +355,7 @@ class ForeachCall : private ListCall {
     std::vector<Shards> shards;
     for (const Moving& one : moving) {
       if (!one.same_as) {
-        moves.push_back(&one.moves);
+        moves.push_back(one.moves);
         shards.push_back(std::move(lists_[one.list].shards[one.element]));
       }
     }

@@ -6,17 +6,33 @@
 #include <ATen/ops/empty_strided.h>
 
 #include "comm/run_steps.h"
+#include "plan/plan_cache.h"
 #include "shard/local_ops.h"
 #include "shard/span.h"
 
 namespace torch_mesh {
 
-Redistribution redistribution_of(
+std::shared_ptr<const Redistribution> redistribution_of(
     const Layout& from,
     const Layout& to,
     c10::IntArrayRef sizes,
     c10::ScalarType dtype) {
-  return plan_redistribution(from, to, as_span(sizes), c10::elementSize(dtype));
+  static auto& cache = *new PlanCache<Redistribution>;
+  const size_t itemsize = c10::elementSize(dtype);
+  c10::SmallVector<uint64_t, 10> key{
+      static_cast<uint64_t>(from.id()) << 32 | to.id(), itemsize};
+  for (const int64_t size : sizes) {
+    key.push_back(static_cast<uint64_t>(size));
+  }
+  const KeyWords words(key.data(), key.size());
+  const uint64_t hash = hash_of(words);
+  if (auto found = cache.find(words, hash)) {
+    return found;
+  }
+  auto made = std::make_shared<const Redistribution>(plan_redistribution(
+      from, to, as_span(sizes), static_cast<int64_t>(itemsize)));
+  cache.insert(words, hash, made);
+  return made;
 }
 
 Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
@@ -47,7 +63,7 @@ at::Tensor full_base(
   const Layout replicated = Layout::replicated(layout.mesh());
   const at::Tensor value =
       run_redistribution(
-          redistribution_of(
+          *redistribution_of(
               layout, replicated, storage.base_sizes, storage.dtype),
           shards)
           .any()

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <memory>
+
 #include <torch_mesh/redistribute.h>
 
 #include "shard/shard.h"
@@ -9,7 +11,8 @@
 
 namespace torch_mesh {
 
-Redistribution redistribution_of(
+// As plan_redistribution, kept for the next call.
+std::shared_ptr<const Redistribution> redistribution_of(
     const Layout& from,
     const Layout& to,
     c10::IntArrayRef sizes,

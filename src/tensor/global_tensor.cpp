@@ -425,8 +425,11 @@ void own_memory(MeshStorage& storage) {
 
 Shards begin_write(const at::Tensor& tensor) {
   if (!settled_shards(tensor)) {
-    finish_reduction(*MeshStorage::of(tensor));
-    read(tensor);
+    MeshStorage& storage = *MeshStorage::of(tensor);
+    finish_reduction(storage);
+    if (!is_current(meta_of(tensor), storage)) {
+      refresh(tensor);
+    }
   }
   if (MeshStorage::of(tensor)->is_borrowed) [[unlikely]] {
     own_memory(*MeshStorage::of(tensor));
@@ -512,7 +515,7 @@ void write_value(const at::Tensor& tensor, const at::Tensor& value) {
   const Layout& layout = layout_of(tensor);
   const Layout replicated = Layout::replicated(layout.mesh());
   const Shards parts = run_redistribution(
-      redistribution_of(
+      *redistribution_of(
           replicated, layout, tensor.sizes(), tensor.scalar_type()),
       on_lanes(replicated.lanes(), value));
   for (const int lane : layout.lanes().mine) {

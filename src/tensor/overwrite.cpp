@@ -21,7 +21,7 @@ Shards cut(
     const Layout& layout) {
   const Layout replicated = Layout::replicated(layout.mesh());
   return run_redistribution(
-      redistribution_of(
+      *redistribution_of(
           replicated, layout, storage.base_sizes, whole.scalar_type()),
       on_lanes(replicated.lanes(), whole));
 }

@@ -21,6 +21,7 @@
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "shard/span.h"
+#include "tensor/base_value.h"
 #include "tensor/global_tensor.h"
 #include "tensor/reduction.h"
 #include "trace/counters.h"
@@ -327,8 +328,7 @@ void reduce_pending(const at::Tensor& tensor, AxisMask axes) {
 
 Shards shards_in(const at::Tensor& tensor, const Layout& to) {
   auto plan_from = [&](const Layout& from) {
-    return plan_redistribution(
-        from, to, as_span(tensor.sizes()), tensor.itemsize());
+    return redistribution_of(from, to, tensor.sizes(), tensor.scalar_type());
   };
   Held now = held(tensor);
   if (now.layout == to) {
@@ -336,7 +336,7 @@ Shards shards_in(const at::Tensor& tensor, const Layout& to) {
   }
   if (now.layout.mesh() != to.mesh()) {
     return run_redistribution(
-        plan_from(Layout::replicated(to.mesh())),
+        *plan_from(Layout::replicated(to.mesh())),
         replicate_value(full_value(tensor), to.mesh(), Copies::kElsewhere));
   }
   // Of what only waits for its sums no plan has to be made.
@@ -348,9 +348,9 @@ Shards shards_in(const at::Tensor& tensor, const Layout& to) {
       return std::move(now.shards);
     }
   }
-  Redistribution moves = plan_from(now.layout);
+  std::shared_ptr<const Redistribution> moves = plan_from(now.layout);
   AxisMask reduced = 0;
-  for (const Step& step : moves.steps) {
+  for (const Step& step : moves->steps) {
     if (step.kind != Step::Kind::kAllReduce) {
       break;
     }
@@ -361,7 +361,7 @@ Shards shards_in(const at::Tensor& tensor, const Layout& to) {
     now = held(tensor);
     moves = plan_from(now.layout);
   }
-  return run_redistribution(moves, now.shards);
+  return run_redistribution(*moves, now.shards);
 }
 
 }  // namespace torch_mesh

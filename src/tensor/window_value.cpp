@@ -105,7 +105,7 @@ Shards take_from_whole(
       window,
       window.scalar_type());
   const Shards parts = run_redistribution(
-      redistribution_of(
+      *redistribution_of(
           replicated, layout, window.sizes(), window.scalar_type()),
       on_lanes(replicated.lanes(), value));
   Shards shards = empty_window(window, layout);
@@ -205,7 +205,7 @@ void write_masked(
   const Layout replicated = Layout::replicated(base.layout.mesh());
   auto cut = [&](const at::Tensor& whole, const Layout& layout) {
     return run_redistribution(
-        redistribution_of(
+        *redistribution_of(
             replicated, layout, whole.sizes(), whole.scalar_type()),
         on_lanes(replicated.lanes(), whole));
   };
@@ -341,7 +341,7 @@ BaseValue write_window(
   const Layout wanted =
       taken ? with_sums_reduced(layout) : Layout::replicated(layout.mesh());
   const Shards there = run_redistribution(
-      redistribution_of(layout, wanted, window.sizes(), window.scalar_type()),
+      *redistribution_of(layout, wanted, window.sizes(), window.scalar_type()),
       value);
   if (taken) {
     write_boxes(window, storage, base, *taken, wanted, there);

@@ -64,7 +64,7 @@ def test_what_is_too_large_for_a_bucket_travels_in_several(mesh):
 
 def test_a_tensor_that_is_in_two_lists_moves_once(mesh):
     into, other, _ = lists(mesh, num=3)
-    right = [a.cpu().addcmul(b.cpu(), b.cpu()) for a, b in zip(into, other)]
+    right = [a.cpu().addcmul(b.cpu(), b.cpu()) for a, b in zip(into, other, strict=True)]
     with tm.counting() as counts:
         torch._foreach_addcmul_(into, other, other)
     assert counts.bytes == {"all_to_all@data": 3 * 16 * 12 * 4 * 3 // 16}

@@ -29,7 +29,7 @@ def counts_of_training(mesh, make_optimizer):
         parameter.data = tm.distribute(
             parameter.data, mesh, layouts.get(name, ("R", "R"))
         )
-    for name, buffer in model.named_buffers():
+    for buffer in model.buffers():
         buffer.data = tm.distribute(buffer.data, mesh, ("R",) * 2)
     optimizer = make_optimizer(model.parameters())
     x = tm.distribute(torch.randn(24, 12), mesh, ("S0", "R"))

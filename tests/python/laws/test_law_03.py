@@ -196,7 +196,7 @@ def test_law_03_a_window_is_written_where_its_elements_lie(
     assert_equal(x, plain)
 
 
-def test_law_03_a_row_that_is_read_moves_to_those_who_lack_it_and_back_nothing():
+def test_law_03_a_row_moves_to_those_who_lack_it_and_none_moves_back():
     x = rows_of_separate_memories()
     row = x[40]
     with tm.counting() as counts:
