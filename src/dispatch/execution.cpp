@@ -23,7 +23,6 @@
 #include "run/run_lanes.h"
 #include "shard/joined.h"
 #include "shard/local_ops.h"
-#include "shard/slice.h"
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
 #include "tensor/keep_sum.h"
@@ -107,14 +106,11 @@ class Execution {
   }
 
   bool is_alone_in_storage(size_t i) const {
-    const MeshStorage* storage = MeshStorage::of(*tensors_[i].tensor);
-    for (size_t j = 0; j < tensors_.size(); ++j) {
-      if (j != i && tensors_[j].is_global &&
-          MeshStorage::of(*tensors_[j].tensor) == storage) {
-        return false;
-      }
-    }
-    return !tensors_[i].is_written;
+    const auto shares = [&](const CallTensors::Entry& other) {
+      return &other != &tensors_[i] && other.is_global &&
+             other.tensor->is_alias_of(*tensors_[i].tensor);
+    };
+    return !tensors_[i].is_written && std::ranges::none_of(tensors_, shares);
   }
 
   bool stands_as_planned(size_t i) const {
@@ -179,9 +175,7 @@ class Execution {
     }
     if (op_.is_view || (call_.any_written && !is_alone_in_storage(i))) {
       // Where it lies somebody writes, or will.
-      for (Shard& shard : there) {
-        shard = shard.local().clone();
-      }
+      own(there);
     }
     input.moved = with_bits_of(tensor, dense(i, tensor, std::move(there)));
   }
@@ -199,42 +193,12 @@ class Execution {
     }
   }
 
-  // Kernels that read memory as it lies may count on what autograd gave them,
-  // and their results lie as their arguments do. Slices of one tensor are
-  // copied as one, so that they still lie side by side.
   Shards dense(size_t i, const at::Tensor& tensor, Shards shards) const {
-    const bool must_be_dense = op_.needs_dense || op_.is_view;
-    const bool has_one = std::any_of(
-        tensor.sizes().begin(), tensor.sizes().end(), [](int64_t size) {
-          return size == 1;
-        });
-    if (!must_be_dense && tensor.is_contiguous() && !has_one) {
-      return shards;
-    }
-    auto wished = [&](const at::Tensor& local) {
-      return must_be_dense || local.is_non_overlapping_and_dense() ||
-                     !is_in_order(local, tensor.strides())
-                 ? in_order(local, tensor.strides())
-                 : local;
-    };
-    if (prepared_.joins && prepared_.inputs[i].cut_dim == 0) {
-      if (const std::optional<at::Tensor> joined = join_shards(shards, 0)) {
-        const at::Tensor whole = wished(*joined);
-        if (whole.stride(0) * whole.size(0) == whole.numel()) {
-          int64_t begin = 0;
-          for (Shard& shard : shards) {
-            const int64_t length = shard.size(0);
-            shard = slice_of(whole, 0, begin, length);
-            begin += length;
-          }
-          return shards;
-        }
-      }
-    }
-    for (Shard& shard : shards) {
-      shard = wished(shard.local());
-    }
-    return shards;
+    return dense_as(
+        tensor,
+        op_.needs_dense || op_.is_view,
+        prepared_.joins && prepared_.inputs[i].cut_dim == 0,
+        std::move(shards));
   }
 
   // A plain tensor, or one on no mesh, counts as replicated. What is written to
@@ -312,11 +276,7 @@ class Execution {
 
   Shards rounded(Shards shards) const {
     if (prepared_.rounds_to) {
-      for (Shard& shard : shards) {
-        if (shard.scalar_type() == at::toOpMathType(*prepared_.rounds_to)) {
-          shard = shard.local().to(*prepared_.rounds_to);
-        }
-      }
+      round_to(*prepared_.rounds_to, shards);
     }
     return shards;
   }
@@ -358,8 +318,7 @@ class Execution {
     // Random numbers are drawn once, for all memories (law 2).
     const bool once = op_.is_random && plan_.kind == Plan::Kind::kReplicate;
     const std::vector<int>& mine = lanes_.mine;
-    const int num_lanes =
-        once || is_joined_ ? 1 : static_cast<int>(mine.size());
+    const size_t num_lanes = once || is_joined_ ? 1 : mine.size();
     results_.resize(is_joined_ ? 1 : lanes_.num);
     first_ = is_joined_ ? 0 : mine[0];
     std::atomic<int> num_done{0};
@@ -554,33 +513,14 @@ class Execution {
     if (output.cut_dim < 0) {
       return {whole};
     }
-    Shards slices;
-    int64_t begin = 0;
-    for (int lane : output.lane_of_shard) {
-      const int64_t length = output.local_sizes[lane][output.cut_dim];
-      slices.push_back(slice_of(whole, output.cut_dim, begin, length));
-      begin += length;
-    }
-    return slices;
+    return slices_of(whole, output);
   }
 
   [[noreturn]] void size_mismatch(
       size_t o,
       const at::Tensor& local,
       c10::IntArrayRef planned) const {
-    detail::raise(
-        ErrorKind::kBug,
-        "bug",
-        "torch_mesh bug: output ",
-        o,
-        " of ",
-        context(),
-        " has sizes ",
-        c10::str(local.sizes()),
-        " on a lane, its plan says ",
-        c10::str(planned),
-        ".\n  plan  ",
-        plan_.str());
+    raise_size_mismatch(o, context(), local.sizes(), planned, plan_);
   }
 
   at::Tensor pack_view(

@@ -15,7 +15,7 @@
 #include "dispatch/call_key.h"
 #include "dispatch/destinations.h"
 #include "dispatch/explain.h"
-#include "dispatch/list_call.h"
+#include "dispatch/planned_list.h"
 #include "dispatch/stand_ins.h"
 #include "rules/families.h"
 #include "shard/local_ops.h"
@@ -29,13 +29,11 @@
 namespace torch_mesh {
 namespace {
 
-class ForeachCall : private ListCall {
+class ForeachCall : private PlannedList {
  public:
-  explicit ForeachCall(ListCall call) : ListCall(std::move(call)) {}
+  explicit ForeachCall(ListCall call) : PlannedList(std::move(call)) {}
 
   void run() {
-    find_mesh();
-    plan();
     explain();
     reduce_sums();
     form_sums();
@@ -69,121 +67,6 @@ class ForeachCall : private ListCall {
   }
 
  private:
-  void find_mesh() {
-    for (const ListArg& list : lists_) {
-      for (const at::Tensor& tensor : list.tensors) {
-        if (!is_global(tensor) || layout_of(tensor).mesh().num_axes() == 0) {
-          continue;
-        }
-        const Mesh& theirs = layout_of(tensor).mesh();
-        TORCH_MESH_CHECK_VALUE(
-            mesh_.num_axes() == 0 || mesh_ == theirs,
-            "mixed-meshes",
-            op_.schema.name,
-            ": the tensors live on two meshes.\n  mesh  ",
-            mesh_.str(),
-            "\n  mesh  ",
-            theirs.str(),
-            "\nHint: bring one of them over with x.cpu() and "
-            "torch_mesh.distribute(x, mesh, placements).");
-        mesh_ = theirs;
-      }
-    }
-  }
-
-  Layout on_mesh(const at::Tensor& tensor) const {
-    return is_global(tensor) && layout_of(tensor).mesh() == mesh_
-               ? layout_of(tensor)
-               : Layout::replicated(mesh_);
-  }
-
-  const Layout& layout_of_element(size_t e) const { return plans_[e]->layout; }
-
-  const Redistribution& moves_of(size_t list, size_t e) const {
-    return plans_[e]->moves[list];
-  }
-
-  // Elements of one kind share a plan, and mostly stand in a row.
-  void plan() {
-    CallKey key;
-    CallKey last;
-    for (size_t e = 0; e < size(); ++e) {
-      key.clear();
-      for (const ListArg& list : lists_) {
-        if (!list.tensors.empty()) {
-          add_words(key, list.tensors[e]);
-        }
-      }
-      if (e > 0 && key == last) {
-        plans_.push_back(plans_.back());
-      } else {
-        plans_.push_back(plan_of(e, key));
-        std::swap(key, last);
-      }
-    }
-  }
-
-  void add_words(CallKey& key, const at::Tensor& tensor) const {
-    key.push_back(
-        static_cast<uint64_t>(on_mesh(tensor).id()) << 32 |
-        static_cast<uint64_t>(tensor.itemsize()) << 16 |
-        static_cast<uint64_t>(tensor.dim()));
-    for (const int64_t size : tensor.sizes()) {
-      key.push_back(static_cast<uint64_t>(size));
-    }
-  }
-
-  std::shared_ptr<const ElementPlan> plan_of(size_t e, const CallKey& key)
-      const {
-    const KeyWords words(key.data(), key.size());
-    const uint64_t hash = hash_of(words);
-    if (auto found = op_.element_cache.find(words, hash)) {
-      return found;
-    }
-    count_plan();
-    std::vector<TensorInfo> tensors;
-    for (const ListArg& list : lists_) {
-      TensorInfo info;
-      if (!list.tensors.empty()) {
-        const at::Tensor& tensor = list.tensors[e];
-        info.layout = on_mesh(tensor);
-        info.sizes = tensor.sizes().vec();
-        info.itemsize = static_cast<int>(tensor.itemsize());
-      } else {
-        info.layout = Layout::replicated(mesh_);
-      }
-      tensors.push_back(std::move(info));
-    }
-    auto made = std::make_shared<const ElementPlan>(plan_element(tensors));
-    op_.element_cache.insert(words, hash, made);
-    return made;
-  }
-
-  // One line: each kind of element with its layout, and what moves in all.
-  void explain() const {
-    if (!is_explaining()) {
-      return;
-    }
-    std::string line = op_.schema.name;
-    for (size_t e = 0; e < size();) {
-      size_t end = e + 1;
-      while (end < size() && plans_[end] == plans_[e]) {
-        ++end;
-      }
-      line += e == 0 ? " " : ", ";
-      line += std::to_string(end - e) + " x";
-      for (const ListArg& list : lists_) {
-        if (!list.tensors.empty()) {
-          const at::Tensor& tensor = list.tensors[e];
-          line += " " + text_of({&tensor, 0, is_global(tensor), false});
-        }
-      }
-      line += " -> " + layout_of_element(e).str();
-      e = end;
-    }
-    explain_line(line);
-  }
-
   // Sums that are read whole are reduced for all who hold them, in buckets.
   void reduce_sums() {
     c10::SmallVector<const at::Tensor*, 8> pending;
@@ -272,10 +155,6 @@ class ForeachCall : private ListCall {
             arg.replicas[i].local().to(torch_device(mesh_.devices()[first[i]]));
       }
     }
-  }
-
-  bool is_here(const at::Tensor& tensor) const {
-    return is_global(tensor) && layout_of(tensor).mesh() == mesh_;
   }
 
   // The whole value for each memory. What is to be written is nobody else's.
@@ -370,9 +249,7 @@ class ForeachCall : private ListCall {
       }
       list.shards[e] = std::move(shards[next++]);
       if (lies_in_written(list.tensors[e], e)) {
-        for (Shard& shard : list.shards[e]) {
-          shard = shard.local().clone();
-        }
+        own(list.shards[e]);
       }
     }
     if (is_fused_) {
@@ -590,9 +467,7 @@ class ForeachCall : private ListCall {
         std::move(results_[e]));
   }
 
-  Mesh mesh_;
-  int num_done_ = 0;  // lanes of the group at work
-  std::vector<std::shared_ptr<const ElementPlan>> plans_;  // of each element
+  int num_done_ = 0;             // lanes of the group at work
   std::vector<Shards> results_;  // of each element, by lane
 };
 

@@ -5,6 +5,12 @@
 #include <algorithm>
 #include <numeric>
 
+#include <ATen/OpMathType.h>
+
+#include <torch_mesh/error.h>
+
+#include "shard/joined.h"
+#include "shard/slice.h"
 #include "shard/span.h"
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
@@ -106,6 +112,84 @@ at::Tensor make_result(
   return make_global(layout, sizes, strides, dtype, std::move(shards));
 }
 
+Shards dense_as(
+    const at::Tensor& tensor,
+    bool must_be_dense,
+    bool joins,
+    Shards shards) {
+  const bool has_one =
+      std::any_of(tensor.sizes().begin(), tensor.sizes().end(), [](int64_t d) {
+        return d == 1;
+      });
+  if (!must_be_dense && tensor.is_contiguous() && !has_one) {
+    return shards;
+  }
+  auto wished = [&](const at::Tensor& local) {
+    return must_be_dense || local.is_non_overlapping_and_dense() ||
+                   !is_in_order(local, tensor.strides())
+               ? in_order(local, tensor.strides())
+               : local;
+  };
+  if (joins) {
+    if (const std::optional<at::Tensor> joined = join_shards(shards, 0)) {
+      const at::Tensor whole = wished(*joined);
+      if (whole.stride(0) * whole.size(0) == whole.numel()) {
+        int64_t begin = 0;
+        for (Shard& shard : shards) {
+          const int64_t length = shard.size(0);
+          shard = slice_of(whole, 0, begin, length);
+          begin += length;
+        }
+        return shards;
+      }
+    }
+  }
+  for (Shard& shard : shards) {
+    shard = wished(shard.local());
+  }
+  return shards;
+}
+
+void round_to(at::ScalarType dtype, Shards& results) {
+  for (Shard& result : results) {
+    if (result.scalar_type() == at::toOpMathType(dtype)) {
+      result = result.local().to(dtype);
+    }
+  }
+}
+
+Shards slices_of(const at::Tensor& whole, const PreparedPlan::Output& output) {
+  Shards slices;
+  int64_t begin = 0;
+  for (int lane : output.lane_of_shard) {
+    const int64_t length = output.local_sizes[lane][output.cut_dim];
+    slices.push_back(slice_of(whole, output.cut_dim, begin, length));
+    begin += length;
+  }
+  return slices;
+}
+
+void raise_size_mismatch(
+    size_t output,
+    const std::string& context,
+    c10::IntArrayRef local,
+    c10::IntArrayRef planned,
+    const Plan& plan) {
+  detail::raise(
+      ErrorKind::kBug,
+      "bug",
+      "torch_mesh bug: output ",
+      output,
+      " of ",
+      context,
+      " has sizes ",
+      c10::str(local),
+      " on a lane, its plan says ",
+      c10::str(planned),
+      ".\n  plan  ",
+      plan.str());
+}
+
 void make_dense(Shards& results, bool side_by_side) {
   for (Shard& result : results) {
     if (!result.is_dense() || (result.storage_offset() != 0 && !side_by_side)) {
@@ -159,9 +243,7 @@ void take_size(
     const Shards& written,
     const Mesh& mesh) {
   Shards shards = written;
-  for (Shard& shard : shards) {
-    shard = shard.local().clone();
-  }
+  own(shards);
   const Shard first = shards.any();
   become(
       destination,

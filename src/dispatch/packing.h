@@ -19,6 +19,32 @@ at::Tensor make_result(
     Shards shards,
     bool is_joined);
 
+// Shards of an argument that have moved. Kernels that read memory as it lies
+// may count on what autograd gave them, and their results lie as their
+// arguments do. Slices of one tensor are copied as one, so that they still lie
+// side by side.
+//   must_be_dense   whether the op reads memory so
+//   joins           whether the lanes may join along dim 0
+Shards dense_as(
+    const at::Tensor& tensor,
+    bool must_be_dense,
+    bool joins,
+    Shards shards);
+
+// Rounds what was computed in the wider type that stands for this one.
+void round_to(at::ScalarType dtype, Shards& results);
+
+// The slices of a joined result, one for each lane that holds some.
+Shards slices_of(const at::Tensor& whole, const PreparedPlan::Output& output);
+
+// A local op has given other sizes than its plan says: a bug of ours.
+[[noreturn]] void raise_size_mismatch(
+    size_t output,
+    const std::string& context,
+    c10::IntArrayRef local,
+    c10::IntArrayRef planned,
+    const Plan& plan);
+
 // Makes the results of the lanes what a new tensor holds: dense, and at the
 // begin of their memory unless they may lie `side_by_side`; by copies where
 // they are not.

@@ -30,6 +30,12 @@ Shards replicate_value(
   return replicas;
 }
 
+void own(Shards& shards) {
+  for (Shard& shard : shards) {
+    shard = shard.local().clone();
+  }
+}
+
 void copy_shards(const Shards& from, const Shards& to) {
   for (size_t lane = 0; lane < to.size(); ++lane) {
     if (to[lane].defined()) {

@@ -116,6 +116,9 @@ class Shards {
   c10::SmallVector<Shard, 2> lanes_;
 };
 
+// Makes each a copy that nothing else refers to.
+void own(Shards& shards);
+
 // Writes shards over those of the same lanes.
 void copy_shards(const Shards& from, const Shards& to);
 

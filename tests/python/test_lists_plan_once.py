@@ -64,7 +64,10 @@ def test_what_is_too_large_for_a_bucket_travels_in_several(mesh):
 
 def test_a_tensor_that_is_in_two_lists_moves_once(mesh):
     into, other, _ = lists(mesh, num=3)
-    right = [a.cpu().addcmul(b.cpu(), b.cpu()) for a, b in zip(into, other, strict=True)]
+    right = [
+        a.cpu().addcmul(b.cpu(), b.cpu())
+        for a, b in zip(into, other, strict=True)
+    ]
     with tm.counting() as counts:
         torch._foreach_addcmul_(into, other, other)
     assert counts.bytes == {"all_to_all@data": 3 * 16 * 12 * 4 * 3 // 16}
@@ -89,9 +92,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_gradient_of_a_cut_weight_is_reduce_scattered_once(
-    mesh, optimizer
-):
+def test_the_gradient_of_a_cut_weight_is_reduce_scattered_once(mesh, optimizer):
     torch.manual_seed(3)
     value, rows = torch.randn(16, 12), torch.randn(256, 12)
     weight = tm.distribute(value, mesh, ("S0",)).requires_grad_()
