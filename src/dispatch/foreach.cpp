@@ -96,12 +96,11 @@ class ForeachCall : private PlannedList {
   }
 
   // Sums that are read in parts are formed so, and stay so for all who hold
-  // them: the gradient of a cut weight is reduce-scattered once.
+  // them: the gradient of a cut weight is reduce-scattered once. A bucket's
+  // parts are gone before the next one begins.
   void form_sums() {
-    std::vector<const at::Tensor*> tensors;
-    std::vector<const Redistribution*> moves;
-    std::vector<uint32_t> generations;
-    std::vector<Shards> shards;
+    std::vector<Forming> bucket;
+    int64_t num_bytes = 0;
     for (size_t l = 0; l < lists_.size(); ++l) {
       for (size_t e = 0; e < lists_[l].tensors.size(); ++e) {
         const at::Tensor& tensor = lists_[l].tensors[e];
@@ -111,18 +110,42 @@ class ForeachCall : private PlannedList {
           continue;
         }
         Held now = held(tensor);
-        if (now.layout == planned.from) {
-          tensors.push_back(&tensor);
-          moves.push_back(&planned);
-          generations.push_back(now.memory_generation);
-          shards.push_back(std::move(now.shards));
+        if (now.layout != planned.from) {
+          continue;
         }
+        if (num_bytes + planned.num_bytes() > kBucketBytes) {
+          form(bucket);
+          num_bytes = 0;
+        }
+        num_bytes += planned.num_bytes();
+        bucket.push_back({&tensor, &planned, std::move(now)});
       }
     }
-    run_redistributions(moves, shards);
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      keep_sum(*tensors[i], generations[i], moves[i]->to, std::move(shards[i]));
+    form(bucket);
+  }
+
+  struct Forming {
+    const at::Tensor* tensor;
+    const Redistribution* moves;
+    Held parts;
+  };
+
+  static void form(std::vector<Forming>& bucket) {
+    std::vector<const Redistribution*> moves;
+    std::vector<Shards> shards;
+    for (Forming& one : bucket) {
+      moves.push_back(one.moves);
+      shards.push_back(std::move(one.parts.shards));
     }
+    run_redistributions(moves, shards);
+    for (size_t i = 0; i < bucket.size(); ++i) {
+      keep_sum(
+          *bucket[i].tensor,
+          bucket[i].parts.memory_generation,
+          moves[i]->to,
+          std::move(shards[i]));
+    }
+    bucket.clear();
   }
 
   // A tensor that has to move.

@@ -75,11 +75,16 @@ void keep_sum(
   if (!can_keep_sum(tensor)) {
     return;
   }
-  const std::lock_guard lock(storage.mutex);
-  if (storage.memory_generation == memory_generation &&
-      storage.layout.has_partial() && !storage.reduction) {
+  {
+    const std::lock_guard lock(storage.mutex);
+    if (storage.memory_generation != memory_generation ||
+        !storage.layout.has_partial() || storage.reduction) {
+      return;
+    }
     replace_shards(tensor, storage, layout, sum);
   }
+  // The tensor itself lets go of its parts, too.
+  held_memory(tensor);
 }
 
 }  // namespace torch_mesh
