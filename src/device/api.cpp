@@ -395,7 +395,8 @@ at::Tensor from_shards(
         bool counts = true;
         for (int axis = 0; axis < mesh.num_axes(); ++axis) {
           counts &= layout[axis].is_partial() || layout[axis].is_shard() ||
-                    mesh.coordinate(device, axis) == 0 || parts[lane].empty();
+                    mesh.coordinate(device, axis) ==
+                        mesh.coordinate(lanes.first_device[lane], axis);
         }
         if (counts) {
           parts[lane].push_back(

@@ -543,7 +543,7 @@ class Execution {
         layout,
         window.sizes,
         window.strides,
-        source.storage_offset() + window.offset,
+        offset_in(source, first) + window.offset,
         first.scalar_type(),
         std::move(shards),
         /*is_write_back=*/!stands_as_planned(input) ||

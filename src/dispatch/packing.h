@@ -31,6 +31,12 @@ Shards dense_as(
     bool joins,
     Shards shards);
 
+// The storage offset of a tensor, in elements of a view's dtype.
+inline int64_t offset_in(const at::Tensor& tensor, const at::Tensor& view) {
+  return tensor.storage_offset() * static_cast<int64_t>(tensor.itemsize()) /
+         static_cast<int64_t>(view.itemsize());
+}
+
 // Rounds what was computed in the wider type that stands for this one.
 void round_to(at::ScalarType dtype, Shards& results);
 

@@ -3,6 +3,7 @@
 #include <torch_mesh/tensor.h>
 
 #include "shard/local_ops.h"
+#include "shard/strides.h"
 #include "tensor/global_tensor.h"
 #include "tensor/keep_sum.h"
 #include "tensor/reduction.h"
@@ -74,6 +75,10 @@ void keep_sum(
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (!can_keep_sum(tensor)) {
     return;
+  }
+  // Slices of one sum become what a storage holds: dense, in the base's order.
+  for (Shard& shard : sum) {
+    shard = in_order(shard.local(), tensor.strides());
   }
   {
     const std::lock_guard lock(storage.mutex);

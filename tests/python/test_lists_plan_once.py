@@ -119,3 +119,38 @@ def test_the_gradient_of_a_cut_weight_is_reduce_scattered_once(mesh, optimizer):
     assert counts.moved == counts.received
     if optimizer != "sgd":  # whose first step clones the sum
         assert tm.layout(weight.grad).placements == ("S0",)
+
+
+@pytest.mark.parametrize("placement", ["S0", "S1"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_parts_of_a_sum_that_stays_lie_as_the_weight(
+    mesh, optimizer, placement
+):
+    torch.manual_seed(3)
+    value, gradient = torch.randn(6, 9), torch.randn(6, 9)
+    weight = tm.distribute(value, mesh, (placement,)).requires_grad_()
+    right = value.clone().requires_grad_()
+    for w in (weight, right):
+        optim = OPTIMIZERS[optimizer]([w])
+        for _ in range(2):
+            w.grad = (
+                tm.from_shards(
+                    [2 * gradient, -gradient] + [gradient * 0] * 2,
+                    mesh,
+                    ("P+",),
+                )
+                if w is weight
+                else gradient.clone()
+            )
+            optim.step()
+    torch.testing.assert_close(weight.detach().cpu(), right.detach())
+    assert_equal(weight.grad, gradient)
+
+
+def test_parts_of_one_memory_are_summed_in_each_replica():
+    _C.set_memories_for_testing([0, 0, 1, 1])
+    mesh = tm.Mesh({"data": 2, "model": 2})
+    _C.set_memories_for_testing([])
+    v = torch.arange(1.0, 5)
+    y = tm.from_shards([2 * v, -v, 2 * v, -v], mesh, ("R", "P+"))
+    assert_equal(tm.redistribute(y, ("S0", "R")), v)

@@ -115,3 +115,26 @@ def test_gradients_go_through_a_roll(x):
     for t in (x, right):
         (t.roll(3, 0) * t).sum().backward()
     assert_equal(x.grad, right.grad)
+
+
+@pytest.mark.parametrize("placements", [("S0",), ("S1",), ("R",), ("P+",)])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8])
+def test_views_of_another_dtype_lie_where_plain_ones_do(placements, dtype):
+    right = torch.arange(1, 50, dtype=torch.int32).view(7, 7)
+    x = tm.distribute(right.clone(), tm.Mesh({"data": 4}), placements)
+    for t in (x, right):
+        t[5:6].view(dtype)[:, 1:5].add_(3)
+    assert_equal(x, right)
+    window, plain = x[5:6].view(dtype), right[5:6].view(dtype)
+    assert window.storage_offset() == plain.storage_offset()
+    assert_equal(window.as_strided((2,), (1,)), plain.as_strided((2,), (1,)))
+
+
+def test_the_parts_of_a_complex_window_lie_where_plain_ones_do(x):
+    right = torch.view_as_complex(torch.arange(90.0).view(5, 9, 2))
+    z = tm.distribute(right.clone(), tm.layout(x).mesh, ("S0",))
+    for t in (z, right):
+        torch.view_as_real(t[2:3]).mul_(2)
+    window, plain = torch.view_as_real(z[2:3]), torch.view_as_real(right[2:3])
+    assert window.storage_offset() == plain.storage_offset()
+    assert_equal(z, right)
