@@ -146,7 +146,7 @@ def full(x: Tensor) -> Tensor:
     return _C.full(tensor_for("full", x))
 
 
-def shards(x: Tensor) -> list[Tensor | None]:
+def shards(x: Tensor) -> list[Tensor]:
     """What each device holds, as plain tensors, row-major.
 
     Copies, and read-only: a write to one, or to a view of it, raises. What
@@ -166,7 +166,7 @@ def shards(x: Tensor) -> list[Tensor | None]:
         ValueError: if `x` is not on the mesh.
     """
     return [
-        None if shard is None else _C.read_only(shard)
+        shard if shard is None else _C.read_only(shard)
         for shard in _C.shards(tensor_for("shards", x))
     ]
 
