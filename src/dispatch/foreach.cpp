@@ -21,6 +21,7 @@
 #include "shard/local_ops.h"
 #include "shard/span.h"
 #include "shard/strides.h"
+#include "tensor/base_value.h"
 #include "tensor/global_tensor.h"
 #include "tensor/keep_sum.h"
 #include "tensor/pending_sums.h"
@@ -219,8 +220,8 @@ class ForeachCall : private PlannedList {
     list.shards.push_back(std::move(now.shards));
     Moving one{l, e, &planned};
     if (now.layout != planned.from) {
-      one.anew = std::make_shared<const Redistribution>(plan_redistribution(
-          now.layout, planned.to, as_span(tensor.sizes()), tensor.itemsize()));
+      one.anew = redistribution_of(
+          now.layout, planned.to, tensor.sizes(), tensor.scalar_type());
       one.moves = one.anew.get();
     }
     if (!list.is_written) {
@@ -389,11 +390,11 @@ class ForeachCall : private PlannedList {
           give(
               tensor,
               run_redistribution(
-                  plan_redistribution(
+                  *redistribution_of(
                       moves_of(l, e).to,
                       Layout::replicated(mesh_),
-                      as_span(tensor.sizes()),
-                      tensor.itemsize()),
+                      tensor.sizes(),
+                      tensor.scalar_type()),
                   list.shards[e])
                   .any()
                   .local());

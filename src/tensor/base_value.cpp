@@ -8,6 +8,7 @@
 #include "comm/run_steps.h"
 #include "plan/plan_cache.h"
 #include "shard/local_ops.h"
+#include "shard/replicate_value.h"
 #include "shard/span.h"
 
 namespace torch_mesh {
@@ -33,6 +34,14 @@ std::shared_ptr<const Redistribution> redistribution_of(
       from, to, as_span(sizes), static_cast<int64_t>(itemsize)));
   cache.insert(words, hash, made);
   return made;
+}
+
+Shards cut_whole(const at::Tensor& whole, const Layout& layout) {
+  const Layout replicated = Layout::replicated(layout.mesh());
+  return run_redistribution(
+      *redistribution_of(
+          replicated, layout, whole.sizes(), whole.scalar_type()),
+      on_lanes(replicated.lanes(), whole));
 }
 
 Shards empty_shards(const MeshStorage& storage, const Layout& layout) {

@@ -18,6 +18,10 @@ std::shared_ptr<const Redistribution> redistribution_of(
     c10::IntArrayRef sizes,
     c10::ScalarType dtype);
 
+// `whole`, a plain tensor, as each lane of `layout` has it. Nothing moves; may
+// alias it.
+Shards cut_whole(const at::Tensor& whole, const Layout& layout);
+
 // Uninitialised shards of the storage's base under `layout`.
 Shards empty_shards(const MeshStorage& storage, const Layout& layout);
 

@@ -1,8 +1,5 @@
 // overwrite.cpp: writes that need nothing of what they write over.
 
-#include <ATen/ops/empty_strided.h>
-
-#include "comm/run_steps.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "tensor/base_value.h"
@@ -14,22 +11,10 @@
 namespace torch_mesh {
 namespace {
 
-// `whole`, a plain tensor of the base's sizes, as each lane of `layout` has it.
-Shards cut(
-    const at::Tensor& whole,
-    const MeshStorage& storage,
-    const Layout& layout) {
-  const Layout replicated = Layout::replicated(layout.mesh());
-  return run_redistribution(
-      *redistribution_of(
-          replicated, layout, storage.base_sizes, whole.scalar_type()),
-      on_lanes(replicated.lanes(), whole));
-}
-
 // The storage is this value; a pending sum is dropped.
 void replace(MeshStorage& storage, const at::Tensor& value) {
   storage.layout = with_sums_reduced(storage.layout);
-  const Shards parts = cut(value, storage, storage.layout);
+  const Shards parts = cut_whole(value, storage.layout);
   storage.shards = empty_shards(storage, storage.layout);
   copy_shards(parts, storage.shards);
   storage.is_borrowed = false;

@@ -9,7 +9,6 @@
 #include "comm/run_steps.h"
 #include "plan/boxes.h"
 #include "shard/local_ops.h"
-#include "shard/replicate_value.h"
 #include "shard/span.h"
 #include "shard/strides.h"
 #include "tensor/base_value.h"
@@ -87,11 +86,33 @@ Shard in_value(
   return part;
 }
 
-void count(const BoxCopies& plan, const Mesh& mesh) {
+// Copies so that each device has what it holds in `to`. `source` and `target`
+// give a box where a device has it.
+template <typename Source, typename Target>
+void run_copies(
+    const Holding& from,
+    const Holding& to,
+    const at::Tensor& window,
+    const Source& source,
+    const Target& target) {
+  const BoxCopies plan = plan_copies(from, to, window.itemsize());
   if (plan.axis >= 0) {
     count_collective(
-        Step::Kind::kAllToAll, mesh, plan.axis, plan.num_bytes, plan.received);
+        Step::Kind::kAllToAll,
+        from.mesh,
+        plan.axis,
+        plan.num_bytes,
+        plan.received);
   }
+  std::vector<Communicator::Copy> copies;
+  for (const BoxCopy& copy : plan.copies) {
+    copies.push_back(
+        {copy.from,
+         copy.to,
+         source(copy.box, copy.from),
+         target(copy.box, copy.to)});
+  }
+  communicator_of(from.mesh).copy(from.mesh, copies);
 }
 
 Shards take_from_whole(
@@ -99,17 +120,12 @@ Shards take_from_whole(
     const MeshStorage& storage,
     const BaseValue& base,
     const Layout& layout) {
-  const Layout replicated = Layout::replicated(layout.mesh());
   const at::Tensor value = window_on(
       full_base(storage, base.layout, base.shards),
       window,
       window.scalar_type());
-  const Shards parts = run_redistribution(
-      *redistribution_of(
-          replicated, layout, window.sizes(), window.scalar_type()),
-      on_lanes(replicated.lanes(), value));
   Shards shards = empty_window(window, layout);
-  copy_shards(parts, shards);
+  copy_shards(cut_whole(value, layout), shards);
   return shards;
 }
 
@@ -150,17 +166,16 @@ void write_boxes(
     }
     box[0].length = 0;
   }
-  const BoxCopies plan = plan_copies(from, to, window.itemsize());
-  count(plan, mesh);
-  std::vector<Communicator::Copy> copies;
-  for (const BoxCopy& copy : plan.copies) {
-    copies.push_back(
-        {copy.from,
-         copy.to,
-         in_value(copy.box, value, from, copy.from),
-         in_base(copy.box, window, storage, base, taken, copy.to)});
-  }
-  communicator_of(mesh).copy(mesh, copies);
+  run_copies(
+      from,
+      to,
+      window,
+      [&](const Box& box, int device) {
+        return in_value(box, value, from, device);
+      },
+      [&](const Box& box, int device) {
+        return in_base(box, window, storage, base, taken, device);
+      });
 }
 
 // The same memory as bytes, those of an element along a last dim.
@@ -202,15 +217,8 @@ void write_masked(
   units(window_on(mask, window, window.scalar_type())).fill_(1);
   full = units(full);
   mask = units(mask).to(at::kBool);
-  const Layout replicated = Layout::replicated(base.layout.mesh());
-  auto cut = [&](const at::Tensor& whole, const Layout& layout) {
-    return run_redistribution(
-        *redistribution_of(
-            replicated, layout, whole.sizes(), whole.scalar_type()),
-        on_lanes(replicated.lanes(), whole));
-  };
-  const Shards parts = cut(full, base.layout);
-  const Shards masks = cut(mask, with_sums_reduced(base.layout));
+  const Shards parts = cut_whole(full, base.layout);
+  const Shards masks = cut_whole(mask, with_sums_reduced(base.layout));
   for (const int lane : base.layout.lanes().mine) {
     const at::Tensor shard = units(base.shards[lane].local());
     const at::Tensor here = masks[lane].local().to(shard.device());
@@ -272,19 +280,17 @@ Shards take_window(
       *taken,
       static_cast<size_t>(window.dim()));
   const Holding to = holding_of(layout, as_span(window.sizes()));
-  const BoxCopies plan = plan_copies(from, to, window.itemsize());
-  const Mesh& mesh = layout.mesh();
-  count(plan, mesh);
   Shards shards = empty_window(window, layout);
-  std::vector<Communicator::Copy> copies;
-  for (const BoxCopy& copy : plan.copies) {
-    copies.push_back(
-        {copy.from,
-         copy.to,
-         in_base(copy.box, window, storage, base, *taken, copy.from),
-         in_value(copy.box, shards, to, copy.to)});
-  }
-  communicator_of(mesh).copy(mesh, copies);
+  run_copies(
+      from,
+      to,
+      window,
+      [&](const Box& box, int device) {
+        return in_base(box, window, storage, base, *taken, device);
+      },
+      [&](const Box& box, int device) {
+        return in_value(box, shards, to, device);
+      });
   return shards;
 }
 
@@ -311,19 +317,12 @@ void copy_window(const at::Tensor& from, const at::Tensor& to) {
   };
   const Side source(from);
   const Side target(to);
-  const Mesh& mesh = source.base.layout.mesh();
-  const BoxCopies plan =
-      plan_copies(source.holding, target.holding, from.itemsize());
-  count(plan, mesh);
-  std::vector<Communicator::Copy> copies;
-  for (const BoxCopy& copy : plan.copies) {
-    copies.push_back(
-        {copy.from,
-         copy.to,
-         source.box(copy.box, copy.from),
-         target.box(copy.box, copy.to)});
-  }
-  communicator_of(mesh).copy(mesh, copies);
+  run_copies(
+      source.holding,
+      target.holding,
+      from,
+      [&](const Box& box, int device) { return source.box(box, device); },
+      [&](const Box& box, int device) { return target.box(box, device); });
   const std::lock_guard lock(target.storage.mutex);
   ++target.storage.value_generation;
 }
