@@ -21,7 +21,7 @@ class Memory:
     Of `with tm.memory():` it shows the shards made inside, on all threads,
     while the block runs and afterwards. A replica counts on each of its
     devices, also where devices of one memory share it. Temporaries inside an op
-    are not counted.
+    are not counted. Devices of other processes count in theirs.
 
     Of a model or an optimizer it shows what that holds, as it was when asked,
     and in `now` and `peak` all that the process holds.

@@ -190,6 +190,9 @@ void HeldShards::tell(const Layout& layout, const Shards& shards) {
   const Mesh& mesh = layout.mesh();
   for (int device = 0; device < mesh.size() && !shards.empty(); ++device) {
     const Shard& shard = shards[lanes.lane_of_device[device]];
+    if (!shard.defined()) {  // another process counts it
+      continue;
+    }
     const Device& place = mesh.devices()[device];
     told->bytes.emplace_back(
         DeviceKey(place.kind, place.index), shard.num_bytes());

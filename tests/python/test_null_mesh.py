@@ -59,6 +59,28 @@ def test_a_training_step_is_counted_as_on_the_real_mesh(sizes, optimizer):
     assert null == real
 
 
+def test_a_training_step_may_be_watched():
+    mesh = tm.Mesh({"data": 2, "model": 2}, devices="null")
+
+    def train():
+        return counts_of_training(mesh, lambda ps: torch.optim.AdamW(ps))
+
+    alone = train()
+    with tm.memory() as held:
+        assert train() == alone
+    assert set(held.peak) == {"null:0"}
+    assert "aten::addmm" in tm.explain(train)
+
+
+def test_bytes_held_are_those_of_the_first_device():
+    mesh = tm.Mesh({"data": 4, "model": 2}, devices="null")
+    with tm.memory() as held:
+        x = tm.distribute(torch.ones(8, 6), mesh, ("S0", "R"))
+    assert held.now == {"null:0": 2 * 6 * 4}
+    assert held.peak == {"null:0": 2 * 6 * 4}
+    assert tm.memory([x]).parameters["null:7"] == 2 * 6 * 4
+
+
 def test_shards_are_those_of_the_first_device():
     mesh = tm.Mesh({"data": 4, "model": 2}, devices="null")
     x = tm.distribute(torch.ones(10, 6), mesh, ("S0", "R"))
