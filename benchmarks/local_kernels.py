@@ -1,4 +1,4 @@
-"""Ops that copy their arguments first (src/dispatch/local_kernel.cpp).
+"""Ops that copy their arguments first (src/run/local_kernel.cpp).
 
 Each on images of two orders in memory, on a mesh of one device and on plain
 torch, one thread both, turn by turn. See README.md.

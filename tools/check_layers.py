@@ -61,7 +61,6 @@ TORCH_FREE = {"core", "rules", "plan"}
 MAY_REACH_INTO_SHARDS = {"shard", "comm", "run", "random"}
 STILL_REACHES_INTO_SHARDS = {
     "tensor": 30,
-    "dispatch": 21,
     "program": 12,
     "device": 6,
 }

@@ -24,10 +24,10 @@ EXCEPTIONS = {
     "device/composed_out.cpp": "two ops resize as no other does",
     "device/plain_beside.cpp": "compositions of torch that compare devices",
     "device/registration.cpp": "kernels in place of torch's, by kind of tensor",
-    "dispatch/foreach.cpp": "ops on lists, by the names that torch gives them",
-    "dispatch/list_call.cpp": "the same",
-    "dispatch/local_kernel.cpp": "the CPU's kernels that like other strides",
-    "dispatch/stand_ins.cpp": "where torch's meta kernels lay out otherwise",
+    "run/foreach.cpp": "ops on lists, by the names that torch gives them",
+    "run/list_call.cpp": "the same",
+    "run/local_kernel.cpp": "the CPU's kernels that like other strides",
+    "run/stand_ins.cpp": "where torch's meta kernels lay out otherwise",
 }
 
 _NAME = re.compile(r'"((?:aten|prims)::\w+)')

@@ -13,7 +13,7 @@
 #include "comm/fold.h"
 #include "comm/run_steps.h"
 #include "dispatch/autograd_thread.h"
-#include "dispatch/other_kinds.h"
+#include "run/other_kinds.h"
 #include "shard/joined.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"

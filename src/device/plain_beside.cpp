@@ -10,7 +10,7 @@
 #include <ATen/core/stack.h>
 
 #include "device/operators.h"
-#include "dispatch/op.h"
+#include "dispatch/ops.h"
 #include "dispatch/plain_gradients.h"
 #include "program/plain_arguments.h"
 

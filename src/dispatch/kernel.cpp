@@ -12,22 +12,21 @@
 #include "dispatch/autograd_thread.h"
 #include "dispatch/call_key.h"
 #include "dispatch/device_index.h"
-#include "dispatch/execution.h"
-#include "dispatch/explain.h"
-#include "dispatch/foreach.h"
-#include "dispatch/op.h"
+#include "dispatch/ops.h"
 #include "dispatch/overlapping_destinations.h"
 #include "dispatch/plain_destinations.h"
 #include "dispatch/plain_gradients.h"
 #include "dispatch/program.h"
-#include "dispatch/replicas.h"
-#include "dispatch/stand_ins.h"
-#include "dispatch/variants.h"
 #include "rules/families.h"
 #include "rules/modifiers.h"
+#include "run/execution.h"
+#include "run/foreach.h"
+#include "run/replicas.h"
+#include "run/stand_ins.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
+#include "trace/explain.h"
 
 namespace torch_mesh {
 namespace {
@@ -236,12 +235,7 @@ void run_call(
   if (op.is_foreach && run_foreach(op, stack)) {
     return;
   }
-  if (op.is_out) {
-    run_out(op, stack);
-    return;
-  }
-  if (op.is_inplace_view) {
-    run_inplace_view(op, stack);
+  if (op.variant && op.variant(CallArgs(op, stack))) {
     return;
   }
   hold_sums(tensors);

@@ -8,9 +8,10 @@
 
 #include <torch_mesh/tensor.h>
 
-#include "dispatch/arguments.h"
+#include "dispatch/ops.h"
 #include "dispatch/plain_gradients.h"
 #include "dispatch/whole_values.h"
+#include "run/arguments.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {

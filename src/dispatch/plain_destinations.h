@@ -3,8 +3,7 @@
 
 #pragma once
 
-#include "dispatch/call_key.h"
-#include "dispatch/op.h"
+#include "run/call_tensors.h"
 
 namespace torch_mesh {
 

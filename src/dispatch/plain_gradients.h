@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "dispatch/call_key.h"
+#include "run/call_tensors.h"
 
 namespace torch_mesh {
 

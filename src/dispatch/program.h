@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "dispatch/op.h"
+#include "dispatch/ops.h"
 
 namespace torch_mesh {
 
@@ -82,11 +82,13 @@ struct CallArgs {
 
 struct Program {
   enum class When : uint8_t {
-    kAlways,      // before any plan
-    kMayDecline,  // the same; the calls that it declines are ordinary ones,
-                  // which need no plan on replicas
-    kWhereCut,    // where a plan says that a factor is cut which needs it
-    kComposed,    // in place of torch's composition: under autograd, too
+    kAlways,       // before any plan
+    kMayDecline,   // the same; the calls that it declines are ordinary ones,
+                   // which need no plan on replicas
+    kWhereCut,     // where a plan says that a factor is cut which needs it
+    kComposed,     // in place of torch's composition: under autograd, too
+    kOut,          // of any op with out=; `name` is empty
+    kInplaceView,  // of any op that changes metadata in place; the same
   };
 
   // Returns false, with the stack as it was, if this call is an ordinary one

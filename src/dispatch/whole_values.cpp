@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "dispatch/arguments.h"
+#include "run/arguments.h"
 #include "tensor/global_tensor.h"
 #include "tensor/pending_sums.h"
 #include "tensor/window.h"

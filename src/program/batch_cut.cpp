@@ -11,7 +11,7 @@
 
 #include <torch_mesh/redistribute.h>
 
-#include "dispatch/packing.h"
+#include "run/packing.h"
 #include "shard/joined.h"
 #include "shard/local_ops.h"
 #include "shard/slice.h"

@@ -12,9 +12,9 @@
 #include <torch_mesh/tensor.h>
 
 #include "comm/run_steps.h"
-#include "dispatch/local_kernel.h"
-#include "dispatch/stand_ins.h"
 #include "program/programs.h"
+#include "run/local_kernel.h"
+#include "run/stand_ins.h"
 #include "shard/joined.h"
 #include "shard/slice.h"
 #include "shard/span.h"

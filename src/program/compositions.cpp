@@ -8,8 +8,8 @@
 #include <ATen/ops/tensor_split_compositeimplicitautograd_dispatch.h>
 
 #include "dispatch/device_index.h"
-#include "dispatch/variants.h"
 #include "program/programs.h"
+#include "program/variants.h"
 
 namespace torch_mesh::programs {
 

@@ -7,8 +7,8 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
-#include "dispatch/local_kernel.h"
 #include "program/programs.h"
+#include "run/local_kernel.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 

@@ -10,8 +10,8 @@
 #include <torch_mesh/error.h>
 #include <torch_mesh/tensor.h>
 
-#include "dispatch/local_kernel.h"
 #include "program/programs.h"
+#include "run/local_kernel.h"
 #include "run/run_lanes.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"

@@ -17,11 +17,11 @@
 #include <torch_mesh/error.h>
 
 #include "dispatch/autograd_thread.h"
-#include "dispatch/explain.h"
 #include "program/batch_cut.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
+#include "trace/explain.h"
 
 namespace torch_mesh {
 namespace {

@@ -2,10 +2,10 @@
 
 #include <ATen/Functions.h>
 
-#include "dispatch/stand_ins.h"
 #include "program/batch_norm.h"
 #include "program/means.h"
 #include "program/programs.h"
+#include "run/stand_ins.h"
 
 namespace torch_mesh::programs {
 namespace {

@@ -11,9 +11,9 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
-#include "dispatch/stand_ins.h"
 #include "program/places.h"
 #include "program/programs.h"
+#include "run/stand_ins.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh::programs {

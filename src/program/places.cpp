@@ -12,7 +12,7 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
-#include "dispatch/op.h"
+#include "dispatch/ops.h"
 
 namespace torch_mesh::programs {
 namespace {

@@ -128,5 +128,12 @@ bool slice_scatter(const CallArgs& args);
 bool unsafe_split(const CallArgs& args);
 bool unsafe_split_with_sizes(const CallArgs& args);
 
+// variants.cpp: by way of the functional op.
+// The destination keeps its identity and its layout; a result of another shape
+// resizes it as plain torch does.
+bool out(const CallArgs& args);
+// t_, squeeze_, ...: the tensor becomes the view.
+bool inplace_view(const CallArgs& args);
+
 }  // namespace programs
 }  // namespace torch_mesh

@@ -11,9 +11,9 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
-#include "dispatch/op.h"
-#include "dispatch/other_kinds.h"
+#include "dispatch/ops.h"
 #include "program/programs.h"
+#include "run/other_kinds.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"

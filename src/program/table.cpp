@@ -8,6 +8,8 @@ namespace {
 using enum Program::When;
 
 constexpr Program kTable[] = {
+    {"", kOut, programs::out},
+    {"", kInplaceView, programs::inplace_view},
     {"aten::_ctc_loss", kWhereCut, programs::ctc_loss},
     {"aten::_ctc_loss.Tensor", kWhereCut, programs::ctc_loss},
     {"aten::_ctc_loss_backward", kWhereCut, programs::ctc_loss_backward},

@@ -13,7 +13,7 @@
 #include "device/compat_checks.h"
 #include "device/read_only.h"
 #include "dispatch/device_index.h"
-#include "dispatch/explain.h"
+#include "dispatch/ops.h"
 #include "python/blocks.h"
 #include "python/layout_map.h"
 #include "python/local_programs.h"
@@ -21,6 +21,7 @@
 #include "tensor/current_mesh.h"
 #include "tensor/global_tensor.h"
 #include "trace/counters.h"
+#include "trace/explain.h"
 
 namespace py = pybind11;
 

@@ -9,6 +9,7 @@
 
 #include "device/meshes.h"
 #include "dispatch/call_key.h"
+#include "dispatch/ops.h"
 
 namespace torch_mesh {
 namespace {

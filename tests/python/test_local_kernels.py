@@ -1,7 +1,7 @@
 """Ops that copy their arguments where that is faster: large ones, on the CPU.
 
 Values, sizes and strides are those of plain torch. Sizes are above the bound
-from which the copies are made (src/dispatch/local_kernel.cpp).
+from which the copies are made (src/run/local_kernel.cpp).
 """
 
 import pytest

@@ -40,7 +40,4 @@ class ExplainedOp {
 // collectives.
 void explain_line(std::string line);
 
-// Empties all plan caches.
-void clear_plans();
-
 }  // namespace torch_mesh

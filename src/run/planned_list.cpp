@@ -1,12 +1,12 @@
 // planned_list.cpp: a key for each element, and one line for all.
 
-#include "dispatch/planned_list.h"
+#include "run/planned_list.h"
 
 #include <torch_mesh/error.h>
 
-#include "dispatch/call_key.h"
-#include "dispatch/explain.h"
+#include "run/call_tensors.h"
 #include "trace/counters.h"
+#include "trace/explain.h"
 
 namespace torch_mesh {
 

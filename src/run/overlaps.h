@@ -6,7 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "dispatch/op.h"
+#include "run/op.h"
 
 namespace torch_mesh {
 

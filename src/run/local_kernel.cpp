@@ -4,7 +4,7 @@
 // that of a convolution as oneDNN likes it, and where the two meet torch's
 // loops are scalar. Measured: benchmarks/README.md.
 
-#include "dispatch/local_kernel.h"
+#include "run/local_kernel.h"
 
 #include <map>
 

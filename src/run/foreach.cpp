@@ -1,6 +1,6 @@
 // foreach.cpp: lists planned by element, run by group or in sequence.
 
-#include "dispatch/foreach.h"
+#include "run/foreach.h"
 
 #include <algorithm>
 #include <map>
@@ -12,12 +12,11 @@
 #include <torch_mesh/error.h>
 
 #include "comm/run_steps.h"
-#include "dispatch/call_key.h"
-#include "dispatch/destinations.h"
-#include "dispatch/explain.h"
-#include "dispatch/planned_list.h"
-#include "dispatch/stand_ins.h"
 #include "rules/families.h"
+#include "run/call_tensors.h"
+#include "run/destinations.h"
+#include "run/planned_list.h"
+#include "run/stand_ins.h"
 #include "shard/local_ops.h"
 #include "shard/span.h"
 #include "shard/strides.h"
@@ -26,6 +25,7 @@
 #include "tensor/keep_sum.h"
 #include "tensor/pending_sums.h"
 #include "trace/counters.h"
+#include "trace/explain.h"
 
 namespace torch_mesh {
 namespace {

@@ -26,7 +26,7 @@ using Stack = torch::jit::Stack;
 // Runs a program of other ops (dispatch/program.h).
 using ProgramKernel = bool (*)(const CallArgs& args);
 
-// Runs an op on the tensors of one lane (dispatch/local_kernel.h).
+// Runs an op on the tensors of one lane (run/local_kernel.h).
 using LocalKernel = void (*)(const Op& op, Stack& stack);
 
 // A parameter's name, of which a hash is made when the engine is compiled: ops
@@ -48,7 +48,7 @@ struct ParamName {
 };
 
 struct Op {
-  explicit Op(const c10::OperatorHandle& handle);
+  explicit Op(const c10::OperatorHandle& handle) : handle(handle) {}
 
   // How a parameter enters the key of a call.
   enum class ParamKind : uint8_t {
@@ -83,11 +83,12 @@ struct Op {
   bool is_python = false;  // may have kernels in Python: runs on the caller
   // Takes its sizes from a tensor, and a device: zeros_like, new_full, ...
   bool makes_like = false;
-  // With replicas alone it is the local op (dispatch/replicas.h).
+  // With replicas alone it is the local op (run/replicas.h).
   bool runs_on_replicas = false;
   int memory_format_param = -1;
   ProgramKernel program = nullptr;            // always, before any plan
   ProgramKernel program_where_cut = nullptr;  // of a plan of kind kRewrite
+  ProgramKernel variant = nullptr;            // by way of the functional op
   LocalKernel local_kernel = nullptr;         // nullptr: torch's as it is
 
   // Index of the parameter of this name, -1 if there is none.
@@ -105,20 +106,5 @@ struct Op {
   mutable PlanCache<PreparedPlan> cache;
   mutable PlanCache<ElementPlan> element_cache;  // of an op on lists
 };
-
-// The Op of an operator; made at the first call. Valid for ever; if the
-// operator's library goes (a cell of a notebook that is run again) and another
-// of that name comes, the new one has an Op of its own.
-// Threads: safe.
-const Op& op_of(const c10::OperatorHandle& handle);
-
-// How many operators have gone: what was found by name before may be stale.
-uint64_t num_ops_gone();
-
-// The Op of "aten::add", "Tensor".
-const Op& op_named(const char* name, const char* overload);
-
-// Runs any op on global tensors. The boxed kernel of the mesh device.
-void run_op(const Op& op, Stack& stack);
 
 }  // namespace torch_mesh

@@ -1,6 +1,6 @@
 // stand_ins.cpp: what torch says of tensors like these, without their values.
 
-#include "dispatch/stand_ins.h"
+#include "run/stand_ins.h"
 
 #include <algorithm>
 #include <set>
@@ -13,8 +13,8 @@
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/index_meta_dispatch.h>
 
-#include "dispatch/arguments.h"
 #include "rules/families.h"
+#include "run/arguments.h"
 #include "shard/span.h"
 
 namespace torch_mesh {

@@ -1,19 +1,18 @@
 // replicas.cpp: the shards in, one local op, global tensors out.
 
-#include "dispatch/replicas.h"
+#include "run/replicas.h"
 
 #include <algorithm>
 
-#include "dispatch/arguments.h"
-#include "dispatch/explain.h"
-#include "dispatch/list_call.h"
-#include "dispatch/local_kernel.h"
-#include "dispatch/other_kinds.h"
-#include "dispatch/overlaps.h"
-#include "dispatch/packing.h"
-#include "dispatch/program.h"
+#include "run/arguments.h"
+#include "run/list_call.h"
+#include "run/local_kernel.h"
+#include "run/other_kinds.h"
+#include "run/overlaps.h"
+#include "run/packing.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
+#include "trace/explain.h"
 
 namespace torch_mesh {
 namespace {
@@ -91,13 +90,6 @@ at::Tensor pack(
 }
 
 }  // namespace
-
-bool may_run_on_replicas(const Op& op) {
-  const bool plain = !op.moves_no_data && !op.is_inplace_view && !op.is_out &&
-                     !op.is_random && !op.is_python;
-  return plain && (!op.program ||
-                   find_program(op.schema.name, Program::When::kMayDecline));
-}
 
 bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
   Replicas replicas;

@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "dispatch/op.h"
+#include "run/op.h"
 
 namespace torch_mesh {
 

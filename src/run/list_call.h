@@ -6,7 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "dispatch/op.h"
+#include "run/op.h"
 #include "shard/shard.h"
 #include "shard/strides.h"
 

@@ -1,7 +1,7 @@
 // overlaps.cpp: storages are told apart first; only shared ones are looked
 // into.
 
-#include "dispatch/overlaps.h"
+#include "run/overlaps.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,6 +1,6 @@
 // destinations.cpp: a buffer for each lane that does not hold the sum.
 
-#include "dispatch/destinations.h"
+#include "run/destinations.h"
 
 #include <ATen/ops/empty_strided.h>
 

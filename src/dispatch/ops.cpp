@@ -1,6 +1,6 @@
-// op.cpp: operators as rules see them, made once each.
+// ops.cpp: operators as rules see them, made once each.
 
-#include "dispatch/op.h"
+#include "dispatch/ops.h"
 
 #include <atomic>
 #include <map>
@@ -9,12 +9,10 @@
 
 #include <torch_mesh/error.h>
 
-#include "dispatch/explain.h"
-#include "dispatch/foreach.h"
-#include "dispatch/local_kernel.h"
 #include "dispatch/program.h"
-#include "dispatch/replicas.h"
 #include "rules/families.h"
+#include "run/foreach.h"
+#include "run/local_kernel.h"
 
 namespace torch_mesh {
 namespace {
@@ -88,6 +86,70 @@ void read_words(Op& op) {
   op.overwrites = says("overwrites") && in_place;
 }
 
+bool may_run_on_replicas(const Op& op) {
+  const bool plain = !op.moves_no_data && !op.is_inplace_view && !op.is_out &&
+                     !op.is_random && !op.is_python;
+  return plain && (!op.program ||
+                   find_program(op.schema.name, Program::When::kMayDecline));
+}
+
+void find_programs(Op& op) {
+  const std::string& name = op.schema.name;
+  op.program = find_program(name, Program::When::kAlways);
+  if (!op.program) {
+    op.program = find_program(name, Program::When::kMayDecline);
+  }
+  op.program_where_cut = find_program(name, Program::When::kWhereCut);
+  if (op.is_out) {
+    op.variant = find_program("", Program::When::kOut);
+  } else if (op.is_inplace_view) {
+    op.variant = find_program("", Program::When::kInplaceView);
+  }
+}
+
+std::unique_ptr<Op> describe(const c10::OperatorHandle& handle) {
+  auto made = std::make_unique<Op>(handle);
+  Op& op = *made;
+  const c10::FunctionSchema& torch_schema = handle.schema();
+  op.base_name = torch_schema.name();
+  op.schema.name = op.base_name;
+  if (!torch_schema.overload_name().empty()) {
+    op.schema.name += "." + torch_schema.overload_name();
+  }
+  std::map<std::string, int> alias_sets;
+  for (const c10::Argument& argument : torch_schema.arguments()) {
+    if (argument.name() == "memory_format") {
+      op.memory_format_param = static_cast<int>(op.params.size());
+    }
+    op.schema.params.push_back(param_of(argument, alias_sets));
+    op.params.push_back(kind_of(argument.type()));
+    op.param_hashes.push_back(ParamName::hash_of(argument.name()));
+    op.is_out |= argument.is_out();
+  }
+  for (const c10::Argument& result : torch_schema.returns()) {
+    op.schema.returns.push_back(param_of(result, alias_sets));
+    const OpSchema::Param& param = op.schema.returns.back();
+    op.is_view |= param.alias >= 0 && !param.is_written;
+  }
+  op.schema.is_pointwise = handle.hasTag(at::Tag::pointwise);
+  op.is_inplace_view = handle.hasTag(at::Tag::inplace_view);
+  op.is_random = handle.hasTag(at::Tag::nondeterministic_seeded);
+  op.is_python = op.base_name.rfind("aten::", 0) != 0 &&
+                 op.base_name.rfind("prims::", 0) != 0 &&
+                 op.base_name.rfind("torch_mesh::", 0) != 0;
+  op.is_foreach = is_foreach_op(op.schema.name);
+  op.counts_writes = op.is_foreach && rules::is_foreach_name(op.schema.name);
+  read_words(op);
+  // A copy makes its own.
+  op.makes_like = op.schema.param("device") >= 0 && !op.params.empty() &&
+                  op.params[0] == Op::ParamKind::kTensor &&
+                  op.schema.param("non_blocking") < 0;
+  find_programs(op);
+  op.local_kernel = local_kernel(op.schema.name);
+  op.runs_on_replicas = may_run_on_replicas(op);
+  return made;
+}
+
 struct Registry {
   std::shared_mutex mutex;  // guards `ops` and `gone`
   std::map<std::string, std::unique_ptr<Op>> ops;
@@ -135,59 +197,6 @@ Registry& registry() {
 
 }  // namespace
 
-Op::Op(const c10::OperatorHandle& handle) : handle(handle) {
-  const c10::FunctionSchema& torch_schema = handle.schema();
-  base_name = torch_schema.name();
-  schema.name = base_name;
-  if (!torch_schema.overload_name().empty()) {
-    schema.name += "." + torch_schema.overload_name();
-  }
-  std::map<std::string, int> alias_sets;
-  for (const c10::Argument& argument : torch_schema.arguments()) {
-    if (argument.name() == "memory_format") {
-      memory_format_param = static_cast<int>(params.size());
-    }
-    schema.params.push_back(param_of(argument, alias_sets));
-    params.push_back(kind_of(argument.type()));
-    param_hashes.push_back(ParamName::hash_of(argument.name()));
-    is_out |= argument.is_out();
-  }
-  for (const c10::Argument& result : torch_schema.returns()) {
-    schema.returns.push_back(param_of(result, alias_sets));
-    const OpSchema::Param& param = schema.returns.back();
-    is_view |= param.alias >= 0 && !param.is_written;
-  }
-  schema.is_pointwise = handle.hasTag(at::Tag::pointwise);
-  is_inplace_view = handle.hasTag(at::Tag::inplace_view);
-  is_random = handle.hasTag(at::Tag::nondeterministic_seeded);
-  is_python = base_name.rfind("aten::", 0) != 0 &&
-              base_name.rfind("prims::", 0) != 0 &&
-              base_name.rfind("torch_mesh::", 0) != 0;
-  is_foreach = is_foreach_op(schema.name);
-  counts_writes = is_foreach && rules::is_foreach_name(schema.name);
-  read_words(*this);
-  // A copy makes its own.
-  makes_like = schema.param("device") >= 0 && !params.empty() &&
-               params[0] == ParamKind::kTensor &&
-               schema.param("non_blocking") < 0;
-  program = find_program(schema.name, Program::When::kAlways);
-  if (!program) {
-    program = find_program(schema.name, Program::When::kMayDecline);
-  }
-  program_where_cut = find_program(schema.name, Program::When::kWhereCut);
-  local_kernel = torch_mesh::local_kernel(schema.name);
-  runs_on_replicas = may_run_on_replicas(*this);
-}
-
-size_t Op::written_param(int alias) const {
-  for (size_t i = 0; i < params.size(); ++i) {
-    if (schema.params[i].is_written && schema.params[i].alias == alias) {
-      return i;
-    }
-  }
-  TORCH_MESH_ASSERT(false, schema.name, " returns no argument");
-}
-
 const Op& op_of(const c10::OperatorHandle& handle) {
   const std::string key = key_of(handle);
   {
@@ -197,7 +206,7 @@ const Op& op_of(const c10::OperatorHandle& handle) {
       return *found->second;
     }
   }
-  auto op = std::make_unique<Op>(handle);
+  auto op = describe(handle);
   std::unique_lock lock(registry().mutex);
   return *registry().ops.emplace(key, std::move(op)).first->second;
 }

@@ -7,8 +7,8 @@
 
 #include <c10/util/SmallVector.h>
 
-#include "dispatch/list_call.h"
 #include "plan/element_plan.h"
+#include "run/list_call.h"
 #include "tensor/global_tensor.h"
 
 namespace torch_mesh {

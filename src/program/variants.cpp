@@ -1,6 +1,6 @@
 // variants.cpp: finds the functional op of a variant, and hands on its result.
 
-#include "dispatch/variants.h"
+#include "program/variants.h"
 
 #include <map>
 #include <mutex>
@@ -12,8 +12,10 @@
 
 #include <torch_mesh/error.h>
 
-#include "dispatch/arguments.h"
+#include "dispatch/ops.h"
+#include "program/programs.h"
 #include "rules/families.h"
+#include "run/arguments.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
 #include "tensor/window.h"
@@ -207,7 +209,9 @@ void give_result(
   out.copy_(result);
 }
 
-void run_out(const Op& op, Stack& stack) {
+bool programs::out(const CallArgs& call) {
+  const Op& op = call.op;
+  Stack& stack = call.stack;
   size_t num_in = 0;
   for (const c10::Argument& argument : op.handle.schema().arguments()) {
     num_in += !argument.is_out();
@@ -267,9 +271,12 @@ void run_out(const Op& op, Stack& stack) {
   for (c10::IValue& out : outs) {
     stack.push_back(std::move(out));
   }
+  return true;
 }
 
-void run_inplace_view(const Op& op, Stack& stack) {
+bool programs::inplace_view(const CallArgs& args) {
+  const Op& op = args.op;
+  Stack& stack = args.stack;
   std::string name = op.base_name;
   name.pop_back();
   const Op* view = functional_of(op, name, op.params.size());
@@ -279,6 +286,7 @@ void run_inplace_view(const Op& op, Stack& stack) {
   view->handle.callBoxed(stack);
   become(self, stack.back().toTensor());
   stack.back() = self;
+  return true;
 }
 
 }  // namespace torch_mesh

@@ -1,6 +1,6 @@
 // explain.cpp: the lists of lines.
 
-#include "dispatch/explain.h"
+#include "trace/explain.h"
 
 #include <cstddef>
 #include <utility>

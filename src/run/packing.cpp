@@ -1,6 +1,6 @@
 // packing.cpp: what local results do not show of the whole.
 
-#include "dispatch/packing.h"
+#include "run/packing.h"
 
 #include <algorithm>
 #include <numeric>

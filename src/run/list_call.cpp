@@ -1,13 +1,13 @@
 // list_call.cpp: elements are looked at one by one; nothing runs here.
 
-#include "dispatch/list_call.h"
+#include "run/list_call.h"
 
 #include <algorithm>
 
 #include <ATen/MemoryOverlap.h>
 
-#include "dispatch/overlaps.h"
-#include "dispatch/stand_ins.h"
+#include "run/overlaps.h"
+#include "run/stand_ins.h"
 
 namespace torch_mesh {
 

@@ -1,6 +1,6 @@
 // other_kinds.cpp: a clear error in place of a tensor that nothing can shard.
 
-#include "dispatch/other_kinds.h"
+#include "run/other_kinds.h"
 
 #include <torch_mesh/error.h>
 

@@ -1,6 +1,6 @@
 // execution.cpp: localise the arguments, run the lanes, pack the results.
 
-#include "dispatch/execution.h"
+#include "run/execution.h"
 
 #include <algorithm>
 #include <atomic>
@@ -13,14 +13,14 @@
 
 #include "comm/fold.h"
 #include "comm/run_steps.h"
-#include "dispatch/arguments.h"
-#include "dispatch/destinations.h"
-#include "dispatch/local_kernel.h"
-#include "dispatch/other_kinds.h"
-#include "dispatch/overlaps.h"
-#include "dispatch/packing.h"
-#include "dispatch/stand_ins.h"
+#include "run/arguments.h"
+#include "run/destinations.h"
+#include "run/local_kernel.h"
+#include "run/other_kinds.h"
+#include "run/overlaps.h"
+#include "run/packing.h"
 #include "run/run_lanes.h"
+#include "run/stand_ins.h"
 #include "shard/joined.h"
 #include "shard/local_ops.h"
 #include "shard/strides.h"
@@ -71,7 +71,7 @@ class Execution {
     Shards sum;                     // formed by moving; empty: none
     uint32_t generation = 0;        // of the storage, before reading
     at::Tensor whole;               // of the shards, if the lanes are joined
-    std::vector<at::Tensor> added;  // [lanes] dispatch/destinations.h
+    std::vector<at::Tensor> added;  // [lanes] run/destinations.h
     bool is_copy = false;           // of what is to be written
   };
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "dispatch/op.h"
+#include "run/op.h"
 
 namespace torch_mesh {
 
