@@ -2,7 +2,7 @@
 
 From the #include lines:
 
-    core <- rules <- plan <- trace <- shard <- comm <- tensor <- run
+    core <- rules <- plan <- lower <- trace <- shard <- comm <- tensor <- run
     <- dispatch <- program <- device <- python
 
 A folder of src/ may include itself and what `MAY_INCLUDE` lists for it. A
@@ -31,7 +31,8 @@ from pathlib import Path
 _CORE = {"core"}
 _RULES = _CORE | {"rules"}
 _PLAN = _RULES | {"plan"}
-_SHARD = _PLAN | {"trace", "shard"}
+_LOWER = _PLAN | {"lower"}
+_SHARD = _LOWER | {"trace", "shard"}
 _COMM = _SHARD | {"comm"}
 _TENSOR = _COMM | {"tensor"}
 _RUN = _TENSOR | {"random", "run"}
@@ -43,6 +44,7 @@ MAY_INCLUDE = {
     "core": _CORE,
     "rules": _RULES,
     "plan": _PLAN,
+    "lower": _LOWER,
     "trace": _PLAN | {"trace"},
     "shard": _SHARD,
     "comm": _COMM,
@@ -55,7 +57,7 @@ MAY_INCLUDE = {
     "layout_map": {"core", "tensor", "layout_map"},
     "python": _DEVICE | {"layout_map", "python"},
 }
-TORCH_FREE = {"core", "rules", "plan"}
+TORCH_FREE = {"core", "rules", "plan", "lower"}
 # Who may reach into a shard with `.local()`; of other folders, how often they
 # still do. These numbers fall as their calls move into run/.
 MAY_REACH_INTO_SHARDS = {"shard", "comm", "run", "random"}

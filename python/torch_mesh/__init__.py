@@ -38,6 +38,7 @@ _HOME = {
     "from_dtensor": "dtensor",
     "from_shards": "tensors",
     "full": "tensors",
+    "instructions": "tracing",
     "is_global": "tensors",
     "layout": "tensors",
     "list_devices": "devices",
@@ -75,6 +76,7 @@ __all__ = [
     "from_dtensor",
     "from_shards",
     "full",
+    "instructions",
     "is_global",
     "layout",
     "list_devices",
@@ -128,6 +130,7 @@ if TYPE_CHECKING:
     from torch_mesh.tensors import register_rule as register_rule
     from torch_mesh.tensors import shards as shards
     from torch_mesh.tracing import explain as explain
+    from torch_mesh.tracing import instructions as instructions
     from torch_mesh.tracing import trace as trace
 else:
 

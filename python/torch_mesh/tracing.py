@@ -26,7 +26,35 @@ def explain(f: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         Text, a line for each op: its tensors with their layouts, the steps of
         the redistributions, and the layouts of its results.
     """
-    _C.start_explaining()
+    return _explained(f, args, kwargs, with_instructions=False)
+
+
+def instructions(f: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """As `explain`, and below each line what the op did, in order.
+
+    Args:
+        f: any function; what it returns is dropped.
+        args: its arguments.
+        kwargs: those with names.
+
+    Returns:
+        Text. An op that was planned has a line for each instruction, with the
+        numbers of the arguments or results that it is about: "move 1:
+        all_gather@model 24 B" brings argument 1 into the layout in which it is
+        read. Ops on lists, programs of other ops and ops on storages have
+        none.
+    """
+    return _explained(f, args, kwargs, with_instructions=True)
+
+
+def _explained(
+    f: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    *,
+    with_instructions: bool,
+) -> str:
+    _C.start_explaining(with_instructions)
     try:
         f(*args, **kwargs)
     finally:

@@ -12,6 +12,7 @@
 
 #include "comm/communicator.h"
 #include "comm/pieces.h"
+#include "core/shapes.h"
 #include "shard/joined.h"
 #include "trace/counters.h"
 

@@ -265,4 +265,18 @@ std::vector<int64_t> strides_in_order_of(
   return result;
 }
 
+std::optional<int64_t> cut_dim(const Layout& layout) {
+  int64_t dim = -1;
+  for (const Placement& placement : layout.placements()) {
+    if (!placement.is_shard()) {
+      continue;
+    }
+    if (placement.block != 0 || (dim >= 0 && placement.dim != dim)) {
+      return std::nullopt;
+    }
+    dim = placement.dim;
+  }
+  return dim;
+}
+
 }  // namespace torch_mesh

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -28,5 +29,10 @@ std::vector<int64_t> shard_lengths(
     std::span<const Placement> placements,
     std::span<const int64_t> sizes,
     int64_t dim);
+
+// The dim that a layout cuts, and that alone, in whole chunks. Its shards can
+// be slices of one tensor. nullopt if several dims are cut, or inside blocks;
+// -1 if none is.
+std::optional<int64_t> cut_dim(const Layout& layout);
 
 }  // namespace torch_mesh

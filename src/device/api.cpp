@@ -12,6 +12,7 @@
 
 #include "comm/fold.h"
 #include "comm/run_steps.h"
+#include "core/shapes.h"
 #include "dispatch/autograd_thread.h"
 #include "run/other_kinds.h"
 #include "shard/joined.h"

@@ -19,7 +19,7 @@
 #include "dispatch/program.h"
 #include "rules/families.h"
 #include "rules/modifiers.h"
-#include "run/execution.h"
+#include "run/executor.h"
 #include "run/foreach.h"
 #include "run/replicas.h"
 #include "run/stand_ins.h"
@@ -39,37 +39,37 @@ std::shared_ptr<const Rule> rule_of(const Op& op) {
   return rule;
 }
 
-// Float16 if that is what all lanes add up in one memory. Torch's kernels form
+// Whether lanes add up parts of float16 in one memory. Torch's kernels form
 // sums of float16 in float32; bfloat16 has the range of float32, so its parts
 // do not overflow.
-std::optional<at::ScalarType> narrow_sums(
+bool sums_halves(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const CallTensors& tensors,
-    const PreparedPlan& prepared) {
+    const LoweredPlan& prepared) {
   const bool folds = std::any_of(
       prepared.outputs.begin(), prepared.outputs.end(), [](const auto& output) {
         return output.folds;
       });
   if (!folds || tensors.any_written) {
-    return std::nullopt;
+    return false;
   }
   bool any = false;
   for (const CallTensors::Entry& entry : tensors.entries) {
     if (entry.tensor->is_floating_point() || entry.tensor->is_complex()) {
       any = entry.tensor->scalar_type() == at::kHalf;
       if (!any) {
-        return std::nullopt;
+        return false;
       }
     }
   }
   const int dtype = op.schema.param("dtype");
   const bool is_cast = dtype >= 0 && args[dtype].isInt() &&
                        args[dtype].toScalarType() != at::kHalf;
-  return any && !is_cast ? std::optional(at::kHalf) : std::nullopt;
+  return any && !is_cast;
 }
 
-std::shared_ptr<const PreparedPlan> make_plan(
+std::shared_ptr<const LoweredPlan> make_plan(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const CallTensors& tensors) {
@@ -98,22 +98,23 @@ std::shared_ptr<const PreparedPlan> make_plan(
                     (rule && plan.kind == Plan::Kind::kReplicate))) {
     check_arguments(op, args);
   }
-  PreparedPlan prepared = prepare(std::move(plan));
+  LoweredPlan prepared = assign_lanes(std::move(plan));
   prepared.lacks_rule = any_cut && prepared.plan.kind == Plan::Kind::kReplicate;
-  prepared.rounds_to = narrow_sums(op, args, tensors, prepared);
+  prepared.widens = sums_halves(op, args, tensors, prepared);
   prepared.in_parallel &= !op.moves_no_data;
   if (op.is_view) {
     prepared.windows = windows_of(op, args);
   } else if (prepared.plan.kind == Plan::Kind::kLocal) {
     find_hidden_strides(op, args, prepared);
   }
+  lower_call(op, tensors, prepared);
   if (log_level() >= 2) {
     log_line(op.schema.name + " " + prepared.plan.str());
   }
-  return std::make_shared<const PreparedPlan>(std::move(prepared));
+  return std::make_shared<const LoweredPlan>(std::move(prepared));
 }
 
-std::shared_ptr<const PreparedPlan> plan_of(
+std::shared_ptr<const LoweredPlan> plan_of(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const CallTensors& tensors) {
@@ -139,7 +140,7 @@ std::string text_of_call(const Op& op, const CallTensors& tensors) {
 void explain(
     const Op& op,
     const CallTensors& tensors,
-    const PreparedPlan& prepared) {
+    const LoweredPlan& prepared) {
   explain_line(text_of_call(op, tensors) + "  " + prepared.plan.str());
 }
 

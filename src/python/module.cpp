@@ -267,7 +267,10 @@ void bind_rules(py::module_& m) {
         return rule ? std::optional(rule->str()) : std::nullopt;
       },
       py::arg("name"));
-  m.def("start_explaining", &start_explaining);
+  m.def(
+      "start_explaining",
+      &start_explaining,
+      py::arg("with_instructions") = false);
   m.def("stop_explaining", &stop_explaining);
   m.def("clear_plans", &clear_plans);
 }

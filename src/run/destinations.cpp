@@ -8,16 +8,16 @@
 
 namespace torch_mesh {
 
-int shard_of_lane(const PreparedPlan::Input& input, int lane) {
+int shard_of_lane(const LoweredPlan::Input& input, int lane) {
   return input.shard_of_lane.empty() ? lane : input.shard_of_lane[lane];
 }
 
-bool reads_zero(const PreparedPlan::Input& input, int lane) {
+bool reads_zero(const LoweredPlan::Input& input, int lane) {
   return !input.reads_zero.empty() && input.reads_zero[lane];
 }
 
 std::vector<at::Tensor> added_destinations(
-    const PreparedPlan::Input& input,
+    const LoweredPlan::Input& input,
     const Shards& shards,
     int num_lanes) {
   std::vector<at::Tensor> added(num_lanes);
@@ -33,7 +33,7 @@ std::vector<at::Tensor> added_destinations(
 }
 
 void sum_destinations(
-    const PreparedPlan::Input& input,
+    const LoweredPlan::Input& input,
     const std::vector<at::Tensor>& added,
     const Shards& shards) {
   for (size_t lane = 0; lane < added.size(); ++lane) {

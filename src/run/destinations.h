@@ -9,26 +9,26 @@
 
 #include <vector>
 
-#include "run/prepared_plan.h"
+#include "lower/lowered_plan.h"
 #include "shard/shard.h"
 
 namespace torch_mesh {
 
 // The shard that a lane of the execution reads.
-int shard_of_lane(const PreparedPlan::Input& input, int lane);
+int shard_of_lane(const LoweredPlan::Input& input, int lane);
 
 // Whether it reads -0.0 in its place.
-bool reads_zero(const PreparedPlan::Input& input, int lane);
+bool reads_zero(const LoweredPlan::Input& input, int lane);
 
 // added[lane]: a buffer of -0.0 for a lane that reads zero, else undefined.
 std::vector<at::Tensor> added_destinations(
-    const PreparedPlan::Input& input,
+    const LoweredPlan::Input& input,
     const Shards& shards,
     int num_lanes);
 
 // Adds what is in these buffers to the shards.
 void sum_destinations(
-    const PreparedPlan::Input& input,
+    const LoweredPlan::Input& input,
     const std::vector<at::Tensor>& added,
     const Shards& shards);
 

@@ -12,10 +12,10 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 
+#include "lower/lowered_plan.h"
 #include "plan/element_plan.h"
 #include "plan/plan_cache.h"
 #include "rules/op_call.h"
-#include "run/prepared_plan.h"
 
 namespace torch_mesh {
 
@@ -103,7 +103,7 @@ struct Op {
   // Index of the parameter that is written and returned as `alias`.
   size_t written_param(int alias) const;
 
-  mutable PlanCache<PreparedPlan> cache;
+  mutable PlanCache<LoweredPlan> cache;
   mutable PlanCache<ElementPlan> element_cache;  // of an op on lists
 };
 

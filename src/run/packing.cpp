@@ -20,7 +20,7 @@ namespace torch_mesh {
 namespace {
 
 // Of tensors with elements: equal, where a dim has more than one.
-bool agree(const Shard& shard, const Sizes& strides) {
+bool agree(const Shard& shard, const std::vector<int64_t>& strides) {
   for (int64_t d = 0; d < shard.dim() && shard.numel() != 0; ++d) {
     if (shard.size(d) > 1 && shard.stride(d) != strides[d]) {
       return false;
@@ -32,7 +32,7 @@ bool agree(const Shard& shard, const Sizes& strides) {
 // Gives the shards the strides that follow from what torch said of the whole;
 // false if a kernel has laid them out in another way.
 bool take_known_strides(
-    const PreparedPlan::Output& output,
+    const LoweredPlan::Output& output,
     Shards& shards,
     bool is_joined) {
   if (output.strides.empty()) {
@@ -81,7 +81,7 @@ std::vector<int64_t> strides_of_whole(
 }  // namespace
 
 at::Tensor make_result(
-    const PreparedPlan& plan,
+    const LoweredPlan& plan,
     size_t o,
     const Layout& layout,
     Shards shards,
@@ -93,7 +93,7 @@ at::Tensor make_result(
         layout, first.sizes(), first.strides(), dtype, std::move(shards));
   }
   const std::vector<int64_t>& sizes = plan.plan.outputs[o].sizes;
-  const PreparedPlan::Output& output = plan.outputs[o];
+  const LoweredPlan::Output& output = plan.outputs[o];
   if (take_known_strides(output, shards, is_joined)) {
     return make_global(layout, sizes, output.strides, dtype, std::move(shards));
   }
@@ -158,7 +158,7 @@ void round_to(at::ScalarType dtype, Shards& results) {
   }
 }
 
-Shards slices_of(const at::Tensor& whole, const PreparedPlan::Output& output) {
+Shards slices_of(const at::Tensor& whole, const LoweredPlan::Output& output) {
   Shards slices;
   int64_t begin = 0;
   for (int lane : output.lane_of_shard) {

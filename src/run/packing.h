@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "run/prepared_plan.h"
+#include "lower/lowered_plan.h"
 #include "shard/shard.h"
 
 namespace torch_mesh {
@@ -13,7 +13,7 @@ namespace torch_mesh {
 // lanes were joined. Shards show the order of the dims of which they have more
 // than one element; what torch says of the whole shows the rest.
 at::Tensor make_result(
-    const PreparedPlan& plan,
+    const LoweredPlan& plan,
     size_t output,
     const Layout& layout,
     Shards shards,
@@ -32,16 +32,16 @@ Shards dense_as(
     Shards shards);
 
 // The storage offset of a tensor, in elements of a view's dtype.
-inline int64_t offset_in(const at::Tensor& tensor, const at::Tensor& view) {
+inline int64_t offset_in(const at::Tensor& tensor, const Shard& view) {
   return tensor.storage_offset() * static_cast<int64_t>(tensor.itemsize()) /
-         static_cast<int64_t>(view.itemsize());
+         view.itemsize();
 }
 
 // Rounds what was computed in the wider type that stands for this one.
 void round_to(at::ScalarType dtype, Shards& results);
 
 // The slices of a joined result, one for each lane that holds some.
-Shards slices_of(const at::Tensor& whole, const PreparedPlan::Output& output);
+Shards slices_of(const at::Tensor& whole, const LoweredPlan::Output& output);
 
 // A local op has given other sizes than its plan says: a bug of ours.
 [[noreturn]] void raise_size_mismatch(

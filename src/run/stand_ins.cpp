@@ -118,8 +118,8 @@ bool hides_strides(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const Plan::Output& output,
-    const PreparedPlan::Output& prepared) {
-  const Sizes& first = prepared.local_sizes[0];
+    const LoweredPlan::Output& prepared) {
+  const std::vector<int64_t>& first = prepared.local_sizes[0];
   return ((output.layout.sharded_axes() != 0 || is_laid_out_by_kernel(op)) &&
           std::find(first.begin(), first.end(), 1) != first.end()) ||
          (op.schema.is_pointwise &&
@@ -315,12 +315,12 @@ std::optional<at::Tensor> index_on_meta(
   return at::meta::index(on_meta(self), metas);
 }
 
-std::vector<PreparedPlan::Window> windows_of(
+std::vector<LoweredPlan::Window> windows_of(
     const Op& op,
     c10::ArrayRef<c10::IValue> args) {
   Stack stack = with_stand_ins(op, args, at::kMeta);
   op.handle.callBoxed(stack);
-  std::vector<PreparedPlan::Window> windows;
+  std::vector<LoweredPlan::Window> windows;
   auto add = [&](const at::Tensor& view) {
     windows.push_back(
         {{view.sizes().begin(), view.sizes().end()},
@@ -357,7 +357,7 @@ std::optional<std::vector<std::vector<int64_t>>> sizes_of_results(
 void find_hidden_strides(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
-    PreparedPlan& prepared) {
+    LoweredPlan& prepared) {
   std::optional<std::vector<at::Tensor>> results;
   for (size_t o = 0; o < prepared.outputs.size(); ++o) {
     const Plan::Output& output = prepared.plan.outputs[o];
@@ -374,14 +374,11 @@ void find_hidden_strides(
     if (result.defined() && result.is_non_overlapping_and_dense() &&
         result.sizes() == c10::IntArrayRef(output.sizes)) {
       const c10::IntArrayRef strides = result.strides();
-      PreparedPlan::Output& known = prepared.outputs[o];
+      LoweredPlan::Output& known = prepared.outputs[o];
       known.strides.assign(strides.begin(), strides.end());
       for (const int lane : known.lane_of_shard) {
-        const Sizes& local = known.local_sizes[lane];
-        const std::vector<int64_t> strides_of_shard =
-            strides_in_order_of({local.data(), local.size()}, as_span(strides));
-        known.shard_strides.emplace_back(
-            strides_of_shard.begin(), strides_of_shard.end());
+        known.shard_strides.push_back(
+            strides_in_order_of(known.local_sizes[lane], as_span(strides)));
       }
       known.is_certain = input_of_batch_norm(op) >= 0 || is_iterated(op) ||
                          is_laid_out_by_kernel(op);

@@ -16,7 +16,7 @@ namespace torch_mesh {
 // In all of these `args` holds one argument for each parameter of `op`.
 
 // Where the results of a view op lie in the argument's storage.
-std::vector<PreparedPlan::Window> windows_of(
+std::vector<LoweredPlan::Window> windows_of(
     const Op& op,
     c10::ArrayRef<c10::IValue> args);
 
@@ -30,7 +30,7 @@ std::optional<std::vector<std::vector<int64_t>>> sizes_of_results(
 void find_hidden_strides(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
-    PreparedPlan& prepared);
+    LoweredPlan& prepared);
 
 // self[indices] on the meta device, as torch's kernel lays it out; nothing if
 // there are masks among the indices.

@@ -9,20 +9,6 @@
 
 namespace torch_mesh {
 
-std::optional<int64_t> cut_dim(const Layout& layout) {
-  int64_t dim = -1;
-  for (const Placement& placement : layout.placements()) {
-    if (!placement.is_shard()) {
-      continue;
-    }
-    if (placement.block != 0 || (dim >= 0 && placement.dim != dim)) {
-      return std::nullopt;
-    }
-    dim = placement.dim;
-  }
-  return dim;
-}
-
 std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim) {
   const at::Tensor& first = shards[0].local();
   if (dim < 0) {

@@ -7,18 +7,10 @@
 #pragma once
 
 #include <optional>
-#include <span>
-
-#include <torch_mesh/layout.h>
 
 #include "shard/shard.h"
 
 namespace torch_mesh {
-
-// The dim that a layout cuts, and that alone, in whole chunks. Its shards can
-// be slices of one tensor. nullopt if several dims are cut, or inside blocks;
-// -1 if none is.
-std::optional<int64_t> cut_dim(const Layout& layout);
 
 // The tensor of which `shards` are the slices along `dim`, in order; if `dim`
 // is -1 the only shard. nullopt if they lie elsewhere. Aliases their memory.

@@ -2,7 +2,10 @@
 
 #include "trace/explain.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <sstream>
 #include <utility>
 
 #include <torch_mesh/error.h>
@@ -14,6 +17,8 @@ namespace {
 
 thread_local std::vector<std::string> lines;
 thread_local std::vector<size_t> starts;  // of the listeners, the inner last
+// Number of the outermost listener that wants instructions, from 1.
+thread_local size_t first_with_instructions = SIZE_MAX;
 thread_local ExplainedOp* innermost = nullptr;
 
 // Takes one mention of a collective out of the text; false if there is none.
@@ -41,11 +46,19 @@ std::string unnamed(
 
 }  // namespace
 
-void start_explaining() { starts.push_back(lines.size()); }
+void start_explaining(bool with_instructions) {
+  starts.push_back(lines.size());
+  if (with_instructions) {
+    first_with_instructions = std::min(first_with_instructions, starts.size());
+  }
+}
 
 std::vector<std::string> stop_explaining() {
   TORCH_MESH_ASSERT(!starts.empty(), "nobody listens");
   const auto start = static_cast<ptrdiff_t>(starts.back());
+  if (first_with_instructions == starts.size()) {
+    first_with_instructions = SIZE_MAX;
+  }
   starts.pop_back();
   std::vector<std::string> heard(lines.begin() + start, lines.end());
   if (starts.empty()) {
@@ -73,12 +86,11 @@ ExplainedOp::~ExplainedOp() {
     lines.insert(
         lines.begin() + static_cast<ptrdiff_t>(place_),
         all.empty() ? call_ : call_ + "  " + all);
-    return;
-  }
-  const std::string more = unnamed(lines[place_], collectives_);
-  if (!more.empty()) {
+  } else if (const std::string more = unnamed(lines[place_], collectives_);
+             !more.empty()) {
     lines[place_] += "; " + more;
   }
+  lines[place_] += instructions_;
 }
 
 void explain_line(std::string line) {
@@ -86,6 +98,20 @@ void explain_line(std::string line) {
     innermost->has_line_ = true;
   }
   lines.push_back(std::move(line));
+}
+
+bool is_explaining_instructions() {
+  return starts.size() >= first_with_instructions;
+}
+
+void explain_instructions(const std::string& text) {
+  if (!innermost) {
+    return;
+  }
+  std::istringstream all(text);
+  for (std::string line; std::getline(all, line);) {
+    innermost->instructions_ += "\n    " + line;
+  }
 }
 
 }  // namespace torch_mesh

@@ -10,7 +10,8 @@ namespace torch_mesh {
 // From now on every op that this thread runs leaves a line: op, layouts, plan,
 // and the collectives that no plan of its names. May be nested: what an inner
 // listener hears the outer ones hear too.
-void start_explaining();
+//   with_instructions   below it what the op did, a line for each instruction
+void start_explaining(bool with_instructions = false);
 // Ends the innermost one, and gives its lines.
 std::vector<std::string> stop_explaining();
 
@@ -28,16 +29,23 @@ class ExplainedOp {
 
  private:
   friend void explain_line(std::string line);
+  friend void explain_instructions(const std::string& text);
 
   const std::string call_;
   const size_t place_;
   ExplainedOp* const outer_;
   bool has_line_ = false;
   std::vector<std::string> collectives_;
+  std::string instructions_;
 };
 
 // Says what the innermost op does; an op for which nobody says it says its
 // collectives.
 void explain_line(std::string line);
+
+// Whether somebody listens for instructions; and those of the innermost op, a
+// line each.
+bool is_explaining_instructions();
+void explain_instructions(const std::string& text);
 
 }  // namespace torch_mesh

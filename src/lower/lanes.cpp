@@ -1,10 +1,9 @@
-// prepared_plan.cpp: which lane reads and yields which shard.
-
-#include "run/prepared_plan.h"
+// lanes.cpp: which lane reads and yields which shard.
 
 #include <algorithm>
 
-#include "shard/joined.h"
+#include "core/shapes.h"
+#include "lower/lowered_plan.h"
 
 namespace torch_mesh {
 namespace {
@@ -18,11 +17,11 @@ constexpr int64_t kMinParallelWork = 32768;
 // two; one thread alone has nothing to share out.
 constexpr int64_t kMaxJoinedWork = int64_t{1} << 23;
 
-PreparedPlan::Input prepare_input(
+LoweredPlan::Input prepare_input(
     const Plan& plan,
     const Redistribution& redistribution,
     const Lanes& executed) {
-  PreparedPlan::Input input;
+  LoweredPlan::Input input;
   input.moves = !redistribution.steps.empty();
   input.reduces_only =
       input.moves &&
@@ -58,11 +57,11 @@ PreparedPlan::Input prepare_input(
   return input;
 }
 
-PreparedPlan::Output prepare_output(
+LoweredPlan::Output prepare_output(
     const Plan& plan,
     const Plan::Output& planned,
     const Lanes& executed) {
-  PreparedPlan::Output output;
+  LoweredPlan::Output output;
   const Lanes& held = planned.layout.lanes();
   output.folds = (planned.layout.partial_axes() & plan.executed_on) != 0 &&
                  held.num != executed.num;
@@ -70,9 +69,9 @@ PreparedPlan::Output prepare_output(
     output.lane_of_shard.push_back(executed.lane_of_device[device]);
   }
   for (int device : executed.first_device) {
-    const std::vector<int64_t> sizes =
-        shard_sizes(planned.layout, planned.sizes, device);
-    output.local_sizes.emplace_back(sizes.begin(), sizes.end());
+    output.local_sizes.push_back(
+        shard_sizes(planned.layout, planned.sizes, device));
+    const std::vector<int64_t>& sizes = output.local_sizes.back();
     for (size_t d = 0; d < sizes.size(); ++d) {
       output.hides_order |= sizes[d] == 1 && planned.sizes[d] > 1;
     }
@@ -91,7 +90,7 @@ bool is_outermost(const std::vector<int64_t>& sizes, int64_t dim) {
 }
 
 // Works out whether the lanes may join, and along which dims.
-bool may_join(PreparedPlan& prepared, const Plan& plan) {
+bool may_join(LoweredPlan& prepared, const Plan& plan) {
   for (size_t i = 0; i < plan.inputs.size(); ++i) {
     const std::optional<int64_t> dim =
         cut_dim(plan.inputs[i].redistribution.to);
@@ -112,8 +111,8 @@ bool may_join(PreparedPlan& prepared, const Plan& plan) {
 
 }  // namespace
 
-PreparedPlan prepare(Plan plan) {
-  PreparedPlan prepared;
+LoweredPlan assign_lanes(Plan plan) {
+  LoweredPlan prepared;
   const Lanes& executed = plan.mesh.lanes(plan.executed_on);
   prepared.in_parallel = executed.num > 1 && plan.work >= kMinParallelWork;
   for (const Plan::Input& input : plan.inputs) {

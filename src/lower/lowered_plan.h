@@ -1,18 +1,19 @@
-// prepared_plan.h: a plan with all that can be worked out before it runs.
+// lowered_plan.h: a plan with the instructions that carry it out, and all that
+// can be worked out before they run.
 
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "lower/instruction.h"
 #include "plan/plan.h"
-#include "shard/shard.h"
-#include "tensor/storage.h"
 
 namespace torch_mesh {
 
-struct PreparedPlan {
+struct LoweredPlan {
   // A tensor argument as the lanes of the execution read it.
   struct Input {
     bool moves = false;         // the redistribution has steps
@@ -29,21 +30,22 @@ struct PreparedPlan {
     bool folds = false;  // lanes are summed
     // Lane of the execution that yields shard i; used where !folds.
     std::vector<int> lane_of_shard;
-    std::vector<Sizes> local_sizes;  // expected, for each lane
-    int64_t cut_dim = -1;            // where the plan joins
+    std::vector<std::vector<int64_t>> local_sizes;  // expected, for each lane
+    int64_t cut_dim = -1;                           // where the plan joins
     // Whether a device has one element of a dim of more.
     bool hides_order = false;
     // Of the whole, where local strides say too little: of a dim of which they
     // show one element. Else empty.
-    Sizes strides;
-    std::vector<Sizes> shard_strides;  // what follows for each shard
+    std::vector<int64_t> strides;
+    // What follows for each shard.
+    std::vector<std::vector<int64_t>> shard_strides;
     bool is_certain = false;  // no kernel lays the whole out in another way
   };
 
   // Where a view lies in its storage, by the rules of plain torch.
   struct Window {
-    Sizes sizes;
-    Sizes strides;
+    std::vector<int64_t> sizes;
+    std::vector<int64_t> strides;
     int64_t offset;  // relative to that of the argument, in elements
   };
 
@@ -58,12 +60,16 @@ struct PreparedPlan {
   std::vector<Output> outputs;
   std::vector<Window> windows;  // of a view op, one for each returned tensor
   // Lanes compute in float32, their parts are summed so, and results rounded to
-  // this: a part of a sum of float16 may overflow where the sum does not.
-  std::optional<at::ScalarType> rounds_to;
+  // float16: a part of such a sum may overflow where the sum does not.
+  bool widens = false;
   bool lacks_rule = false;  // to be counted as computed on replicas
+
+  // Of a call whose arguments lie in storages of their own.
+  Instructions instructions;
 };
 
-// Works out the lanes. `windows` stay empty.
-PreparedPlan prepare(Plan plan);
+// Works out the lanes: which shard each reads and yields, and whether they may
+// join. Instructions and `windows` stay empty.
+LoweredPlan assign_lanes(Plan plan);
 
 }  // namespace torch_mesh
