@@ -22,6 +22,8 @@ const char* name(Kind kind) {
       return "move";
     case Kind::kForm:
       return "form";
+    case Kind::kShare:
+      return "share";
     case Kind::kOwn:
       return "own";
     case Kind::kDense:
@@ -38,6 +40,8 @@ const char* name(Kind kind) {
       return "call once";
     case Kind::kCallJoined:
       return "call joined";
+    case Kind::kCallGroup:
+      return "call on elements";
     case Kind::kAdd:
       return "add";
     case Kind::kFold:

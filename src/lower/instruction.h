@@ -20,6 +20,7 @@ struct Instruction {
     kSpread,  // a tensor that is not on this mesh, to each memory
     kMove,    // the steps of the argument's redistribution
     kForm,    // the same of a pending sum, to be kept
+    kShare,   // what an earlier argument, the same tensor, has moved to
     kOwn,     // copies: somebody writes where they lie
     kDense,   // in the order of dims that torch would give them
     kKeep,    // the storage's value is the sum that was formed
@@ -30,6 +31,7 @@ struct Instruction {
     kCallLanes,   // on each lane
     kCallOnce,    // on one lane: random numbers, drawn once for all memories
     kCallJoined,  // on whole tensors of which the shards are slices
+    kCallGroup,   // on each lane; the slots are elements of lists
     kAdd,         // what lanes wrote into kZeros, to the sum
     // Results, until each has the shards of its layout.
     kFold,   // lanes of one memory are summed

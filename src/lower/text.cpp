@@ -1,5 +1,8 @@
 // text.cpp: instructions, a line each.
 
+#include <functional>
+
+#include "lower/list.h"
 #include "lower/lower.h"
 
 namespace torch_mesh {
@@ -15,7 +18,10 @@ std::string numbers_of(const std::vector<int>& slots) {
   return text;
 }
 
-std::string line_of(const LoweredPlan& plan, const Instruction& instruction) {
+// `moves_of` gives the redistribution of an argument.
+std::string line_of(
+    const Instruction& instruction,
+    const std::function<const Redistribution&(int slot)>& moves_of) {
   const std::vector<int>& slots = instruction.slots;
   std::string line = name(instruction.kind);
   const bool calls = instruction.kind == Kind::kCallLanes ||
@@ -24,6 +30,9 @@ std::string line_of(const LoweredPlan& plan, const Instruction& instruction) {
   if (calls) {
     return line +
            (slots.empty() ? "" : ", an error breaks " + numbers_of(slots));
+  }
+  if (instruction.kind == Kind::kCallGroup) {
+    return line + " " + numbers_of(slots);
   }
   if (is_of_results(instruction.kind)) {
     line += slots.empty() ? " all results" : " result " + numbers_of(slots);
@@ -34,7 +43,7 @@ std::string line_of(const LoweredPlan& plan, const Instruction& instruction) {
       instruction.kind != Kind::kWriteBack) {
     const char* between = ": ";
     for (const int slot : slots) {
-      line += between + plan.plan.inputs[slot].redistribution.str();
+      line += between + moves_of(slot).str();
       between = "; ";
     }
   }
@@ -48,7 +57,27 @@ std::string text_of(
     const std::vector<Instruction>& instructions) {
   std::string text;
   for (const Instruction& instruction : instructions) {
-    text += line_of(plan, instruction) + "\n";
+    text += line_of(
+                instruction,
+                [&](int slot) -> const Redistribution& {
+                  return plan.plan.inputs[slot].redistribution;
+                }) +
+            "\n";
+  }
+  return text;
+}
+
+std::string text_of(
+    const ListFacts& call,
+    const std::vector<Instruction>& instructions) {
+  std::string text;
+  for (const Instruction& instruction : instructions) {
+    text += line_of(
+                instruction,
+                [&](int slot) -> const Redistribution& {
+                  return *call.arguments[slot].moves;
+                }) +
+            "\n";
   }
   return text;
 }

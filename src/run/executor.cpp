@@ -11,7 +11,6 @@
 
 #include <torch_mesh/error.h>
 
-#include "comm/run_steps.h"
 #include "lower/lower.h"
 #include "run/arguments.h"
 #include "run/destinations.h"
@@ -23,9 +22,7 @@
 #include "run/stand_ins.h"
 #include "shard/joined.h"
 #include "tensor/global_tensor.h"
-#include "tensor/keep_sum.h"
 #include "tensor/pending_sums.h"
-#include "tensor/window_value.h"
 #include "trace/explain.h"
 
 namespace torch_mesh {
@@ -35,117 +32,8 @@ using Kind = Instruction::Kind;
 
 // --- arguments ---------------------------------------------------------------
 
-void reduce(const Frame& frame, const std::vector<int>& slots) {
-  c10::SmallVector<const at::Tensor*, 4> pending;
-  c10::SmallVector<AxisMask, 4> axes;
-  for (const int slot : slots) {
-    const Redistribution& moves = frame.moves(slot);
-    pending.push_back(&frame.tensor(slot));
-    axes.push_back(moves.from.partial_axes() & ~moves.to.partial_axes());
-  }
-  reduce_pending(pending, axes);
-}
-
-// A plain tensor, or one of another mesh, counts as replicated. What is written
-// to a copy on each device is written back once.
-void spread(Frame& frame, int slot) {
-  const CallTensors::Entry& entry = frame.call.entries[slot];
-  Frame::Argument& argument = frame.arguments[slot];
-  argument.moved = on_each(
-      frame.plan.mesh,
-      entry.is_global ? read(*entry.tensor).any().local() : *entry.tensor,
-      entry.is_written);
-  argument.shards = &argument.moved;
-}
-
-void open(Frame& frame, int slot) {
-  Frame::Argument& argument = frame.arguments[slot];
-  argument.generation =
-      MeshStorage::of(frame.tensor(slot))->memory_generation.load();
-  argument.moved = frame.op.overwrites ? begin_overwrite(frame.tensor(slot))
-                                       : begin_write(frame.tensor(slot));
-  argument.shards = &argument.moved;
-}
-
-void move(Frame& frame, int slot, bool forms) {
-  const CallTensors::Entry& entry = frame.call.entries[slot];
-  const Redistribution& moves = frame.moves(slot);
-  Frame::Argument& argument = frame.arguments[slot];
-  if (argument.shards == &argument.moved) {  // spread before
-    argument.moved = run_redistribution(moves, argument.moved);
-    return;
-  }
-  const Held parts = entry.parts ? *entry.parts : held_memory(*entry.tensor);
-  TORCH_MESH_ASSERT(
-      parts.layout == moves.from,
-      "argument ",
-      slot,
-      " of ",
-      frame.context(),
-      " has another layout than when the call began");
-  argument.generation = parts.memory_generation;
-  argument.moved = run_redistribution(moves, parts.shards);
-  argument.shards = &argument.moved;
-  if (forms) {
-    argument.sum = argument.moved;
-  }
-}
-
-void keep_order(Frame& frame, int slot) {
-  const at::Tensor& tensor = frame.tensor(slot);
-  Shards& moved = frame.arguments[slot].moved;
-  moved = dense_as(
-      tensor,
-      frame.op.needs_dense || frame.op.is_view,
-      frame.lowered.joins && frame.lowered.inputs[slot].cut_dim == 0,
-      std::move(moved));
-  if (frame.call.entries[slot].is_global) {
-    moved = with_bits_of(tensor, std::move(moved));
-  }
-}
-
-void take(Frame& frame, int slot) {
-  const CallTensors::Entry& entry = frame.call.entries[slot];
-  const at::Tensor& tensor = *entry.tensor;
-  const Redistribution& moves = frame.moves(slot);
-  Frame::Argument& argument = frame.arguments[slot];
-  argument.shards = &argument.moved;
-  if (moves.steps.empty() && entry.parts) {
-    argument.generation = entry.parts->memory_generation;
-    argument.moved = with_bits_of(tensor, entry.parts->shards);
-    return;
-  }
-  argument.generation = MeshStorage::of(tensor)->memory_generation.load();
-  if (const Shards* settled = settled_shards(tensor);
-      settled && meta_of(tensor).layout == moves.to) {
-    argument.shards = settled;
-    return;
-  }
-  Held now = held_memory(tensor);
-  if (now.layout == moves.to) {
-    argument.generation = now.memory_generation;
-    argument.moved = with_bits_of(tensor, std::move(now.shards));
-    return;
-  }
-  // Another thread has formed the sum in a layout of its own.
-  argument.shards = nullptr;
-  move(frame, slot, /*forms=*/false);
-  own(argument.moved);
-  keep_order(frame, slot);
-}
-
-void keep(Frame& frame, int slot) {
-  Frame::Argument& argument = frame.arguments[slot];
-  keep_sum(
-      frame.tensor(slot),
-      argument.generation,
-      frame.moves(slot).to,
-      std::move(argument.sum));
-}
-
 // Parts of a sum are formed in a wider type.
-void widen(Frame& frame, int slot) {
-  Frame::Argument& argument = frame.arguments[slot];
+void widen(Argument& argument) {
   Shards wide = *argument.shards;
   for (Shard& shard : wide) {
     shard = shard.local().to(at::toOpMathType(shard.scalar_type()));
@@ -173,7 +61,7 @@ bool join(Frame& frame) {
 // --- the local op ------------------------------------------------------------
 
 at::Tensor local_tensor(const Frame& frame, size_t i, int lane) {
-  const Frame::Argument& argument = frame.arguments[i];
+  const Argument& argument = frame.arguments[i];
   if (frame.is_joined) {
     return argument.whole;
   }
@@ -289,13 +177,13 @@ void call(Frame& frame, const Instruction& instruction) {
 // --- destinations ------------------------------------------------------------
 
 void make_zeros(Frame& frame, int slot) {
-  Frame::Argument& argument = frame.arguments[slot];
+  Argument& argument = frame.arguments[slot];
   argument.zeros = added_destinations(
       frame.lowered.inputs[slot], *argument.shards, frame.lanes.num);
 }
 
 void add_zeros(Frame& frame, int slot) {
-  const Frame::Argument& argument = frame.arguments[slot];
+  const Argument& argument = frame.arguments[slot];
   sum_destinations(
       frame.lowered.inputs[slot], argument.zeros, *argument.shards);
 }
@@ -317,25 +205,26 @@ void end_writing(Frame& frame, int slot, bool stands) {
 // --- the loop ----------------------------------------------------------------
 
 void run_on_argument(Frame& frame, Kind kind, int slot) {
+  Argument& argument = frame.arguments[slot];
   switch (kind) {
     case Kind::kTake:
-      return take(frame, slot);
+      return take(argument);
     case Kind::kOpen:
-      return open(frame, slot);
+      return open(argument, frame.op.overwrites);
     case Kind::kSpread:
-      return spread(frame, slot);
+      return spread(argument, frame.plan.mesh);
     case Kind::kMove:
-      return move(frame, slot, /*forms=*/false);
+      return move(argument);
     case Kind::kForm:
-      return move(frame, slot, /*forms=*/true);
+      return form(argument);
     case Kind::kOwn:
-      return own(frame.arguments[slot].moved);
+      return own(argument.moved);
     case Kind::kDense:
-      return keep_order(frame, slot);
+      return keep_order(argument);
     case Kind::kKeep:
-      return keep(frame, slot);
+      return keep(argument);
     case Kind::kWiden:
-      return widen(frame, slot);
+      return widen(argument);
     case Kind::kZeros:
       return make_zeros(frame, slot);
     case Kind::kAdd:
@@ -345,8 +234,16 @@ void run_on_argument(Frame& frame, Kind kind, int slot) {
     case Kind::kWriteBack:
       return end_writing(frame, slot, /*stands=*/false);
     default:
-      TORCH_MESH_ASSERT(false, name(kind), " is for results");
+      TORCH_MESH_ASSERT(false, name(kind), " is for no argument of its own");
   }
+}
+
+void reduce(const Frame& frame, const std::vector<int>& slots) {
+  c10::SmallVector<const Argument*, 4> arguments;
+  for (const int slot : slots) {
+    arguments.push_back(&frame.arguments[slot]);
+  }
+  reduce(arguments);
 }
 
 void run(Frame& frame, const std::vector<Instruction>& instructions) {

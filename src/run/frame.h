@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "run/argument.h"
 #include "run/call_tensors.h"
 #include "run/op.h"
 #include "shard/shard.h"
@@ -12,16 +13,6 @@
 namespace torch_mesh {
 
 struct Frame {
-  // A tensor argument as it stands by now.
-  struct Argument {
-    const Shards* shards = nullptr;  // the tensor's own, or `moved`
-    Shards moved;
-    Shards sum;                     // formed by moving, to be kept
-    uint32_t generation = 0;        // of the storage, before reading
-    at::Tensor whole;               // of the shards, if they are joined
-    std::vector<at::Tensor> zeros;  // [lanes] run/destinations.h
-  };
-
   // A returned tensor; lists are laid flat.
   struct Result {
     bool is_new = false;  // no destination, and not undefined
@@ -44,14 +35,24 @@ struct Frame {
         stack(stack),
         base(stack.size() - op.params.size()),
         args(stack.data() + base, op.params.size()),
-        lanes(plan.mesh.lanes(plan.executed_on)),
-        arguments(call.entries.size()) {}
+        lanes(plan.mesh.lanes(plan.executed_on)) {
+    const bool dense = op.needs_dense || op.is_view;
+    arguments.reserve(call.entries.size());
+    for (size_t i = 0; i < call.entries.size(); ++i) {
+      const CallTensors::Entry& entry = call.entries[i];
+      arguments.push_back(
+          {entry.tensor,
+           &plan.inputs[i].redistribution,
+           entry.is_global,
+           entry.is_written,
+           entry.parts,
+           dense,
+           lowered.joins && lowered.inputs[i].cut_dim == 0});
+    }
+  }
 
   const at::Tensor& tensor(int slot) const {
     return *call.entries[slot].tensor;
-  }
-  const Redistribution& moves(int slot) const {
-    return plan.inputs[slot].redistribution;
   }
   // Results of the first lane that has run.
   const Stack& first_stack() const {

@@ -1,0 +1,50 @@
+// argument.h: a tensor argument of a call while its instructions run.
+
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include <torch_mesh/redistribute.h>
+
+#include "lower/instruction.h"
+#include "shard/shard.h"
+#include "tensor/global_tensor.h"
+
+namespace torch_mesh {
+
+struct Argument {
+  const at::Tensor* tensor;
+  const Redistribution* moves;
+  bool is_global;
+  bool is_written;
+  // Of a pending sum its parts when the call began; else nullptr.
+  std::shared_ptr<const Held> parts;
+  // The local op reads memory as it lies.
+  bool must_be_dense = false;
+  // Slices of one tensor shall stay so: the lanes may join along dim 0.
+  bool joins = false;
+
+  const Shards* shards = nullptr;  // the tensor's own, or `moved`
+  Shards moved;
+  Shards sum;                     // formed, to be kept
+  uint32_t generation = 0;        // of the storage, before reading
+  at::Tensor whole;               // of the shards, if they are joined
+  std::vector<at::Tensor> zeros;  // [lanes] run/destinations.h
+};
+
+// Arguments on the mesh `mesh`; the instructions of lower/instruction.h.
+void reduce(c10::ArrayRef<const Argument*> arguments);
+void take(Argument& argument);
+void open(Argument& argument, bool overwrites);
+void spread(Argument& argument, const Mesh& mesh);
+void move(Argument& argument);
+void form(Argument& argument);
+void keep(Argument& argument);
+void keep_order(Argument& argument);
+
+// The same of many, as one.
+void move(c10::ArrayRef<Argument*> arguments);
+void form(c10::ArrayRef<Argument*> arguments);
+
+}  // namespace torch_mesh
