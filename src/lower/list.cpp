@@ -27,116 +27,121 @@ bool stands(const Argument& argument) {
 // once.
 bool is_formed(const Argument& argument) {
   return argument.is_here && argument.may_keep && argument.same_as < 0 &&
-         !argument.is_written && argument.moves->from.has_partial() &&
-         !is_reduced_first(argument);
+         argument.moves->from.has_partial() && !is_reduced_first(argument);
 }
 
-class ListLowering {
- public:
-  ListLowering(const ListFacts& call, int64_t bucket_bytes)
-      : call_(call), bucket_bytes_(bucket_bytes) {}
+// Whether the lanes have the tensor's own shards.
+bool is_in_place(const Argument& argument) {
+  return stands(argument) || is_formed(argument);
+}
 
-  std::vector<Instruction> run() {
-    each([](const Argument& a) { return is_reduced_first(a); }, Kind::kReduce);
-    form_sums();
-    bring();
-    for (const std::vector<int>& group : call_.groups) {
-      to_.push_back({Kind::kCallGroup, group});
+// The instructions that an argument is in, but for kForm and kKeep, in the
+// order in which they run.
+constexpr Kind kBring[] = {Kind::kReduce,
+                           Kind::kSpread,
+                           Kind::kTake,
+                           Kind::kOpen,
+                           Kind::kMove,
+                           Kind::kOwn,
+                           Kind::kDense,
+                           Kind::kShare};
+constexpr Kind kCommit[] = {Kind::kWrote, Kind::kWriteBack};
+
+constexpr uint32_t bit(Kind kind) { return 1u << static_cast<int>(kind); }
+
+uint32_t kinds_of(const Argument& argument, bool is_fused) {
+  const bool in_place = is_in_place(argument);
+  uint32_t kinds = is_reduced_first(argument) ? bit(Kind::kReduce) : 0;
+  if (argument.is_written) {
+    kinds |=
+        in_place ? bit(Kind::kOpen) | bit(Kind::kWrote) : bit(Kind::kWriteBack);
+  } else if (in_place) {
+    kinds |= bit(Kind::kTake);
+  }
+  if (!argument.is_here) {
+    kinds |= bit(Kind::kSpread);
+  }
+  if (argument.same_as >= 0 && !in_place) {
+    return kinds | bit(Kind::kShare);
+  }
+  const bool moves = !argument.moves->steps.empty() && !in_place;
+  if (moves) {
+    kinds |=
+        bit(Kind::kMove) | (argument.lies_in_written ? bit(Kind::kOwn) : 0);
+  }
+  const bool reads_in_order =
+      is_fused && argument.is_of_list && !(argument.is_written && in_place);
+  return kinds | (moves || reads_in_order ? bit(Kind::kDense) : 0);
+}
+
+// Of those that are formed; of one bucket the parts are gone before the next
+// one begins.
+void form_sums(
+    const ListFacts& call,
+    int64_t bucket_bytes,
+    std::vector<Instruction>& to) {
+  std::vector<int> bucket;
+  int64_t num_bytes = 0;
+  const auto form = [&] {
+    if (!bucket.empty()) {
+      to.push_back({Kind::kForm, bucket});
+      to.push_back({Kind::kKeep, bucket});
     }
-    each(
-        [](const Argument& a) { return a.is_written && stands(a); },
-        Kind::kWrote);
-    each(
-        [](const Argument& a) { return a.is_written && !stands(a); },
-        Kind::kWriteBack);
-    to_.push_back({Kind::kMake});
-    return std::move(to_);
-  }
-
- private:
-  // An instruction on all arguments that are so, if there are any.
-  template <typename IsWanted>
-  void each(const IsWanted& is_wanted, Kind kind) {
-    Instruction instruction{kind};
-    for (size_t i = 0; i < call_.arguments.size(); ++i) {
-      if (is_wanted(call_.arguments[i])) {
-        instruction.slots.push_back(static_cast<int>(i));
-      }
+    bucket.clear();
+    num_bytes = 0;
+  };
+  for (size_t i = 0; i < call.arguments.size(); ++i) {
+    if (!is_formed(call.arguments[i])) {
+      continue;
     }
-    if (!instruction.slots.empty()) {
-      to_.push_back(std::move(instruction));
+    const int64_t more = call.arguments[i].moves->num_bytes();
+    if (num_bytes + more > bucket_bytes) {
+      form();
     }
+    num_bytes += more;
+    bucket.push_back(static_cast<int>(i));
   }
-
-  void form_sums() {
-    std::vector<int> bucket;
-    int64_t num_bytes = 0;
-    const auto form = [&] {
-      if (!bucket.empty()) {
-        to_.push_back({Kind::kForm, bucket});
-        to_.push_back({Kind::kKeep, bucket});
-      }
-      bucket.clear();
-      num_bytes = 0;
-    };
-    for (size_t i = 0; i < call_.arguments.size(); ++i) {
-      if (!is_formed(call_.arguments[i])) {
-        continue;
-      }
-      const int64_t more = call_.arguments[i].moves->num_bytes();
-      if (num_bytes + more > bucket_bytes_) {
-        form();
-      }
-      num_bytes += more;
-      bucket.push_back(static_cast<int>(i));
-    }
-    form();
-  }
-
-  static bool moves(const Argument& argument) {
-    return argument.same_as < 0 && !argument.moves->steps.empty() &&
-           !stands(argument) && !is_formed(argument);
-  }
-
-  void bring() {
-    each([](const Argument& a) { return !a.is_here; }, Kind::kSpread);
-    each(
-        [](const Argument& a) {
-          return !a.is_written && (stands(a) || is_formed(a));
-        },
-        Kind::kTake);
-    each(
-        [](const Argument& a) { return a.is_written && stands(a); },
-        Kind::kOpen);
-    each([](const Argument& a) { return moves(a); }, Kind::kMove);
-    each(
-        [](const Argument& a) { return moves(a) && a.lies_in_written; },
-        Kind::kOwn);
-    each(
-        [&](const Argument& a) {
-          const bool reads_in_order =
-              call_.is_fused && a.is_of_list && !(a.is_written && stands(a));
-          return a.same_as < 0 && (moves(a) || reads_in_order);
-        },
-        Kind::kDense);
-    each([](const Argument& a) { return shares(a); }, Kind::kShare);
-  }
-
-  static bool shares(const Argument& argument) {
-    return argument.same_as >= 0 && !stands(argument);
-  }
-
-  const ListFacts& call_;
-  const int64_t bucket_bytes_;
-  std::vector<Instruction> to_;
-};
+  form();
+}
 
 }  // namespace
 
 std::vector<Instruction> lower_list(
     const ListFacts& call,
     int64_t bucket_bytes) {
-  return ListLowering(call, bucket_bytes).run();
+  std::vector<uint32_t> kinds;
+  uint32_t all = 0;
+  kinds.reserve(call.arguments.size());
+  for (const Argument& argument : call.arguments) {
+    kinds.push_back(kinds_of(argument, call.is_fused));
+    all |= kinds.back();
+  }
+  std::vector<Instruction> to;
+  const auto add_all = [&](Kind kind) {
+    if (all & bit(kind)) {
+      Instruction& instruction = to.emplace_back(Instruction{kind});
+      instruction.slots.reserve(kinds.size());
+      for (size_t i = 0; i < kinds.size(); ++i) {
+        if (kinds[i] & bit(kind)) {
+          instruction.slots.push_back(static_cast<int>(i));
+        }
+      }
+    }
+  };
+  for (const Kind kind : kBring) {
+    add_all(kind);
+    if (kind == Kind::kReduce) {
+      form_sums(call, bucket_bytes, to);
+    }
+  }
+  for (const std::vector<int>& group : call.groups) {
+    to.push_back({Kind::kCallGroup, group});
+  }
+  for (const Kind kind : kCommit) {
+    add_all(kind);
+  }
+  to.push_back({Kind::kMake});
+  return to;
 }
 
 }  // namespace torch_mesh

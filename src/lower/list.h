@@ -17,7 +17,6 @@ struct ListFacts {
   struct Argument {
     const Redistribution* moves = nullptr;
     bool is_written = false;
-    bool is_global = false;
     bool is_here = false;  // on the call's mesh
     // Has `moves.from` still, all of its storage, in memory of its own: a sum
     // that is formed may become the storage's value.

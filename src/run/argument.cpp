@@ -2,6 +2,8 @@
 
 #include "run/argument.h"
 
+#include <algorithm>
+
 #include "comm/run_steps.h"
 #include "run/destinations.h"
 #include "run/packing.h"
@@ -41,6 +43,9 @@ std::vector<Shards> run_together(c10::ArrayRef<Argument*> arguments) {
   std::vector<Start> starts;
   std::vector<const Redistribution*> moves;
   std::vector<Shards> shards;
+  starts.reserve(arguments.size());
+  moves.reserve(arguments.size());
+  shards.reserve(arguments.size());
   for (Argument* argument : arguments) {
     starts.emplace_back(*argument);
     moves.push_back(starts.back().moves);
@@ -57,7 +62,7 @@ void read_moved(Argument& argument, Shards shards) {
 
 }  // namespace
 
-void reduce(c10::ArrayRef<const Argument*> arguments) {
+void reduce_together(c10::ArrayRef<Argument*> arguments) {
   c10::SmallVector<const at::Tensor*, 4> pending;
   c10::SmallVector<AxisMask, 4> axes;
   for (const Argument* argument : arguments) {
@@ -88,6 +93,15 @@ void spread(Argument& argument, const Mesh& mesh) {
 
 void open(Argument& argument, bool overwrites) {
   const at::Tensor& tensor = *argument.tensor;
+  argument.is_open = overwrites || argument.moves->steps.empty() ||
+                     layout_of(tensor) == argument.moves->to;
+  if (!argument.is_open) {
+    // Another thread has formed the sum in a layout of its own.
+    move(argument);
+    own(argument.moved);
+    keep_order(argument);
+    return;
+  }
   argument.generation = MeshStorage::of(tensor)->memory_generation.load();
   read_moved(
       argument, overwrites ? begin_overwrite(tensor) : begin_write(tensor));
@@ -103,14 +117,14 @@ void form(Argument& argument) {
   argument.sum = argument.moved;
 }
 
-void move(c10::ArrayRef<Argument*> arguments) {
+void move_together(c10::ArrayRef<Argument*> arguments) {
   std::vector<Shards> moved = run_together(arguments);
   for (size_t i = 0; i < arguments.size(); ++i) {
     read_moved(*arguments[i], std::move(moved[i]));
   }
 }
 
-void form(c10::ArrayRef<Argument*> arguments) {
+void form_together(c10::ArrayRef<Argument*> arguments) {
   std::vector<Shards> formed = run_together(arguments);
   for (size_t i = 0; i < arguments.size(); ++i) {
     arguments[i]->sum = std::move(formed[i]);
@@ -127,6 +141,14 @@ void keep(Argument& argument) {
 
 void keep_order(Argument& argument) {
   const bool has_bits = argument.shards != &argument.moved;
+  const auto is_contiguous = [](const Shard& shard) {
+    return shard.is_contiguous();
+  };
+  if (has_bits && argument.tensor->is_contiguous() &&
+      std::all_of(
+          argument.shards->begin(), argument.shards->end(), is_contiguous)) {
+    return;  // taken, and in order
+  }
   if (has_bits) {
     read_moved(argument, *argument.shards);
   }

@@ -14,18 +14,20 @@
 namespace torch_mesh {
 
 struct Argument {
-  const at::Tensor* tensor;
-  const Redistribution* moves;
-  bool is_global;
-  bool is_written;
+  const at::Tensor* tensor = nullptr;
+  const Redistribution* moves = nullptr;
+  bool is_global = false;
+  bool is_written = false;
   // Of a pending sum its parts when the call began; else nullptr.
-  std::shared_ptr<const Held> parts;
+  std::shared_ptr<const Held> parts = nullptr;
   // The local op reads memory as it lies.
   bool must_be_dense = false;
   // Slices of one tensor shall stay so: the lanes may join along dim 0.
   bool joins = false;
 
   const Shards* shards = nullptr;  // the tensor's own, or `moved`
+  // Whether it is written where it lies.
+  bool is_open = false;
   Shards moved;
   Shards sum;                     // formed, to be kept
   uint32_t generation = 0;        // of the storage, before reading
@@ -34,7 +36,7 @@ struct Argument {
 };
 
 // Arguments on the mesh `mesh`; the instructions of lower/instruction.h.
-void reduce(c10::ArrayRef<const Argument*> arguments);
+void reduce_together(c10::ArrayRef<Argument*> arguments);
 void take(Argument& argument);
 void open(Argument& argument, bool overwrites);
 void spread(Argument& argument, const Mesh& mesh);
@@ -44,7 +46,7 @@ void keep(Argument& argument);
 void keep_order(Argument& argument);
 
 // The same of many, as one.
-void move(c10::ArrayRef<Argument*> arguments);
-void form(c10::ArrayRef<Argument*> arguments);
+void move_together(c10::ArrayRef<Argument*> arguments);
+void form_together(c10::ArrayRef<Argument*> arguments);
 
 }  // namespace torch_mesh

@@ -188,13 +188,13 @@ void add_zeros(Frame& frame, int slot) {
       frame.lowered.inputs[slot], argument.zeros, *argument.shards);
 }
 
-void end_writing(Frame& frame, int slot, bool stands) {
+void end_writing(Frame& frame, int slot) {
   const at::Tensor& tensor = frame.tensor(slot);
   const Shards& shards = *frame.arguments[slot].shards;
   if (frame.plan.kind != Plan::Kind::kLocal &&
       shards.any().sizes() != tensor.sizes()) [[unlikely]] {
     take_size(tensor, shards, frame.plan.mesh);
-  } else if (stands) {
+  } else if (frame.arguments[slot].is_open) {
     end_write(tensor);
   } else {
     reduce_pending(tensor, layout_of(tensor).partial_axes());
@@ -230,20 +230,19 @@ void run_on_argument(Frame& frame, Kind kind, int slot) {
     case Kind::kAdd:
       return add_zeros(frame, slot);
     case Kind::kWrote:
-      return end_writing(frame, slot, /*stands=*/true);
     case Kind::kWriteBack:
-      return end_writing(frame, slot, /*stands=*/false);
+      return end_writing(frame, slot);
     default:
       TORCH_MESH_ASSERT(false, name(kind), " is for no argument of its own");
   }
 }
 
-void reduce(const Frame& frame, const std::vector<int>& slots) {
-  c10::SmallVector<const Argument*, 4> arguments;
+void reduce(Frame& frame, const std::vector<int>& slots) {
+  c10::SmallVector<Argument*, 4> arguments;
   for (const int slot : slots) {
     arguments.push_back(&frame.arguments[slot]);
   }
-  reduce(arguments);
+  reduce_together(arguments);
 }
 
 void run(Frame& frame, const std::vector<Instruction>& instructions) {

@@ -35,19 +35,21 @@ struct Frame {
         stack(stack),
         base(stack.size() - op.params.size()),
         args(stack.data() + base, op.params.size()),
-        lanes(plan.mesh.lanes(plan.executed_on)) {
+        lanes(plan.mesh.lanes(plan.executed_on)),
+        arguments(call.entries.size()) {
     const bool dense = op.needs_dense || op.is_view;
-    arguments.reserve(call.entries.size());
     for (size_t i = 0; i < call.entries.size(); ++i) {
       const CallTensors::Entry& entry = call.entries[i];
-      arguments.push_back(
-          {entry.tensor,
-           &plan.inputs[i].redistribution,
-           entry.is_global,
-           entry.is_written,
-           entry.parts,
-           dense,
-           lowered.joins && lowered.inputs[i].cut_dim == 0});
+      Argument& argument = arguments[i];
+      argument.tensor = entry.tensor;
+      argument.moves = &plan.inputs[i].redistribution;
+      argument.is_global = entry.is_global;
+      argument.is_written = entry.is_written;
+      if (entry.parts) {
+        argument.parts = entry.parts;
+      }
+      argument.must_be_dense = dense;
+      argument.joins = lowered.joins && lowered.inputs[i].cut_dim == 0;
     }
   }
 

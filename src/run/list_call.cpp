@@ -22,12 +22,15 @@ ListCall::ListCall(const Op& op, Stack& stack)
           {p,
            op.schema.params[p].is_written,
            stack[base_ + p].toTensorVector(),
-           {},
-           {}});
+           num_slots_});
+      num_slots_ += static_cast<int>(lists_.back().tensors.size());
     } else if (stack[base_ + p].isTensor() &&
                stack[base_ + p].toTensor().defined()) {
       shared_.push_back(
-          {p, op.schema.params[p].is_written, stack[base_ + p].toTensor()});
+          {p,
+           op.schema.params[p].is_written,
+           stack[base_ + p].toTensor(),
+           num_slots_++});
     }
   }
 }

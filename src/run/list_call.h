@@ -7,8 +7,6 @@
 #include <ATen/core/Tensor.h>
 
 #include "run/op.h"
-#include "shard/shard.h"
-#include "shard/strides.h"
 
 namespace torch_mesh {
 
@@ -17,10 +15,7 @@ struct ListArg {
   size_t param;
   bool is_written;
   std::vector<at::Tensor> tensors;
-  std::vector<Shards> shards;  // of each tensor, in its planned layout
-  // Whether `shards` are the tensor's own, for writing in place; else they are
-  // copied back.
-  std::vector<bool> stands;
+  int first_slot;  // number of its first tensor among those of the call
 };
 
 // A tensor for all elements: the learning rate, the scale of gradients.
@@ -28,8 +23,7 @@ struct SharedArg {
   size_t param;
   bool is_written;
   at::Tensor tensor;
-  bool stands = false;
-  Shards replicas;  // one for each memory
+  int slot;  // its number among the tensors of the call
 };
 
 // A call of an op whose lists are element by element. The arguments are the
@@ -66,6 +60,7 @@ class ListCall {
   const bool is_fused_;
   std::vector<ListArg> lists_;
   std::vector<SharedArg> shared_;
+  int num_slots_ = 0;  // tensors of the call
 
  private:
   bool is_uniform() const;
