@@ -41,8 +41,7 @@ def instructions(f: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         Text. An op that was planned has a line for each instruction, with the
         numbers of the arguments or results that it is about: "move 1:
         all_gather@model 24 B" brings argument 1 into the layout in which it is
-        read. Ops on lists, programs of other ops and ops on storages have
-        none.
+        read. Programs of other ops, and ops on storages, have none.
     """
     return _explained(f, args, kwargs, with_instructions=True)
 
