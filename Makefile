@@ -9,6 +9,8 @@
 #   make conformance        every op, sampled, against plain torch
 #   make conformance-full   every sample; writes docs/conformance.md
 #   make conformance-plants do the suites see planted errors?
+#   make counted    of each case, on two layouts of memories: are the bytes that
+#                   are counted those that move?
 #   make keras-suite        Keras's own tests on the mesh
 #   make keras-suite-full   also those that need TensorFlow or JAX; writes
 #                           docs/keras-suite.md
@@ -58,7 +60,7 @@ NEWEST := VENV=.venv-newest BUILD=build/newest \
 .PHONY: demo test build setup lint format tidy bench sanitize fuzz stress \
   compat clean \
   test-newest wheel try-wheel engine-wheel check-github \
-  conformance conformance-full conformance-plants coverage \
+  conformance conformance-full conformance-plants counted coverage \
   keras-suite keras-suite-full \
   users random-programs \
   test-cpp test-python
@@ -245,6 +247,11 @@ conformance: build $(TEST_SETUP)
 conformance-full: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance --full \
 	  --store build/conformance-full.jsonl --markdown docs/conformance.md
+
+# Of each case: are the bytes that are counted those that move?
+counted: build $(TEST_SETUP)
+	$(RUN) -m tests.conformance --memories 0 0 1 1 --mesh 2x2 --quick --samples 1
+	$(RUN) -m tests.conformance --memories 0 1 2 3 --mesh 2x2 --quick --samples 1
 
 conformance-plants: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance --plant all --mesh 2 --quick --samples 12 \

@@ -139,6 +139,26 @@ TEST(Mesh, WithoutAxesKnowsNoName) {
       "Hint: make a mesh with that axis. [unknown-axis]");
 }
 
+// The mesh "r=2 c=2" of devices with these memories.
+Mesh square(const Ints& memories) {
+  set_memories_for_testing(memories);
+  const Mesh mesh({{"r", 2}, {"c", 2}});
+  set_memories_for_testing({});
+  return mesh;
+}
+
+TEST(Mesh, SharesMemoriesAxisByAxis) {
+  for (const Ints& memories :
+       {Ints{0, 0, 0, 0}, {0, 0, 1, 1}, {0, 1, 0, 1}, {0, 1, 2, 3}}) {
+    EXPECT_EQ(square(memories).size(), 4);
+  }
+  for (const Ints& memories :
+       {Ints{0, 1, 1, 0}, {0, 0, 0, 1}, {0, 1, 2, 0}, {0, 0, 1, 2}}) {
+    EXPECT_EQ(error_code_of([&] { square(memories); }), "mesh-devices");
+    set_memories_for_testing({});
+  }
+}
+
 TEST(Mesh, RefusesTwoAxesOfOneName) {
   EXPECT_EQ(
       error_of([] { Mesh({{"data", 2}, {"data", 4}}); }),

@@ -106,3 +106,15 @@ def test_null_devices_stand_alone():
         tm.Mesh({"data": 2}, devices=["null:0", "cpu:1"])
     with pytest.raises(ValueError, match="mesh-devices"):
         tm.Mesh({"data": 2}, devices=["null:1", "null:0"])
+
+
+def test_values_are_said_to_be_of_no_use():
+    mesh = tm.Mesh({"data": 2}, devices="null")
+    text = repr(tm.distribute(torch.ones(4), mesh, ("S0",)))
+    assert "layout=(S0) on null devices, whose values are of no use" in text
+
+
+@pytest.mark.parametrize("devices", ["nul", "cpu:0", ""])
+def test_devices_are_a_list_or_null(devices):
+    with pytest.raises(ValueError, match=r'or "null" for devices that nobody'):
+        tm.Mesh({"data": 1}, devices=devices)

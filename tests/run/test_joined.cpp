@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "core/shapes.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
