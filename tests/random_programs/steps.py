@@ -481,7 +481,7 @@ class Chooser:
                 "_foreach_clamp_min_": lambda ts: torch._foreach_clamp_min_(
                     ts, -2
                 ),
-                "_foreach_addcmul_": lambda ts: squared_(one_of_each(ts)),
+                "_foreach_addcmul_": add_squares_,
             }.items()
         )
 
@@ -579,14 +579,10 @@ def wrapped(i):
     return Step(f"remainder_ of {i}", run)
 
 
-def one_of_each(tensors):
-    """Those in storages of their own: squares of squares are not exact."""
-    by_storage = {t.untyped_storage()._cdata: t for t in tensors}
-    return list(by_storage.values())
-
-
-def squared_(tensors):
-    return torch._foreach_addcmul_(tensors, tensors, tensors)
+def add_squares_(tensors):
+    """Of one in each storage: squares of squares are not exact."""
+    ts = list({t.untyped_storage()._cdata: t for t in tensors}.values())
+    torch._foreach_addcmul_(ts, ts, ts)
 
 
 def overlap(a, b):
