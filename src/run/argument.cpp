@@ -162,6 +162,19 @@ void keep_order(Argument& argument) {
   }
 }
 
+at::Tensor whole_value(const Argument& argument, const Mesh& mesh) {
+  const at::Tensor& tensor = *argument.tensor;
+  return run_redistribution(
+             *redistribution_of(
+                 argument.moves->to,
+                 Layout::replicated(mesh),
+                 tensor.sizes(),
+                 tensor.scalar_type()),
+             *argument.shards)
+      .any()
+      .local();
+}
+
 void take(Argument& argument) {
   const at::Tensor& tensor = *argument.tensor;
   const Layout& layout = argument.moves->to;

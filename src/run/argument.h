@@ -45,6 +45,9 @@ void form(Argument& argument);
 void keep(Argument& argument);
 void keep_order(Argument& argument);
 
+// What is in its shards by now, to be written over the tensor.
+at::Tensor whole_value(const Argument& argument, const Mesh& mesh);
+
 // The same of many, as one.
 void move_together(c10::ArrayRef<Argument*> arguments);
 void form_together(c10::ArrayRef<Argument*> arguments);

@@ -198,7 +198,7 @@ void end_writing(Frame& frame, int slot) {
     end_write(tensor);
   } else {
     reduce_pending(tensor, layout_of(tensor).partial_axes());
-    write_value(tensor, shards.any().local());
+    write_value(tensor, whole_value(frame.arguments[slot], frame.plan.mesh));
   }
 }
 

@@ -108,7 +108,8 @@ class ListExecutor : private PlannedList {
     }
     facts.lies_in_written =
         std::ranges::any_of(lists_, [&](const ListArg& other) {
-          return other.is_written && other.tensors[e].is_alias_of(tensor);
+          return other.is_written && !other.tensors.empty() &&
+                 other.tensors[e].is_alias_of(tensor);
         });
     // Gradients come twice in addcmul.
     for (size_t other = 0; other < l && !list.is_written; ++other) {
@@ -256,25 +257,13 @@ class ListExecutor : private PlannedList {
       end_write(tensor);
       return;
     }
-    const at::Tensor value = is_of_list ? whole(slot) : largest(shards);
+    const at::Tensor value =
+        is_of_list ? whole_value(arguments_[slot], mesh_) : largest(shards);
     if (is_global(tensor)) {
       write_value(tensor, value);
     } else {
       tensor.copy_(value);
     }
-  }
-
-  at::Tensor whole(int slot) const {
-    const at::Tensor& tensor = *arguments_[slot].tensor;
-    return run_redistribution(
-               *redistribution_of(
-                   arguments_[slot].moves->to,
-                   Layout::replicated(mesh_),
-                   tensor.sizes(),
-                   tensor.scalar_type()),
-               *arguments_[slot].shards)
-        .any()
-        .local();
   }
 
   // The kernel of an element takes the number for a tensor, of another shape;
