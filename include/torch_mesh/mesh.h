@@ -70,7 +70,11 @@ class Mesh {
   // Throws [mesh-axes] on duplicate, empty or unspeakable names (other than of
   // letters, digits, "_", "-", "."), sizes < 1, and more than kMaxAxes axes or
   // kMaxDevices devices; [mesh-devices] if the number of devices is not the
-  // product of the sizes, or a device occurs twice.
+  // product of the sizes, a device occurs twice, or memories are shared
+  // otherwise than axis by axis: each axis has groups of coordinates, and two
+  // devices share a memory where on every axis theirs are of one group, and
+  // nowhere else. On 2 x 2 that is one memory, a memory for each row, for each
+  // column, or for each device.
   explicit Mesh(std::vector<Axis> axes, std::vector<Device> devices = {});
 
   int num_axes() const;

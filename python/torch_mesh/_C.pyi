@@ -60,6 +60,9 @@ def set_memories_for_testing(memories: list[int]) -> None:
 def separate_memories_for_testing(separate: bool) -> None:
     """Gives each virtual device a memory of its own, or one to all."""
 
+def refuse_to_communicate_for_testing(refuse: bool) -> None:
+    """Makes every call of a communicator an error, or ends that."""
+
 # ---------------------------------------------------------------- tensors
 
 def register_device() -> None: ...
@@ -78,6 +81,9 @@ def batch_moves() -> list[tuple[list[int], torch.dtype, Layout, int]]:
 
 def is_global(tensor: Tensor) -> bool: ...
 def is_unwritten(tensor: Tensor) -> bool: ...
+def state_text(tensor: Tensor) -> str:
+    """What the engine knows of a tensor and its storage, without values."""
+
 def change_layout(tensor: Tensor, layout: Layout) -> bool: ...
 def unwritten(
     sizes: Sequence[int],

@@ -51,7 +51,9 @@ class Mesh:
             memory of that device are those of a real one, values are not.
 
     Raises:
-        ValueError: on sizes, names or a number of devices that do not fit.
+        ValueError: on sizes, names or a number of devices that do not fit;
+            on memories that are not shared axis by axis, as one for each
+            process, host or row of devices is.
         TypeError: if `axes` is no dict of text to int.
 
     Example:
@@ -69,6 +71,13 @@ class Mesh:
             devices = _default_devices(pairs)
         elif devices == "null":
             devices = [f"null:{i}" for i in range(_count_of(pairs))]
+        elif isinstance(devices, str):
+            raise ValueError(
+                f'Mesh: devices is the text "{devices}", and takes a list of'
+                ' names, or "null" for devices that nobody has.\n'
+                'Hint: devices=["cpu:0", "cpu:1"], with a name for each place'
+                " of the mesh. [mesh-devices]"
+            )
         self._native = _C.Mesh(pairs, [str(device) for device in devices])
 
     @classmethod

@@ -30,7 +30,10 @@ def tensor_str(original: Any) -> Any:
         if type(self) in (torch.Tensor, torch.nn.Parameter) and _C.is_global(
             self
         ):
-            shown = str(_C.layout_of(self))
+            layout = _C.layout_of(self)
+            shown = str(layout)
+            if layout.mesh.devices[0].startswith("null"):
+                shown += " on null devices, whose values are of no use"
             text = text.replace("device='mesh:0'", f"layout={shown}", 1)
         return text
 

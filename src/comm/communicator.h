@@ -73,5 +73,7 @@ Communicator& communicator_of(const Mesh& mesh);
 
 // Lets another one serve all meshes; nullptr ends it.
 void set_communicator_for_testing(Communicator* communicator);
+// Lets one serve all meshes of which every call throws; false ends it.
+void refuse_to_communicate_for_testing(bool refuse);
 
 }  // namespace torch_mesh

@@ -258,6 +258,57 @@ void check_devices(
   }
 }
 
+// Which devices share a memory has to follow axis by axis (see mesh.h): a sum
+// over two axes is formed along one after the other, with a part for each
+// memory, and would else miss a part or count it twice.
+void check_memories(
+    const std::vector<Mesh::Axis>& axes,
+    const std::vector<int64_t>& strides,
+    const std::vector<Device>& devices,
+    const std::vector<int>& memories) {
+  std::map<int, size_t> first_of_memory;
+  for (size_t device = 0; device < devices.size(); ++device) {
+    // The device whose coordinates are the first ones that share a memory with
+    // this one's, each axis by itself.
+    size_t first = 0;
+    for (size_t a = 0; a < axes.size(); ++a) {
+      const auto stride = static_cast<size_t>(strides[a]);
+      const size_t own = device / stride % static_cast<size_t>(axes[a].size);
+      size_t least = 0;
+      while (memories[least * stride] != memories[own * stride]) {
+        ++least;
+      }
+      first += least * stride;
+    }
+    const size_t same =
+        first_of_memory.try_emplace(memories[device], first).first->second;
+    if (memories[device] == memories[first] && same == first) {
+      continue;
+    }
+    std::string of_devices;
+    for (size_t i = 0; i < devices.size(); ++i) {
+      const size_t number = static_cast<size_t>(
+          std::find(memories.begin(), memories.end(), memories[i]) -
+          memories.begin());
+      of_devices += (i == 0 ? "" : " ") + std::to_string(number);
+    }
+    detail::raise(
+        ErrorKind::kValue,
+        "mesh-devices",
+        "Mesh: which devices share a memory does not follow axis by axis: ",
+        same == first ? "it differs along an axis for "
+                      : "coordinates on several axes decide it for ",
+        devices[device].str(),
+        ".\n  mesh      ",
+        axes_text(axes),
+        "\n  memories  ",
+        of_devices,
+        "  (the first device of each)\n"
+        "Hint: order the devices so that moving along an axis leaves a memory "
+        "at every place or at none, as 0 0 2 2 does on two rows of two.");
+  }
+}
+
 }  // namespace
 
 const Mesh::Data* Mesh::Data::intern(
@@ -276,6 +327,7 @@ const Mesh::Data* Mesh::Data::intern(
     data->strides[a] = stride;
     stride *= axes[a].size;
   }
+  check_memories(axes, data->strides, devices, data->memories);
   data->one_memory = std::all_of(
       data->memories.begin(), data->memories.end(), [&](int memory) {
         return memory == data->memories[0];

@@ -10,6 +10,7 @@
 #include <torch_mesh/rule.h>
 #include <torch_mesh/tensor.h>
 
+#include "comm/communicator.h"
 #include "device/compat_checks.h"
 #include "device/read_only.h"
 #include "dispatch/device_index.h"
@@ -20,6 +21,7 @@
 #include "python/numpy.h"
 #include "tensor/current_mesh.h"
 #include "tensor/global_tensor.h"
+#include "tensor/state_text.h"
 #include "trace/counters.h"
 
 namespace py = pybind11;
@@ -137,6 +139,9 @@ void bind_layouts(py::module_& m) {
       py::arg("itemsize"));
   m.def("separate_memories_for_testing", &separate_memories_for_testing);
   m.def("set_memories_for_testing", &set_memories_for_testing);
+  m.def(
+      "refuse_to_communicate_for_testing", &refuse_to_communicate_for_testing);
+  m.def("state_text", &state_text, py::arg("tensor"));
   m.def("compat_checks", [] {
     py::list checks;
     for (const CompatCheck& check : compat_checks()) {

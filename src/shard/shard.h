@@ -46,6 +46,8 @@ class Shard {
   bool is_all_of_its_memory() const {
     return static_cast<size_t>(num_bytes()) == local_.storage().nbytes();
   }
+  // Names its allocation.
+  const void* memory() const { return local_.storage().unsafeGetStorageImpl(); }
   // Whether both lie in one allocation.
   bool shares_memory_with(const Shard& other) const {
     return local_.storage().is_alias_of(other.local_.storage());

@@ -17,6 +17,14 @@ def arguments():
     parser = argparse.ArgumentParser(prog="python -m tests.conformance")
     parser.add_argument("--suite", nargs="+", default=SUITES, choices=SUITES)
     parser.add_argument("--mesh", nargs="+", default=["2", "3", "2x2"])
+    parser.add_argument(
+        "--memories",
+        type=int,
+        nargs="+",
+        default=[],
+        help="one for each cpu:<i>, as 0 0 1 1; each case also asks whether "
+        "the bytes that are counted are those that move",
+    )
     parser.add_argument("--only", help="units that this expression finds")
     parser.add_argument("--full", action="store_true", help="every sample")
     parser.add_argument("--quick", action="store_true", help="fewer layouts")
@@ -75,6 +83,7 @@ def run(args, suites, plant=None):
         samples=args.samples,
         quick=args.quick,
         plant=plant,
+        memories=tuple(args.memories),
     )
     result = table.Table()
     jobs = jobs_of(suites, options, args.only, args.part)

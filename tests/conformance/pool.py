@@ -88,6 +88,11 @@ def work(connection, progress, options):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence()
+    around = contextlib.nullcontext
+    if options.memories:
+        counted = importlib.import_module("tests.conformance.counted")
+        counted.share(options.memories)
+        around = counted.moved
     with contextlib.suppress(EOFError):
         while True:
             job = connection.recv()
@@ -102,6 +107,7 @@ def work(connection, progress, options):
                 progress,
                 job.passed_over,
                 until_wrong=options.plant is not None,
+                around=around,
             )
             try:
                 suite_of(job).run(job.unit, options, record)

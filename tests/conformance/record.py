@@ -1,5 +1,6 @@
 """What a case ends in, and who writes it down."""
 
+import contextlib
 import dataclasses
 import mmap
 import traceback
@@ -35,6 +36,9 @@ class Options:
     seed: int = 4
     plant: str | None = None
     quick: bool = False  # fewer layouts: what `make test` has time for
+    # Memory of each device, for meshes of which devices share some; then each
+    # case also asks whether the bytes that are counted are those that move.
+    memories: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -96,10 +100,20 @@ class Record:
     """Runs the cases of one unit and keeps how they ended."""
 
     def __init__(
-        self, suite, unit, progress, passed_over=(), until_wrong=False
+        self,
+        suite,
+        unit,
+        progress,
+        passed_over=(),
+        until_wrong=False,
+        around=contextlib.nullcontext,
     ):
-        """`until_wrong`: the first wrong case ends the unit, by `Enough`."""
+        """`until_wrong`: the first wrong case ends the unit, by `Enough`.
+
+        Each case runs inside of `around()`, which may raise `Wrong` at its end.
+        """
         self._until_wrong = until_wrong
+        self._around = around
         self.suite = suite
         self.unit = unit
         self.right = {}  # per mesh
@@ -120,7 +134,8 @@ class Record:
         planted = Planted.count
         Open.texts = ()
         try:
-            check()
+            with self._around():
+                check()
             if self._until_wrong and Planted.count == planted:
                 raise Skip("right, and no error was put in")
         except Wrong as error:
