@@ -9,6 +9,7 @@
 #   make conformance        every op, sampled, against plain torch
 #   make conformance-full   every sample; writes docs/conformance.md
 #   make conformance-plants do the suites see planted errors?
+#   make counted    are the bytes counted in its cases those that move?
 #   make keras-suite        Keras's own tests on the mesh
 #   make keras-suite-full   also those that need TensorFlow or JAX; writes
 #                           docs/keras-suite.md
@@ -58,7 +59,7 @@ NEWEST := VENV=.venv-newest BUILD=build/newest \
 .PHONY: demo test build setup lint format tidy bench sanitize fuzz stress \
   compat clean \
   test-newest wheel try-wheel engine-wheel check-github \
-  conformance conformance-full conformance-plants coverage \
+  conformance conformance-full conformance-plants counted coverage \
   keras-suite keras-suite-full \
   users random-programs \
   test-cpp test-python
@@ -249,6 +250,12 @@ conformance-full: build $(TEST_SETUP)
 conformance-plants: build $(TEST_SETUP)
 	$(RUN) -m tests.conformance --plant all --mesh 2 --quick --samples 12 \
 	  --markdown docs/conformance-plants.md
+
+# With a memory for each device, and with one for each two.
+counted: build $(TEST_SETUP)
+	for memories in "0 1 2 3" "0 0 1 1"; do OMP_NUM_THREADS=1 $(RUN) \
+	  -m tests.conformance --memories $$memories --mesh 2x2 --quick \
+	  --samples 1 || exit 1; done
 
 # The share of ops that keep a sharded batch may not fall.
 coverage: build $(TEST_SETUP)
