@@ -107,9 +107,7 @@ STATES = {
     "pending sum": lambda x: x.t() @ x,
     "window of a pending sum": lambda x: (x.t() @ x)[1:3],
     "transposed pending sum": lambda x: (x.t() @ x).t(),
-    "pending sums": lambda x: place(
-        torch.randn(4, 4), x_mesh(x), ("P+", "P+")
-    ),
+    "pending sums": lambda x: place(torch.randn(4, 4), x_mesh(x), ("P+", "P+")),
     "reduced elsewhere": lambda x: (s := x.sum(0), s[1:], s.relu())[1],
     "unwritten": torch.empty_like,
     "unwritten without a wish": lambda x: torch.empty(4, 4, device="mesh"),
