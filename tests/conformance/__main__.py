@@ -22,8 +22,8 @@ def arguments():
         type=int,
         nargs="+",
         default=[],
-        help="one for each cpu:<i>, as 0 0 1 1; a case then asks whether the "
-        "bytes that are counted are those that move, and nothing else",
+        help="one for each cpu:<i>, as 0 0 1 1; each case asks whether the "
+        "bytes that are counted are those that move, in place of the values",
     )
     parser.add_argument("--only", help="units that this expression finds")
     parser.add_argument("--full", action="store_true", help="every sample")

@@ -7,8 +7,6 @@ from tests.conformance.record import Wrong
 import torch_mesh as tm
 from torch_mesh import _C
 
-COUNTED = "counted is not moved"
-
 
 def share(memories):
     """Gives each cpu:<i> of later meshes that memory."""
@@ -19,15 +17,14 @@ def share(memories):
 def moved():
     """Around a case: what the plans bring to each device, it has read.
 
-    Nothing else is asked. Where devices do not share one memory sums have
-    another order than plain torch's, and values differ in the last bit. Not
-    asked of a case that raises: what counts a step may have been cut short
-    before it moved.
+    Values are not asked for: a sum whose parts lie in several memories rounds
+    otherwise than plain torch, where the suites expect its bits. A case that
+    raises does so; what counts a step may have been cut short in it.
     """
     with tm.counting() as counts, contextlib.suppress(Wrong):
         yield
     if counts.received != counts.moved:
         raise Wrong(
-            f"{COUNTED}: received {counts.received}, moved {counts.moved} in "
+            f"received {counts.received}, moved {counts.moved} in "
             f"{counts.collectives}"
         )

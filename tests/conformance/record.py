@@ -36,8 +36,8 @@ class Options:
     seed: int = 4
     plant: str | None = None
     quick: bool = False  # fewer layouts: what `make test` has time for
-    # Memory of each device, for meshes of which devices share some; then a case
-    # asks whether the bytes that are counted are those that move.
+    # Memory of each device; then each case asks whether the bytes that are
+    # counted are those that move, in place of the values.
     memories: tuple[int, ...] = ()
 
 

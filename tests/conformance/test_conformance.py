@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from tests.conformance import SUITES, counted
+from tests.conformance.record import Wrong
+
+import torch_mesh as tm
 
 ROOT = Path(__file__).parents[2]
 FAILING = Path(__file__).with_name("failing.txt")
@@ -64,6 +69,30 @@ def test_mesh_of_two_agrees_with_plain_torch(suites, tmp_path):
     assert not new, "\n".join(f"{unit}: {text}" for unit, text in new.items())
     repaired = known - set(found)
     assert not repaired, f"take these out of {FAILING.name}: {repaired}"
+
+
+# Every fifth unit; `make counted` runs all.
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("memories", ["0 1 2 3", "0 0 1 1"])
+def test_what_is_counted_is_what_moves(memories, tmp_path):
+    found = failing_units(
+        SUITES,
+        *("--mesh", "2x2", "--quick", "--samples", "1", "--part", "0/5"),
+        *("--memories", *memories.split()),
+        tmp_path=tmp_path,
+    )
+    assert not found, "\n".join(f"{u}: {text}" for u, text in found.items())
+
+
+def test_bytes_that_are_counted_and_do_not_move_are_seen():
+    mesh = tm.Mesh({"data": 2}, devices="null")
+    x = tm.distribute(torch.ones(4, 2), mesh, ("S0",))
+    with counted.moved():
+        x + 1
+    unmoved = pytest.raises(Wrong, match="moved {} in {'all_gather@data': 1}")
+    with unmoved, counted.moved():
+        x.cpu()
 
 
 # Bytes of memory that nobody has written, by glibc, are the complement.

@@ -101,20 +101,27 @@ def test_a_mesh_of_a_thousand_devices_fits_in_one_process():
     assert counts.moved == {}
 
 
+@pytest.mark.parametrize("devices", ["nul", "cpu", "null:0", ""])
+def test_a_text_that_names_no_null_devices_is_refused(devices):
+    with pytest.raises(ValueError, match="takes a list of names") as error:
+        tm.Mesh({"data": 2}, devices=devices)
+    assert f'"{devices}"' in str(error.value)
+    assert 'devices=["cpu:0", "cpu:1"]' in str(error.value)
+    assert str(error.value).endswith("[mesh-devices]")
+
+
+def test_a_printed_tensor_says_that_its_values_are_of_no_use():
+    null = tm.Mesh({"data": 2}, devices="null")
+    note = "on null devices, whose values are of no use"
+    for mesh, is_null in ((null, True), (tm.Mesh({"data": 2}), False)):
+        x = tm.distribute(torch.ones(4, 2), mesh, ("S0",))
+        for text in (repr(x), str(x.sum()), repr(torch.nn.Parameter(x))):
+            assert (note in text) == is_null
+            assert "layout=(" in text
+
+
 def test_null_devices_stand_alone():
     with pytest.raises(ValueError, match="mesh-devices"):
         tm.Mesh({"data": 2}, devices=["null:0", "cpu:1"])
     with pytest.raises(ValueError, match="mesh-devices"):
         tm.Mesh({"data": 2}, devices=["null:1", "null:0"])
-
-
-def test_values_are_said_to_be_of_no_use():
-    mesh = tm.Mesh({"data": 2}, devices="null")
-    text = repr(tm.distribute(torch.ones(4), mesh, ("S0",)))
-    assert "layout=(S0) on null devices, whose values are of no use" in text
-
-
-@pytest.mark.parametrize("devices", ["nul", "cpu:0", ""])
-def test_devices_are_a_list_or_null(devices):
-    with pytest.raises(ValueError, match=r'or "null" for devices that nobody'):
-        tm.Mesh({"data": 1}, devices=devices)
