@@ -33,7 +33,7 @@ def partitions(count):
             yield numbers
 
 
-@pytest.mark.parametrize("memories", partitions(4), ids=str)
+@pytest.mark.parametrize("memories", list(partitions(4)), ids=str)
 def test_of_2_x_2_devices_rows_or_columns_share(mesh_with, memories):
     if memories not in PRODUCTS:
         with pytest.raises(ValueError, match="axis by axis") as error:
@@ -50,7 +50,7 @@ def test_of_2_x_2_devices_rows_or_columns_share(mesh_with, memories):
         assert counts.moved == counts.received
 
 
-@pytest.mark.parametrize("memories", partitions(4), ids=str)
+@pytest.mark.parametrize("memories", list(partitions(4)), ids=str)
 def test_of_one_axis_any_devices_share(mesh_with, memories):
     mesh = mesh_with(memories, data=4)
     value = torch.randint(9, (5, 3)).float()
