@@ -3,9 +3,7 @@
 
 #pragma once
 
-#include <memory>
-#include <optional>
-#include <string>
+#include <cstdint>
 #include <vector>
 
 #include "lower/instruction.h"

@@ -18,10 +18,10 @@ std::string numbers_of(const std::vector<int>& slots) {
   return text;
 }
 
-// `moves_of` gives the redistribution of an argument.
-std::string line_of(
-    const Instruction& instruction,
-    const std::function<const Redistribution&(int slot)>& moves_of) {
+// Gives the redistribution of an argument.
+using MovesOf = std::function<const Redistribution&(int slot)>;
+
+std::string line_of(const Instruction& instruction, const MovesOf& moves_of) {
   const std::vector<int>& slots = instruction.slots;
   std::string line = name(instruction.kind);
   const bool calls = instruction.kind == Kind::kCallLanes ||
@@ -50,36 +50,32 @@ std::string line_of(
   return line;
 }
 
+std::string lines_of(
+    const std::vector<Instruction>& instructions,
+    const MovesOf& moves_of) {
+  std::string text;
+  for (const Instruction& instruction : instructions) {
+    text += line_of(instruction, moves_of) + "\n";
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string text_of(
     const LoweredPlan& plan,
     const std::vector<Instruction>& instructions) {
-  std::string text;
-  for (const Instruction& instruction : instructions) {
-    text += line_of(
-                instruction,
-                [&](int slot) -> const Redistribution& {
-                  return plan.plan.inputs[slot].redistribution;
-                }) +
-            "\n";
-  }
-  return text;
+  return lines_of(instructions, [&](int slot) -> const Redistribution& {
+    return plan.plan.inputs[slot].redistribution;
+  });
 }
 
 std::string text_of(
     const ListFacts& call,
     const std::vector<Instruction>& instructions) {
-  std::string text;
-  for (const Instruction& instruction : instructions) {
-    text += line_of(
-                instruction,
-                [&](int slot) -> const Redistribution& {
-                  return *call.arguments[slot].moves;
-                }) +
-            "\n";
-  }
-  return text;
+  return lines_of(instructions, [&](int slot) -> const Redistribution& {
+    return *call.arguments[slot].moves;
+  });
 }
 
 std::string text_of(const LoweredPlan& plan, const Instructions& instructions) {

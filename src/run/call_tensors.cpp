@@ -95,6 +95,17 @@ void hold_sums(CallTensors& tensors) {
   }
 }
 
+int viewed_argument(const Op& op, const CallTensors& tensors, int alias) {
+  for (size_t i = 0; op.is_view && alias >= 0 && i < tensors.entries.size();
+       ++i) {
+    const CallTensors::Entry& entry = tensors.entries[i];
+    if (entry.is_global && op.schema.params[entry.arg].alias == alias) {
+      return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
+
 Layout layout_in_call(const CallTensors::Entry& entry) {
   return entry.parts       ? entry.parts->layout
          : entry.is_global ? layout_of(*entry.tensor)

@@ -39,6 +39,10 @@ CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args);
 // it runs as it was planned.
 void hold_sums(CallTensors& tensors);
 
+// The argument on whose storage a view of this alias set is a window; -1 for
+// results that are no views of a global tensor.
+int viewed_argument(const Op& op, const CallTensors& tensors, int alias);
+
 // Layout in which a tensor of a call counts: plain ones are replicated.
 Layout layout_in_call(const CallTensors::Entry& entry);
 

@@ -36,33 +36,6 @@ bool find_aliases(
   return any;
 }
 
-std::vector<CallFacts::Argument> arguments_of(
-    const Plan& plan,
-    const CallTensors& tensors) {
-  std::vector<CallFacts::Argument> arguments;
-  for (const CallTensors::Entry& entry : tensors.entries) {
-    CallFacts::Argument argument;
-    argument.is_written = entry.is_written;
-    argument.is_global = entry.is_global;
-    argument.is_here =
-        entry.is_global && layout_of(*entry.tensor).mesh() == plan.mesh;
-    arguments.push_back(argument);
-  }
-  return arguments;
-}
-
-// The argument on whose storage a view of this alias set is a window.
-int window_on(const Op& op, const CallTensors& tensors, int alias) {
-  for (size_t i = 0; op.is_view && alias >= 0 && i < tensors.entries.size();
-       ++i) {
-    const CallTensors::Entry& entry = tensors.entries[i];
-    if (entry.is_global && op.schema.params[entry.arg].alias == alias) {
-      return static_cast<int>(i);
-    }
-  }
-  return -1;
-}
-
 // Rules give lists to ops that return one list and nothing else.
 std::vector<CallFacts::Result> results_of(
     const Op& op,
@@ -72,8 +45,8 @@ std::vector<CallFacts::Result> results_of(
                                                           : plan.windows.size();
   std::vector<CallFacts::Result> results;
   for (const OpSchema::Param& returned : op.schema.returns) {
-    const CallFacts::Result result{returned.is_written,
-                                   window_on(op, tensors, returned.alias)};
+    const CallFacts::Result result{
+        returned.is_written, viewed_argument(op, tensors, returned.alias)};
     if (returned.is_tensor_list) {
       results.resize(num, result);
     } else if (returned.is_tensor && results.size() < num) {
@@ -83,12 +56,21 @@ std::vector<CallFacts::Result> results_of(
   return results;
 }
 
+// `arguments`: what find_aliases says of them, if it was asked.
 CallFacts facts_of(
     const Op& op,
     const LoweredPlan& plan,
-    const CallTensors& tensors) {
+    const CallTensors& tensors,
+    std::vector<CallFacts::Argument> arguments) {
   CallFacts facts;
-  facts.arguments = arguments_of(plan.plan, tensors);
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const CallTensors::Entry& entry = tensors.entries[i];
+    arguments[i].is_written = entry.is_written;
+    arguments[i].is_global = entry.is_global;
+    arguments[i].is_here =
+        entry.is_global && layout_of(*entry.tensor).mesh() == plan.plan.mesh;
+  }
+  facts.arguments = std::move(arguments);
   facts.results = results_of(op, plan, tensors);
   facts.is_view = op.is_view;
   facts.is_python = op.is_python;
@@ -104,7 +86,9 @@ bool any_moves(const LoweredPlan& plan) {
 }  // namespace
 
 void lower_call(const Op& op, const CallTensors& tensors, LoweredPlan& plan) {
-  plan.instructions = lower(plan, facts_of(op, plan, tensors));
+  std::vector<CallFacts::Argument> arguments(tensors.entries.size());
+  plan.instructions =
+      lower(plan, facts_of(op, plan, tensors, std::move(arguments)));
 }
 
 const Instructions& instructions_of(
@@ -119,9 +103,7 @@ const Instructions& instructions_of(
   if (!find_aliases(plan, tensors, arguments)) {
     return plan.instructions;
   }
-  CallFacts facts = facts_of(op, plan, tensors);
-  find_aliases(plan, tensors, facts.arguments);
-  anew = lower(plan, facts);
+  anew = lower(plan, facts_of(op, plan, tensors, std::move(arguments)));
   return anew;
 }
 

@@ -92,23 +92,10 @@ Layout layout_of_result(const Frame& frame, size_t o) {
              : Layout::replicated(frame.plan.mesh);
 }
 
-// The argument on whose storage a view is a window.
-size_t source_of(const Frame& frame, size_t o) {
-  const Result& result = frame.results[o];
-  for (size_t i = 0; i < frame.call.entries.size(); ++i) {
-    const CallTensors::Entry& entry = frame.call.entries[i];
-    if (entry.is_global &&
-        frame.op.schema.params[entry.arg].alias == result.alias) {
-      return i;
-    }
-  }
-  TORCH_MESH_ASSERT(false, frame.op.schema.name, " is a view of no argument");
-}
-
 void window(Frame& frame, size_t o, bool stands) {
   Result& result = frame.results[o];
-  const size_t source = source_of(frame, o);
-  const at::Tensor& base = frame.tensor(static_cast<int>(source));
+  const int source = viewed_argument(frame.op, frame.call, result.alias);
+  const at::Tensor& base = frame.tensor(source);
   const LoweredPlan::Window& window = frame.lowered.windows[o];
   // Slices of one view have its strides.
   if (!frame.is_joined && o < frame.lowered.outputs.size() &&
