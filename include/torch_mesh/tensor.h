@@ -37,7 +37,7 @@ bool is_global(const at::Tensor& tensor);
 
 // The layout in which a global tensor stands. Throws [not-global] if `tensor`
 // is undefined or plain.
-const Layout& layout_of(const at::Tensor& tensor);
+Layout layout_of(const at::Tensor& tensor);
 
 // The value of `tensor` (plain, anywhere, or global) as a new global tensor.
 // Differentiable. Memory is never shared with `tensor`.

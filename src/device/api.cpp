@@ -269,7 +269,7 @@ at::Tensor borrow(const at::Tensor& tensor, const Layout& layout) {
         dense && layout.sharded_axes() == 0 ? plain.strides().vec() : strides,
         plain.scalar_type(),
         std::move(shards));
-    MeshStorage::of(result)->is_borrowed = true;
+    MeshStorage::of(result)->borrow();
     return result;
   });
 }

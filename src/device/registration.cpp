@@ -135,7 +135,7 @@ at::Tensor empty_strided(
   const Layout layout = Layout::replicated(current_mesh());
   check_capacity(layout, sizes, num_bytes, /*is_placed=*/false);
   const at::Tensor made = make_unwritten(layout, sizes, strides, type);
-  MeshStorage::of(made)->is_placed = false;
+  MeshStorage::of(made)->place(false);
   return made;
 }
 

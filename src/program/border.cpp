@@ -181,7 +181,7 @@ bool copy(const CallArgs& args) {
   }
   if (is_unwritten(self) && is_global(source) && !source.is_alias_of(self) &&
       source.sizes() == self.sizes()) {
-    const Layout& layout = layout_of(source);
+    const Layout layout = layout_of(source);
     adopt_layout(
         self,
         source.scalar_type() == self.scalar_type() ? layout

@@ -68,7 +68,7 @@ bool empty_like(const CallArgs& args) {
       make_unwritten(layout, like.sizes(), like.strides(), like.scalar_type());
   // A layout for other sizes is nobody's wish: zeros for the gradient of x[i]
   // take that of what is added to them.
-  MeshStorage::of(made)->is_placed = follows;
+  MeshStorage::of(made)->place(follows);
   return args.give(made);
 }
 

@@ -30,10 +30,10 @@ bool scatter(const Op& view, const CallArgs& args) {
   }
   const at::Tensor base = window_of_storage(
       self.storage(),
-      storage.base_sizes,
-      storage.base_strides,
+      storage.base_sizes(),
+      storage.base_strides(),
       /*offset=*/0,
-      storage.dtype);
+      storage.dtype());
   const at::Tensor copy =
       base.new_empty_strided(base.sizes(), base.strides()).copy_(base);
   const at::Tensor result = window_of_storage(
@@ -103,7 +103,7 @@ bool roll(const CallArgs& args) {
   if (!is_global(self) || shifts.size() != 1 || dims.size() != 1 ||
       dims[0] < -self.dim() || dims[0] >= self.dim() || self.numel() == 0 ||
       !self.is_contiguous() || LazyBits::of(self).any() || is_unwritten(self) ||
-      MeshStorage::of(self)->broken) {
+      MeshStorage::of(self)->broken()) {
     return false;
   }
   const int64_t dim = dims[0] < 0 ? dims[0] + self.dim() : dims[0];

@@ -102,7 +102,7 @@ void open(Argument& argument, bool overwrites) {
     keep_order(argument);
     return;
   }
-  argument.generation = MeshStorage::of(tensor)->memory_generation.load();
+  argument.generation = MeshStorage::of(tensor)->state().memory_generation();
   read_moved(
       argument, overwrites ? begin_overwrite(tensor) : begin_write(tensor));
 }
@@ -183,7 +183,7 @@ void take(Argument& argument) {
     read_moved(argument, with_bits_of(tensor, argument.parts->shards));
     return;
   }
-  argument.generation = MeshStorage::of(tensor)->memory_generation.load();
+  argument.generation = MeshStorage::of(tensor)->state().memory_generation();
   if (const Shards* settled = settled_shards(tensor);
       settled && meta_of(tensor).layout == layout) {
     argument.shards = settled;

@@ -52,8 +52,8 @@ const Layout* find_replicas(
     if (meta.is_write_back && !tensor.is_non_overlapping_and_dense()) {
       return nullptr;  // its copy lies in another way
     }
-    if (entry.is_written &&
-        (meta.is_write_back || MeshStorage::of(tensor)->is_borrowed)) {
+    if (entry.is_written && (meta.is_write_back ||
+                             MeshStorage::of(tensor)->state().is_borrowed())) {
       return nullptr;
     }
     layout = &meta.layout;

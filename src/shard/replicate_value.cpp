@@ -2,6 +2,8 @@
 
 #include "shard/replicate_value.h"
 
+#include <ATen/ops/empty_strided.h>
+
 #include "shard/local_ops.h"
 
 namespace torch_mesh {
@@ -33,6 +35,22 @@ Shards replicate_value(
 void own(Shards& shards) {
   for (Shard& shard : shards) {
     shard = shard.local().clone();
+  }
+}
+
+Shards copies_of(const Shards& shards) {
+  Shards copies = shards;
+  for (Shard& copy : copies) {
+    const at::Tensor& local = copy.local();
+    copy = at::empty_strided(local.sizes(), local.strides(), local.options())
+               .copy_(local);
+  }
+  return copies;
+}
+
+void fill_with_zeros(const Shards& shards) {
+  for (const Shard& shard : shards) {
+    shard.local().zero_();
   }
 }
 

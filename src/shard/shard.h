@@ -121,6 +121,12 @@ class Shards {
 // Makes each a copy that nothing else refers to.
 void own(Shards& shards);
 
+// Copies with the very strides of these, holes between the elements included:
+// views of the ones hold for the others.
+Shards copies_of(const Shards& shards);
+
+void fill_with_zeros(const Shards& shards);
+
 // Writes shards over those of the same lanes.
 void copy_shards(const Shards& from, const Shards& to);
 

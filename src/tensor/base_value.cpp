@@ -50,16 +50,17 @@ Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
   for (const int lane : lanes.mine) {
     const int device = lanes.first_device[lane];
     const std::vector<int64_t> sizes =
-        shard_sizes(layout, storage.base_sizes, device);
+        shard_sizes(layout, storage.base_sizes(), device);
     const auto options =
-        at::TensorOptions(storage.dtype)
+        at::TensorOptions(storage.dtype())
             .device(torch_device(layout.mesh().devices()[device]));
-    const bool whole = c10::IntArrayRef(sizes) == storage.base_sizes;
+    const bool whole = c10::IntArrayRef(sizes) == storage.base_sizes();
     shards[lane] = at::empty_strided(
         sizes,
-        whole ? std::vector<int64_t>(
-                    storage.base_strides.begin(), storage.base_strides.end())
-              : strides_in_order_of(sizes, storage.base_strides),
+        whole
+            ? std::vector<int64_t>(
+                  storage.base_strides().begin(), storage.base_strides().end())
+            : strides_in_order_of(sizes, storage.base_strides()),
         options);
   }
   return shards;
@@ -73,14 +74,14 @@ at::Tensor full_base(
   const at::Tensor value =
       run_redistribution(
           *redistribution_of(
-              layout, replicated, storage.base_sizes, storage.dtype),
+              layout, replicated, storage.base_sizes(), storage.dtype()),
           shards)
           .any()
           .local();
   at::Tensor full = at::empty_strided(
-      storage.base_sizes,
-      storage.base_strides,
-      at::TensorOptions(storage.dtype).device(value.device()));
+      storage.base_sizes(),
+      storage.base_strides(),
+      at::TensorOptions(storage.dtype()).device(value.device()));
   full.copy_(value);
   return full;
 }
@@ -110,9 +111,9 @@ void copy_once(at::Tensor window, at::Tensor value) {
 bool is_whole(const at::Tensor& tensor) {
   const MeshStorage& storage = *MeshStorage::of(tensor);
   return !meta_of(tensor).is_write_back && tensor.storage_offset() == 0 &&
-         tensor.sizes() == c10::IntArrayRef(storage.base_sizes) &&
-         tensor.strides() == c10::IntArrayRef(storage.base_strides) &&
-         tensor.scalar_type() == storage.dtype;
+         tensor.sizes() == c10::IntArrayRef(storage.base_sizes()) &&
+         tensor.strides() == c10::IntArrayRef(storage.base_strides()) &&
+         tensor.scalar_type() == storage.dtype();
 }
 
 }  // namespace torch_mesh

@@ -305,34 +305,35 @@ bool read_bytes(const at::Tensor& to, const at::Tensor& source) {
 
 bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from) {
   MeshStorage& storage = *MeshStorage::of(from);
-  const auto itemsize = static_cast<int64_t>(c10::elementSize(storage.dtype));
+  const auto itemsize = static_cast<int64_t>(c10::elementSize(storage.dtype()));
   const int64_t start = from.storage_offset() / itemsize;
   const int64_t end = (from.storage_offset() + from.numel()) / itemsize;
   const bool is_run_of_bytes =
       from.scalar_type() == c10::kByte && from.dim() == 1 &&
       from.is_contiguous() && from.storage_offset() % itemsize == 0 &&
-      from.numel() % itemsize == 0 && end <= product(storage.base_sizes);
+      from.numel() % itemsize == 0 && end <= product(storage.base_sizes());
   if (!is_run_of_bytes || !to.is_cpu() || to.scalar_type() != c10::kByte ||
       to.sizes() != from.sizes() || !to.is_contiguous() ||
-      to.storage_offset() != 0 || storage.dtype == c10::kByte || start == end ||
-      contiguous_strides(storage.base_sizes) !=
+      to.storage_offset() != 0 || storage.dtype() == c10::kByte ||
+      start == end ||
+      contiguous_strides(storage.base_sizes()) !=
           std::vector<int64_t>(
-              storage.base_strides.begin(), storage.base_strides.end())) {
+              storage.base_strides().begin(), storage.base_strides().end())) {
     return false;
   }
   read_storage(storage);
-  reduce_pending(from, storage.layout.partial_axes());
+  reduce_pending(from, storage.layout().partial_axes());
   const LocalOps local;
   std::lock_guard lock(storage.mutex);
-  if (storage.broken || !has_ranges(storage.layout)) {
+  if (storage.broken() || !has_ranges(storage.layout())) {
     return false;
   }
   for_common_parts(
-      storage.base_sizes,
-      storage.layout,
-      storage.shards,
-      boxes_of(storage.base_sizes, start, end),
-      to.view(storage.dtype),
+      storage.base_sizes(),
+      storage.layout(),
+      storage.shards(),
+      boxes_of(storage.base_sizes(), start, end),
+      to.view(storage.dtype()),
       /*every_copy=*/false,
       [](const at::Tensor& held, const at::Tensor& given) {
         given.copy_(held);

@@ -14,7 +14,7 @@ void check_not_broken(MeshStorage& storage) {
   std::shared_ptr<const std::string> broken;
   {
     std::lock_guard lock(storage.mutex);
-    broken = storage.broken;
+    broken = storage.broken();
   }
   if (broken) {
     raise_broken(*broken);
@@ -33,22 +33,19 @@ void raise_broken(const std::string& first_error) {
 void mark_broken(const at::Tensor& tensor, const std::string& error) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   std::lock_guard lock(storage.mutex);
-  if (!storage.broken) {
-    storage.broken = std::make_shared<const std::string>(error);
-    ++storage.memory_generation;
-  }
+  storage.break_value(std::make_shared<const std::string>(error));
 }
 
 std::shared_ptr<const std::string> heal(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
-  if (storage.memory_generation == 0) {
+  if (storage.state().memory_generation() == 0) {
     return nullptr;
   }
   std::lock_guard lock(storage.mutex);
-  if (storage.broken &&
+  if (storage.broken() &&
       tensor.numel() * static_cast<int64_t>(tensor.itemsize()) ==
           static_cast<int64_t>(storage.nbytes())) {
-    return std::exchange(storage.broken, nullptr);
+    return storage.heal();
   }
   return nullptr;
 }

@@ -17,24 +17,8 @@ bool is_all_of_its_storage(const at::Tensor& tensor) {
   return tensor.storage_offset() == 0 &&
          tensor.numel() * tensor.itemsize() == storage.nbytes() &&
          tensor.is_non_overlapping_and_dense() &&
-         tensor.scalar_type() == storage.dtype && !tensor.is_conj() &&
+         tensor.scalar_type() == storage.dtype() && !tensor.is_conj() &&
          !tensor.is_neg();
-}
-
-// Requires the storage's lock. Old shards go back to the caller, who frees them
-// behind it.
-void replace_shards(
-    const at::Tensor& tensor,
-    MeshStorage& storage,
-    const Layout& layout,
-    Shards& shards) {
-  storage.layout = layout;
-  std::swap(storage.shards, shards);
-  storage.base_sizes.assign(tensor.sizes().begin(), tensor.sizes().end());
-  storage.base_strides.assign(tensor.strides().begin(), tensor.strides().end());
-  ++storage.layout_generation;
-  ++storage.memory_generation;
-  storage.count_shards();
 }
 
 }  // namespace
@@ -54,17 +38,16 @@ bool change_layout(const at::Tensor& tensor, const Layout& layout) {
     shards = read(moved);
   }
   const auto lock = lock_for_write(storage);
-  replace_shards(tensor, storage, there, shards);
-  storage.is_placed = true;
-  storage.is_borrowed = false;
-  ++storage.value_generation;
+  storage.change_layout(there, tensor.sizes(), tensor.strides(), shards);
+  storage.write();
   meta.layout = there;
   meta.is_write_back = false;
   return true;
 }
 
 bool can_keep_sum(const at::Tensor& tensor) {
-  return is_all_of_its_storage(tensor) && !MeshStorage::of(tensor)->is_borrowed;
+  return is_all_of_its_storage(tensor) &&
+         !MeshStorage::of(tensor)->state().is_borrowed();
 }
 
 void keep_sum(
@@ -82,11 +65,11 @@ void keep_sum(
   }
   {
     const std::lock_guard lock(storage.mutex);
-    if (storage.memory_generation != memory_generation ||
-        !storage.layout.has_partial() || storage.reduction) {
+    if (storage.state().memory_generation() != memory_generation ||
+        !storage.layout().has_partial() || storage.reduction()) {
       return;
     }
-    replace_shards(tensor, storage, layout, sum);
+    storage.change_layout(layout, tensor.sizes(), tensor.strides(), sum);
   }
   // The tensor itself lets go of its parts, too.
   held_memory(tensor);

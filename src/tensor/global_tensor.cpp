@@ -59,52 +59,16 @@ at::Tensor new_tensor(
 }
 
 void materialise(MeshStorage& storage) {
-  Layout layout = storage.layout;
+  Layout layout = storage.layout();
   if (layout.mesh().num_axes() == 0) {
     layout = Layout::replicated(current_mesh());
   }
-  storage.layout = with_sums_reduced(layout);
-  storage.shards = empty_shards(storage, storage.layout);
-  for (Shard& shard : storage.shards) {
-    if (storage.is_blank || storage.dtype == at::kByte) {
-      shard.local().zero_();
-    }
+  layout = with_sums_reduced(layout);
+  Shards shards = empty_shards(storage, layout);
+  if (storage.state().is_blank() || storage.dtype() == at::kByte) {
+    fill_with_zeros(shards);
   }
-  storage.is_blank = false;
-  storage.count_shards();
-}
-
-// Takes the local views of the storage's present shards.
-void retake_alias(const at::Tensor& tensor, const MeshStorage& storage) {
-  GlobalMeta& meta = meta_of(tensor);
-  if (meta.shards.empty()) {
-    // The window that the storage was made with, or torch.jit.load's own.
-    meta.layout = storage.layout;
-    meta.shards = storage.shards;
-    for (Shard& shard : meta.shards) {
-      if (!is_whole(tensor)) {
-        shard = window_on(shard.local(), tensor, tensor.scalar_type());
-      }
-    }
-    return;
-  }
-  for (size_t lane = 0; lane < meta.shards.size(); ++lane) {
-    Shard& view = meta.shards[lane];
-    const Shard& base = storage.shards[lane];
-    if (!base.defined() || view.shares_memory_with(base)) {
-      continue;
-    }
-    const int64_t origin = meta.origins.empty() ? 0 : meta.origins[lane];
-    const int64_t offset =
-        view.storage_offset() - origin * base.itemsize() / view.itemsize();
-    view =
-        at::empty({0}, view.local().options())
-            .set_(base.local().storage(), offset, view.sizes(), view.strides());
-  }
-  meta.origins.clear();
-  // Last: `held` takes no lock once the layout has no pending sum.
-  std::atomic_thread_fence(std::memory_order_release);
-  meta.layout = with_reduced(meta.layout, storage.layout);
+  storage.get_memory(layout, std::move(shards));
 }
 
 // Where shards of a storage begin, for `GlobalMeta::origins`.
@@ -118,54 +82,98 @@ Sizes origins_of(const Shards& shards) {
   return origins;
 }
 
-// After the storage got another layout: an alias of all of it, else a copy.
-void take_anew(const at::Tensor& tensor, const MeshStorage& storage) {
-  GlobalMeta& meta = meta_of(tensor);
-  meta.layout_generation = storage.layout_generation;
-  if (meta.is_write_back) {
-    return;
-  }
-  meta.is_write_back = !is_whole(tensor);
-  if (!meta.is_write_back) {
-    meta.layout = storage.layout;
-    meta.shards = storage.shards;
-    meta.origins = origins_of(storage.shards);
-  }
+// Whether the storage has got another layout since the tensor was made or
+// taken.
+bool is_of_another_layout(const GlobalMeta& meta, const MeshStorage& storage) {
+  return meta.layout_generation != storage.state().layout_generation();
 }
 
-// The layout in which a write-back window stands whenever it is taken: a
-// function of its own and of its base's.
-Layout layout_when_taken(const GlobalMeta& meta, const MeshStorage& storage) {
-  const Mesh& mesh = storage.layout.mesh();
-  return meta.layout.mesh() == mesh ? with_sums_reduced(meta.layout)
-                                    : Layout::replicated(mesh);
+// An alias of a part of its storage is none any more once that has another
+// layout.
+bool is_write_back(const at::Tensor& tensor, const MeshStorage& storage) {
+  const GlobalMeta& meta = meta_of(tensor);
+  return meta.is_write_back ||
+         (is_of_another_layout(meta, storage) && !is_whole(tensor));
+}
+
+// The layout in which a tensor stands whenever it is taken: a function of its
+// own and of its storage's. Nothing is taken for it (law 14).
+Layout layout_when_taken(const at::Tensor& tensor, const MeshStorage& storage) {
+  const GlobalMeta& meta = meta_of(tensor);
+  const Mesh& mesh = storage.layout().mesh();
+  if (is_write_back(tensor, storage)) {
+    return meta.layout.mesh() == mesh ? with_sums_reduced(meta.layout)
+                                      : Layout::replicated(mesh);
+  }
+  return meta.shards.empty() || is_of_another_layout(meta, storage)
+             ? storage.layout()
+             : with_reduced(meta.layout, storage.layout());
+}
+
+// Local views of the storage's present shards.
+Shards aliases_of(const at::Tensor& tensor, const MeshStorage& storage) {
+  Shards shards = storage.shards();
+  if (!is_whole(tensor)) {  // torch.jit.load's own
+    for (Shard& shard : shards) {
+      shard = window_on(shard.local(), tensor, tensor.scalar_type());
+    }
+  }
+  return shards;
+}
+
+// The same where they lay in older shards of the same layout.
+void rebase(GlobalMeta& meta, const Shards& shards) {
+  for (size_t lane = 0; lane < meta.shards.size(); ++lane) {
+    Shard& view = meta.shards[lane];
+    const Shard& base = shards[lane];
+    const int64_t origin = meta.origins.empty() ? 0 : meta.origins[lane];
+    if (!base.defined() ||
+        (view.shares_memory_with(base) && base.storage_offset() == origin)) {
+      continue;
+    }
+    const int64_t shift = base.storage_offset() - origin;
+    view = at::empty({0}, view.local().options())
+               .set_(
+                   base.local().storage(),
+                   view.storage_offset() +
+                       shift * base.itemsize() / view.itemsize(),
+                   view.sizes(),
+                   view.strides());
+  }
 }
 
 bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
   return meta.memory_generation.load(std::memory_order_acquire) ==
-             storage.memory_generation.load(std::memory_order_acquire) &&
+             storage.state().memory_generation() &&
          (!meta.is_write_back ||
-          meta.value_generation ==
-              storage.value_generation.load(std::memory_order_acquire));
+          meta.value_generation == storage.state().value_generation());
 }
 
 // Brings an alias up to date, and the layout of a write-back window. Requires
 // the storage's lock, and memory.
 void refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
-  if (meta.layout_generation != storage.layout_generation) [[unlikely]] {
-    take_anew(tensor, storage);
-  }
-  if (meta.is_write_back) {
-    const Layout layout = layout_when_taken(meta, storage);
-    if (meta.layout != layout) {
-      meta.layout = layout;
+  const Layout layout = layout_when_taken(tensor, storage);
+  const bool is_alias = !is_write_back(tensor, storage);
+  if (is_alias) {
+    if (meta.shards.empty() || is_of_another_layout(meta, storage)) {
+      meta.shards = aliases_of(tensor, storage);
+    } else {
+      rebase(meta, storage.shards());
     }
-    return;
+    meta.origins = origins_of(storage.shards());
+    // `held` takes no lock once the layout has no pending sum.
+    std::atomic_thread_fence(std::memory_order_release);
   }
-  retake_alias(tensor, storage);
-  meta.memory_generation.store(
-      storage.memory_generation, std::memory_order_release);
+  if (meta.layout != layout) {
+    meta.layout = layout;
+  }
+  meta.is_write_back = !is_alias;
+  meta.layout_generation = storage.state().layout_generation();
+  if (is_alias) {
+    meta.memory_generation.store(
+        storage.state().memory_generation(), std::memory_order_release);
+  }
 }
 
 // Takes the value of a write-back window. No lock is held while shards move:
@@ -174,7 +182,7 @@ void take_copy(const at::Tensor& tensor, MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
   for (bool is_taken = false; !is_taken;) {
     const BaseValue base = BaseValue::of(storage);
-    const Layout layout = layout_when_taken(meta, storage);
+    const Layout layout = layout_when_taken(tensor, storage);
     Shards shards = take_window(tensor, storage, base, layout);
     const std::lock_guard lock(storage.mutex);
     is_taken = is_current(meta, storage);
@@ -196,8 +204,8 @@ void refresh(const at::Tensor& tensor) {
   const LocalOps local;
   {
     const std::lock_guard lock(storage.mutex);
-    if (storage.broken) [[unlikely]] {
-      raise_broken(*storage.broken);
+    if (storage.broken()) [[unlikely]] {
+      raise_broken(*storage.broken());
     }
     if (is_current(meta, storage)) {
       return;
@@ -212,16 +220,6 @@ void refresh(const at::Tensor& tensor) {
   }
 }
 
-// Of a broken storage the layout may still be asked, for messages and repr. A
-// write-back window is not taken for it: to ask moves nothing (law 14).
-void refresh_layout(const at::Tensor& tensor) {
-  MeshStorage& storage = *MeshStorage::of(tensor);
-  const std::lock_guard lock(storage.mutex);
-  if (!storage.broken && !is_current(meta_of(tensor), storage)) {
-    refresh_locked(tensor, storage);
-  }
-}
-
 }  // namespace
 
 bool is_global(const at::Tensor& tensor) {
@@ -231,7 +229,7 @@ bool is_global(const at::Tensor& tensor) {
          tensor.unsafeGetTensorImpl()->get_backend_meta() != nullptr;
 }
 
-const Layout& layout_of(const at::Tensor& tensor) {
+Layout layout_of(const at::Tensor& tensor) {
   if (!tensor.unsafeGetTensorImpl()->get_backend_meta()) [[unlikely]] {
     detail::raise(
         ErrorKind::kValue,
@@ -240,15 +238,16 @@ const Layout& layout_of(const at::Tensor& tensor) {
         tensor.defined() ? "on " + tensor.device().str() : "undefined",
         ", not on the mesh.\nHint: use distribute.");
   }
-  GlobalMeta& meta = meta_of(tensor);
+  const GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (storage.is_unwritten()) {
-    return storage.layout;
+    return storage.layout();
   }
-  if (!is_current(meta, storage)) {
-    refresh_layout(tensor);
+  if (is_current(meta, storage)) [[likely]] {
+    return meta.layout;
   }
-  return meta.layout;
+  const std::lock_guard lock(storage.mutex);
+  return storage.broken() ? meta.layout : layout_when_taken(tensor, storage);
 }
 
 Layout with_reduced(Layout layout, const Layout& after) {
@@ -279,8 +278,7 @@ at::Tensor make_global(
   meta->layout = layout;
   meta->shards = shards;
   meta->origins = origins_of(shards);
-  storage->shards = std::move(shards);
-  storage->count_shards();
+  storage->get_memory(layout, std::move(shards));
   return new_tensor(
       c10::Storage(std::move(storage)),
       sizes,
@@ -325,10 +323,10 @@ at::Tensor make_view(
   meta->layout = layout;
   meta->shards = std::move(shards);
   meta->is_write_back = is_write_back;
-  meta->memory_generation = state.memory_generation.load();
-  meta->layout_generation = state.layout_generation;
-  meta->value_generation = state.value_generation.load();
-  meta->origins = origins_of(state.shards);
+  meta->memory_generation = state.state().memory_generation();
+  meta->layout_generation = state.state().layout_generation();
+  meta->value_generation = state.state().value_generation();
+  meta->origins = origins_of(state.shards());
   at::Tensor view = new_tensor(
       storage, sizes, strides, offset, dtype, std::move(meta), is_inference);
   bits.put_on(view);
@@ -406,21 +404,14 @@ void read_storage(MeshStorage& storage) {
 }
 
 void own_memory(MeshStorage& storage) {
-  // Freed behind the lock: memory of NumPy needs Python's lock for that.
-  Shards borrowed;
+  Shards shards;
   const LocalOps local;
   const auto lock = lock_for_write(storage);
-  if (!storage.is_borrowed) {
+  if (!storage.state().is_borrowed()) {
     return;
   }
-  borrowed = storage.shards;
-  for (Shard& shard : storage.shards) {
-    const at::Tensor& local = shard.local();
-    shard = at::empty_strided(local.sizes(), local.strides(), local.options())
-                .copy_(local);
-  }
-  storage.is_borrowed = false;
-  ++storage.memory_generation;
+  shards = copies_of(storage.shards());
+  storage.replace_memory(storage.layout(), shards);
 }
 
 Shards begin_write(const at::Tensor& tensor) {
@@ -431,7 +422,7 @@ Shards begin_write(const at::Tensor& tensor) {
       refresh(tensor);
     }
   }
-  if (MeshStorage::of(tensor)->is_borrowed) [[unlikely]] {
+  if (MeshStorage::of(tensor)->state().is_borrowed()) [[unlikely]] {
     own_memory(*MeshStorage::of(tensor));
     read(tensor);
   }
@@ -442,12 +433,13 @@ Shards begin_overwrite(const at::Tensor& tensor) {
   GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (!meta.is_write_back || is_current(meta, storage) ||
-      storage.is_unwritten() || storage.is_borrowed || storage.broken) {
+      storage.is_unwritten() || storage.state().is_borrowed() ||
+      storage.broken()) {
     return begin_write(tensor);
   }
   const std::lock_guard lock(storage.mutex);
-  meta.layout = layout_when_taken(meta, storage);
-  meta.layout_generation = storage.layout_generation;
+  meta.layout = layout_when_taken(tensor, storage);
+  meta.layout_generation = storage.state().layout_generation();
   meta.shards = empty_window(tensor, meta.layout);
   return with_bits_of(tensor, meta.shards);
 }
@@ -465,7 +457,7 @@ void end_write(const at::Tensor& tensor) {
         written.memory_generation, std::memory_order_release);
     return;
   }
-  ++storage.value_generation;
+  storage.write();
 }
 
 bool is_unwritten(const at::Tensor& tensor) {
@@ -477,42 +469,38 @@ void adopt_layout(const at::Tensor& tensor, const Layout& layout) {
   GlobalMeta& meta = meta_of(tensor);
   const LocalOps local;
   std::lock_guard lock(storage.mutex);
-  storage.layout = layout;
-  storage.shards = empty_shards(storage, layout);
-  storage.is_blank = false;
-  storage.count_shards();
+  storage.get_memory(layout, empty_shards(storage, layout));
   meta.layout = layout;
-  meta.shards = storage.shards;
+  meta.shards = storage.shards();
   meta.memory_generation.store(
-      storage.memory_generation, std::memory_order_release);
+      storage.state().memory_generation(), std::memory_order_release);
 }
 
 bool is_blank(const at::Tensor& tensor) {
-  return MeshStorage::of(tensor)->is_blank && is_whole(tensor);
+  return MeshStorage::of(tensor)->state().is_blank() && is_whole(tensor);
 }
 
 bool leave_blank(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   std::lock_guard lock(storage.mutex);
-  if (!storage.is_unwritten() || storage.is_placed || !is_whole(tensor)) {
+  if (!storage.is_unwritten() || storage.state().is_placed() ||
+      !is_whole(tensor)) {
     return false;
   }
-  storage.is_blank = true;
+  storage.leave_blank();
   return true;
 }
 
 void settle_blank(const at::Tensor& tensor, const Layout& layout) {
   const LocalOps local;
   adopt_layout(tensor, layout);
-  for (const Shard& shard : MeshStorage::of(tensor)->shards) {
-    shard.local().zero_();
-  }
+  fill_with_zeros(MeshStorage::of(tensor)->shards());
 }
 
 void write_value(const at::Tensor& tensor, const at::Tensor& value) {
   const LocalOps local;
   const Shards shards = begin_write(tensor);
-  const Layout& layout = layout_of(tensor);
+  const Layout layout = layout_of(tensor);
   const Layout replicated = Layout::replicated(layout.mesh());
   const Shards parts = run_redistribution(
       *redistribution_of(

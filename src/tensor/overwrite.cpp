@@ -11,15 +11,14 @@
 namespace torch_mesh {
 namespace {
 
-// The storage is this value; a pending sum is dropped.
-void replace(MeshStorage& storage, const at::Tensor& value) {
-  storage.layout = with_sums_reduced(storage.layout);
-  const Shards parts = cut_whole(value, storage.layout);
-  storage.shards = empty_shards(storage, storage.layout);
-  copy_shards(parts, storage.shards);
-  storage.is_borrowed = false;
-  storage.count_shards();
-  ++storage.memory_generation;
+// A value in new memory of a storage.
+Shards in_new_memory(
+    const MeshStorage& storage,
+    const Layout& layout,
+    const at::Tensor& value) {
+  Shards shards = empty_shards(storage, layout);
+  copy_shards(cut_whole(value, layout), shards);
+  return shards;
 }
 
 }  // namespace
@@ -27,27 +26,28 @@ void replace(MeshStorage& storage, const at::Tensor& value) {
 void overwrite_value(const at::Tensor& tensor, const at::Tensor& value) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   read_storage(storage);
-  const bool is_simple = storage.dtype == tensor.scalar_type() &&
-                         !LazyBits::of(tensor).any() && !storage.broken;
+  const bool is_simple = storage.dtype() == tensor.scalar_type() &&
+                         !LazyBits::of(tensor).any() && !storage.broken();
   if (!is_simple ||
-      (!storage.layout.has_partial() && !meta_of(tensor).is_write_back)) {
+      (!storage.layout().has_partial() && !meta_of(tensor).is_write_back)) {
     write_value(tensor, value);
     return;
   }
   const LocalOps local;
   if (!is_whole(tensor)) {
-    const Layout replicated = Layout::replicated(storage.layout.mesh());
+    const Layout replicated = Layout::replicated(storage.layout().mesh());
     own_memory(storage);
     write_window(
         tensor, storage, replicated, on_lanes(replicated.lanes(), value));
     return;
   }
-  // Freed behind the lock: memory of NumPy needs Python's lock for that.
-  Shards before;
+  // A pending sum is dropped.
+  Shards shards;
   const auto lock = lock_for_write(storage);
-  before = storage.shards;
-  replace(storage, value);
-  ++storage.value_generation;
+  const Layout layout = with_sums_reduced(storage.layout());
+  shards = in_new_memory(storage, layout, value);
+  storage.replace_memory(layout, shards);
+  storage.write();
 }
 
 }  // namespace torch_mesh

@@ -43,13 +43,13 @@ std::string text_of(const std::exception_ptr& error) {
 
 // Elements of the base on a lane, whoever holds it.
 int64_t numel_of_lane(const MeshStorage& storage, size_t lane) {
-  if (storage.shards[lane].defined()) {
-    return storage.shards[lane].numel();
+  if (storage.shards()[lane].defined()) {
+    return storage.shards()[lane].numel();
   }
-  const int device = storage.layout.lanes().first_device[lane];
+  const int device = storage.layout().lanes().first_device[lane];
   int64_t numel = 1;
   for (const int64_t size :
-       shard_sizes(storage.layout, as_span(storage.base_sizes), device)) {
+       shard_sizes(storage.layout(), as_span(storage.base_sizes()), device)) {
     numel *= size;
   }
   return numel;
@@ -57,7 +57,7 @@ int64_t numel_of_lane(const MeshStorage& storage, size_t lane) {
 
 int64_t bytes_of_lane(const MeshStorage& storage, size_t lane) {
   return numel_of_lane(storage, lane) *
-         static_cast<int64_t>(c10::elementSize(storage.dtype));
+         static_cast<int64_t>(c10::elementSize(storage.dtype()));
 }
 
 // A tensor whose storage's sums over `axes` are to be formed.
@@ -75,18 +75,18 @@ class Bucket {
  public:
   // For sums like this one. The caller holds the storage's lock.
   Bucket(const MeshStorage& storage, AxisMask axes)
-      : mesh_(storage.layout.mesh()),
-        cut_(storage.layout.sharded_axes()),
+      : mesh_(storage.layout().mesh()),
+        cut_(storage.layout().sharded_axes()),
         axes_(axes),
-        dtype_(storage.dtype) {}
+        dtype_(storage.dtype()) {}
   ~Bucket() { end_claims(nullptr); }
   Bucket(const Bucket&) = delete;
   Bucket& operator=(const Bucket&) = delete;
 
   bool is_for(const MeshStorage& storage, AxisMask axes) const {
-    return mesh_ == storage.layout.mesh() &&
-           cut_ == storage.layout.sharded_axes() && axes_ == axes &&
-           dtype_ == storage.dtype;
+    return mesh_ == storage.layout().mesh() &&
+           cut_ == storage.layout().sharded_axes() && axes_ == axes &&
+           dtype_ == storage.dtype();
   }
 
   bool is_full_for(const MeshStorage& storage) const {
@@ -99,21 +99,21 @@ class Bucket {
   void take(const Wanted& wanted) {
     MeshStorage& storage = *wanted.storage;
     num_bytes_ += bytes_of_lane(storage, 0);
-    numel_.resize(storage.shards.size());
-    for (size_t lane = 0; lane < storage.shards.size(); ++lane) {
+    numel_.resize(storage.shards().size());
+    for (size_t lane = 0; lane < storage.shards().size(); ++lane) {
       numel_[lane] += numel_of_lane(storage, lane);
     }
     if (mesh_.one_memory()) {
-      settle(storage);
+      storage.form_sums(axes_);
       return;
     }
     if (!reduction_) {
       reduction_ = std::make_shared<Reduction>();
     }
-    parts_.push_back(storage.shards);
+    parts_.push_back(storage.shards());
     claims_.push_back(
-        {wanted.tensor, &storage, storage.memory_generation.load()});
-    storage.reduction = reduction_;
+        {wanted.tensor, &storage, storage.state().memory_generation()});
+    storage.begin_reduction(reduction_);
   }
 
   // Reduces all that was taken, and is empty again. The communicator works
@@ -169,26 +169,14 @@ class Bucket {
     uint32_t generation;  // of its memory
   };
 
-  // Requires the storage's lock.
-  void settle(MeshStorage& storage) const {
-    for (int axis = 0; axes_ >> axis; ++axis) {
-      if (axes_ >> axis & 1) {
-        storage.layout = storage.layout.with(axis, Placement::replicate());
-      }
-    }
-    storage.count_shards();
-    ++storage.memory_generation;
-  }
-
   // Leaves the parts in `sums`, to be freed without the lock: memory of NumPy
   // needs Python's for that.
   void commit(const Claim& claim, Shards& sums) const {
     MeshStorage& storage = *claim.storage;
     std::lock_guard lock(storage.mutex);
     // Else it was written as a whole meanwhile, and the sum is not wanted.
-    if (storage.memory_generation == claim.generation) {
-      std::swap(storage.shards, sums);
-      settle(storage);
+    if (storage.state().memory_generation() == claim.generation) {
+      storage.form_sums(axes_, sums);
     }
   }
 
@@ -200,10 +188,9 @@ class Bucket {
     for (const Claim& claim : claims_) {
       MeshStorage& storage = *claim.storage;
       std::lock_guard lock(storage.mutex);
-      storage.reduction = nullptr;
-      if (error && !storage.broken) {
-        storage.broken = error;
-        ++storage.memory_generation;
+      storage.end_reduction();
+      if (error) {
+        storage.break_value(error);
       }
     }
     reduction_->done.count_down();
@@ -257,15 +244,15 @@ class Reducer {
   Bucket* take(const Wanted& wanted) {
     MeshStorage& storage = *wanted.storage;
     std::lock_guard lock(storage.mutex);
-    if (storage.is_unwritten() || storage.broken) {
+    if (storage.is_unwritten() || storage.broken()) {
       return nullptr;
     }
-    const AxisMask axes = wanted.axes & storage.layout.partial_axes();
+    const AxisMask axes = wanted.axes & storage.layout().partial_axes();
     if (axes == 0) {
       return nullptr;
     }
-    if (storage.reduction) {
-      elsewhere_.emplace_back(wanted, storage.reduction);
+    if (storage.reduction()) {
+      elsewhere_.emplace_back(wanted, storage.reduction());
       return nullptr;
     }
     auto bucket =

@@ -8,7 +8,7 @@ namespace torch_mesh {
 
 std::unique_lock<CountedMutex> lock_for_write(MeshStorage& storage) {
   std::unique_lock lock(storage.mutex);
-  while (const std::shared_ptr<Reduction> reduction = storage.reduction) {
+  while (const std::shared_ptr<Reduction> reduction = storage.reduction()) {
     lock.unlock();
     check_no_lock_is_held("a write");
     reduction->done.wait();

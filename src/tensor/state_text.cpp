@@ -26,23 +26,10 @@ void write_shards(std::ostream& out, const Shards& shards) {
 
 void write_storage(std::ostream& out, MeshStorage& storage) {
   std::lock_guard lock(storage.mutex);
-  out << "storage " << storage.layout.str() << " " << storage.dtype
-      << storage.base_sizes << " strides " << storage.base_strides
-      << "\n  generations: memory " << storage.memory_generation << ", layout "
-      << storage.layout_generation << ", value " << storage.value_generation
-      << "\n ";
-  const std::pair<bool, const char*> words[] = {
-      {storage.is_unwritten(), "unwritten"},
-      {storage.is_placed, "placed"},
-      {storage.is_blank, "blank"},
-      {storage.is_borrowed, "borrowed"},
-      {storage.reduction != nullptr, "in reduction"},
-      {storage.broken != nullptr, "broken"}};
-  for (const auto& [is_so, word] : words) {
-    out << (is_so ? " " : "") << (is_so ? word : "");
-  }
-  out << "\n";
-  write_shards(out, storage.shards);
+  out << "storage " << storage.layout().str() << " " << storage.dtype()
+      << storage.base_sizes() << " strides " << storage.base_strides() << "\n  "
+      << storage.state().str() << "\n";
+  write_shards(out, storage.shards());
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "tensor/storage.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/accumulate.h>
@@ -69,10 +70,10 @@ MeshStorage::MeshStorage(
           address(bytes_of(sizes, strides, dtype)),
           /*allocator=*/nullptr,
           /*resizable=*/false),
-      layout(layout),
-      base_sizes(sizes.begin(), sizes.end()),
-      base_strides(strides.begin(), strides.end()),
-      dtype(dtype) {}
+      layout_(layout),
+      base_sizes_(sizes.begin(), sizes.end()),
+      base_strides_(strides.begin(), strides.end()),
+      dtype_(dtype) {}
 
 MeshStorage::MeshStorage(size_t num_bytes)
     : c10::StorageImpl(
@@ -81,8 +82,85 @@ MeshStorage::MeshStorage(size_t num_bytes)
           address(num_bytes),
           /*allocator=*/nullptr,
           /*resizable=*/false),
-      base_sizes{static_cast<int64_t>(num_bytes)},
-      base_strides{1},
-      dtype(c10::kByte) {}
+      base_sizes_{static_cast<int64_t>(num_bytes)},
+      base_strides_{1},
+      dtype_(c10::kByte) {}
+
+void MeshStorage::get_memory(const Layout& layout, Shards shards) {
+  layout_ = layout;
+  shards_ = std::move(shards);
+  state_.get_memory();
+  count_shards();
+}
+
+void MeshStorage::begin_reduction(std::shared_ptr<Reduction> reduction) {
+  state_.begin_reduction();
+  reduction_ = std::move(reduction);
+}
+
+void MeshStorage::end_reduction() {
+  state_.end_reduction();
+  reduction_ = nullptr;
+}
+
+void MeshStorage::form_sums(AxisMask axes, Shards& sums) {
+  std::swap(shards_, sums);
+  form_sums(axes);
+}
+
+void MeshStorage::form_sums(AxisMask axes) {
+  for (int axis = 0; axes >> axis; ++axis) {
+    if (axes >> axis & 1) {
+      layout_ = layout_.with(axis, Placement::replicate());
+    }
+  }
+  state_.form_sums();
+  count_shards();
+}
+
+void MeshStorage::replace_memory(const Layout& layout, Shards& shards) {
+  layout_ = layout;
+  std::swap(shards_, shards);
+  state_.replace_memory();
+  count_shards();
+}
+
+void MeshStorage::change_layout(
+    const Layout& layout,
+    c10::IntArrayRef sizes,
+    c10::IntArrayRef strides,
+    Shards& shards) {
+  layout_ = layout;
+  base_sizes_.assign(sizes.begin(), sizes.end());
+  base_strides_.assign(strides.begin(), strides.end());
+  std::swap(shards_, shards);
+  state_.change_layout();
+  count_shards();
+}
+
+void MeshStorage::become_copy(const MeshStorage& other, Shards& shards) {
+  layout_ = other.layout_;
+  base_sizes_ = other.base_sizes_;
+  base_strides_ = other.base_strides_;
+  dtype_ = other.dtype_;
+  std::swap(shards_, shards);
+  if (is_unwritten()) {
+    state_.get_memory();
+  }
+  state_.replace_memory();
+  count_shards();
+}
+
+void MeshStorage::break_value(std::shared_ptr<const std::string> error) {
+  if (!broken_) {
+    broken_ = std::move(error);
+    state_.break_value();
+  }
+}
+
+std::shared_ptr<const std::string> MeshStorage::heal() {
+  state_.heal();
+  return std::exchange(broken_, nullptr);
+}
 
 }  // namespace torch_mesh

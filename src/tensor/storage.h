@@ -5,14 +5,13 @@
 // shards of the *base*: the value for which it was made, with dense sizes and
 // strides. Its data pointer is a unique number that is never dereferenced.
 //
-// Requires: the fields are touched below the dispatcher only.
-// Threads: fields are guarded by `mutex` while they change for a reader (first
-// read of unwritten memory, reduction of a partial sum, refresh of a view); a
-// write that races with another access is the caller's error, as in torch.
+// Requires: it is used below the dispatcher only.
+// Threads: `mutex` guards what changes for a reader (first read of unwritten
+// memory, reduction of a partial sum, refresh of a view); a write that races
+// with another access is the caller's error, as in torch.
 
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -26,6 +25,7 @@
 #include "comm/held_locks.h"
 #include "shard/shard.h"
 #include "tensor/held.h"
+#include "tensor/state.h"
 
 namespace torch_mesh {
 
@@ -33,7 +33,8 @@ struct Reduction;  // tensor/reduction.h
 
 using Sizes = c10::SmallVector<int64_t, 5>;
 
-struct MeshStorage final : c10::StorageImpl {
+class MeshStorage final : public c10::StorageImpl {
+ public:
   // Storage for a base of these sizes and strides; unwritten.
   MeshStorage(
       Layout layout,
@@ -50,35 +51,66 @@ struct MeshStorage final : c10::StorageImpl {
         tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
   }
 
-  Layout layout;  // of the base; for unwritten memory a wish
-  Sizes base_sizes;
-  Sizes base_strides;
-  c10::ScalarType dtype;
-  Shards shards;  // of the base, by lane of `layout`; empty while unwritten
-  // Counts replacements of `shards`: local views of older ones are stale.
-  std::atomic<uint32_t> memory_generation{0};
-  // Counts changes of `layout` other than reduced sums: windows taken before
-  // cannot be taken again in the same way.
-  uint32_t layout_generation = 0;
-  // Counts writes: copies of older values are stale.
-  std::atomic<uint32_t> value_generation{0};
-  // Whether anyone asked for `layout`: `empty_like` does, `empty` does not.
-  bool is_placed = true;
-  // Unwritten memory that reads as zeros: it takes the layout of the first op
-  // that writes to it.
-  bool is_blank = false;
-  // Whether `shards` lie in memory that another owner may write.
-  bool is_borrowed = false;
-  // Text of the error that left this storage half written.
-  std::shared_ptr<const std::string> broken;
+  // Of the base; for unwritten memory a wish.
+  const Layout& layout() const { return layout_; }
+  const Sizes& base_sizes() const { return base_sizes_; }
+  const Sizes& base_strides() const { return base_strides_; }
+  c10::ScalarType dtype() const { return dtype_; }
+  // Of the base, by lane of `layout`; empty while unwritten.
+  const Shards& shards() const { return shards_; }
+  const StorageState& state() const { return state_; }
+  bool is_unwritten() const { return state_.is_unwritten(); }
+  // Text of the error that left this storage half written; nullptr without.
+  const std::shared_ptr<const std::string>& broken() const { return broken_; }
   // By which a pending sum is in the making; see tensor/reduction.h.
-  std::shared_ptr<Reduction> reduction;
-  CountedMutex mutex;
-  HeldShards held;
+  const std::shared_ptr<Reduction>& reduction() const { return reduction_; }
 
-  bool is_unwritten() const { return shards.empty(); }
-  // Call after `shards` were replaced.
-  void count_shards() { held.are(layout, shards); }
+  // --- changes: see tensor/state.h. Under the lock, once others can see the
+  // storage; but `write` needs none. What takes a reference leaves the shards
+  // of before in it, to be freed behind the lock: memory of NumPy needs
+  // Python's lock for that.
+
+  void place(bool is_wish) { state_.place(is_wish); }
+  void borrow() { state_.borrow(); }
+  void leave_blank() { state_.leave_blank(); }
+  void get_memory(const Layout& layout, Shards shards);
+  void begin_reduction(std::shared_ptr<Reduction> reduction);
+  void end_reduction();
+  // The sums over `axes` are formed: in `sums`, or, where one memory holds all,
+  // where they lie.
+  void form_sums(AxisMask axes, Shards& sums);
+  void form_sums(AxisMask axes);
+  // The value anew, in memory of its own; a layout that differs from the old
+  // one in its sums alone.
+  void replace_memory(const Layout& layout, Shards& shards);
+  void change_layout(
+      const Layout& layout,
+      c10::IntArrayRef sizes,
+      c10::IntArrayRef strides,
+      Shards& shards);
+  // Raw bytes become what another storage is. `shards`: copies of its.
+  void become_copy(const MeshStorage& other, Shards& shards);
+  void write() { state_.write(); }
+  // Keeps the first error.
+  void break_value(std::shared_ptr<const std::string> error);
+  // Forgets it, and gives it.
+  std::shared_ptr<const std::string> heal();
+
+  // Tells the byte counters what it holds.
+  void count_shards() { held_.are(layout_, shards_); }
+
+  CountedMutex mutex;
+
+ private:
+  Layout layout_;
+  Sizes base_sizes_;
+  Sizes base_strides_;
+  c10::ScalarType dtype_;
+  Shards shards_;
+  StorageState state_;
+  std::shared_ptr<const std::string> broken_;
+  std::shared_ptr<Reduction> reduction_;
+  HeldShards held_;
 };
 
 // An address range of `num_bytes` that no other storage has, to be told apart

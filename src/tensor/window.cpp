@@ -27,9 +27,9 @@ bool is_base(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     int64_t offset) {
-  bool same = offset == 0 && sizes == c10::IntArrayRef(storage.base_sizes);
+  bool same = offset == 0 && sizes == c10::IntArrayRef(storage.base_sizes());
   for (size_t d = 0; same && d < sizes.size(); ++d) {
-    same = sizes[d] <= 1 || strides[d] == storage.base_strides[d];
+    same = sizes[d] <= 1 || strides[d] == storage.base_strides()[d];
   }
   return same;
 }
@@ -37,25 +37,25 @@ bool is_base(
 // Whether the window takes all of every dim that is cut.
 bool takes_cut_dims_whole(const MeshStorage& storage, const Chain& taken) {
   return std::ranges::all_of(
-      storage.layout.placements(), [&](const Placement& placement) {
+      storage.layout().placements(), [&](const Placement& placement) {
         if (!placement.is_shard()) {
           return true;
         }
         const Taken& dim = taken[placement.dim];
         return dim.window_dim >= 0 && dim.start == 0 && dim.step == 1 &&
-               dim.length == storage.base_sizes[placement.dim];
+               dim.length == storage.base_sizes()[placement.dim];
       });
 }
 
 // The layout of such a window.
 Layout layout_of_whole_dims(const MeshStorage& storage, const Chain& taken) {
-  std::vector<Placement> placements = storage.layout.placements();
+  std::vector<Placement> placements = storage.layout().placements();
   for (Placement& placement : placements) {
     if (placement.is_shard()) {
       placement.dim = taken[placement.dim].window_dim;
     }
   }
-  return Layout(storage.layout.mesh(), placements);
+  return Layout(storage.layout().mesh(), placements);
 }
 
 at::Tensor local_window(
@@ -156,59 +156,59 @@ at::Tensor window_of_storage(
         std::move(shards),
         /*is_write_back=*/false,
         is_inference);
-    if (state.broken) {
+    if (state.broken()) {
       // Of a generation before: its first read looks at the storage.
       --meta_of(view).memory_generation;
     }
     return view;
   };
   Shards shards;
-  if (state.layout.sharded_axes() == 0) {
-    shards = state.shards;
+  if (state.layout().sharded_axes() == 0) {
+    shards = state.shards();
     for (Shard& shard : shards) {
       shard = raw_window(shard.local(), sizes, strides, offset, dtype);
     }
-    return alias(state.layout, std::move(shards));
+    return alias(state.layout(), std::move(shards));
   }
-  if (dtype == state.dtype && is_base(state, sizes, strides, offset)) {
-    return alias(state.layout, state.shards);
+  if (dtype == state.dtype() && is_base(state, sizes, strides, offset)) {
+    return alias(state.layout(), state.shards());
   }
-  const std::optional<Chain> taken = dtype == state.dtype
+  const std::optional<Chain> taken = dtype == state.dtype()
                                          ? chain_of(
-                                               as_span(state.base_sizes),
-                                               as_span(state.base_strides),
+                                               as_span(state.base_sizes()),
+                                               as_span(state.base_strides()),
                                                as_span(sizes),
                                                as_span(strides),
                                                offset)
                                          : std::nullopt;
   if (taken && takes_cut_dims_whole(state, *taken)) {
-    shards = state.shards;
+    shards = state.shards();
     for (Shard& shard : shards) {
       shard = local_window(shard.local(), sizes, strides, *taken);
     }
     return alias(layout_of_whole_dims(state, *taken), std::move(shards));
   }
   const bool has_boxes =
-      taken && has_ranges(state.layout) && !state.layout.has_partial();
+      taken && has_ranges(state.layout()) && !state.layout().has_partial();
   return make_write_back(
       storage,
       sizes,
       strides,
       offset,
       dtype,
-      has_boxes ? layout_of_window(state.layout, *taken, as_span(sizes))
-                : Layout::replicated(state.layout.mesh()),
+      has_boxes ? layout_of_window(state.layout(), *taken, as_span(sizes))
+                : Layout::replicated(state.layout().mesh()),
       is_inference);
 }
 
 bool is_taken_by_boxes(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   const std::lock_guard lock(storage.mutex);
-  return tensor.scalar_type() == storage.dtype && has_ranges(storage.layout) &&
-         !storage.layout.has_partial() &&
+  return tensor.scalar_type() == storage.dtype() &&
+         has_ranges(storage.layout()) && !storage.layout().has_partial() &&
          chain_of(
-             as_span(storage.base_sizes),
-             as_span(storage.base_strides),
+             as_span(storage.base_sizes()),
+             as_span(storage.base_strides()),
              as_span(tensor.sizes()),
              as_span(tensor.strides()),
              tensor.storage_offset())
@@ -224,9 +224,9 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
   MeshStorage& target = *MeshStorage::of(to);
   MeshStorage& source = *MeshStorage::of(from);
   const bool is_raw =
-      target.dtype == c10::kByte &&
-      target.base_sizes == Sizes{static_cast<int64_t>(target.nbytes())};
-  if (&target == &source || !is_raw || source.dtype == c10::kByte ||
+      target.dtype() == c10::kByte &&
+      target.base_sizes() == Sizes{static_cast<int64_t>(target.nbytes())};
+  if (&target == &source || !is_raw || source.dtype() == c10::kByte ||
       target.nbytes() != source.nbytes() || !is_all_bytes(to, target) ||
       !is_all_bytes(from, source)) {
     return false;
@@ -234,18 +234,8 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
   read_storage(source);
   const LocalOps local;
   const std::scoped_lock lock(target.mutex, source.mutex);
-  target.layout = source.layout;
-  target.base_sizes = source.base_sizes;
-  target.base_strides = source.base_strides;
-  target.dtype = source.dtype;
-  target.shards = source.shards;
-  for (Shard& shard : target.shards) {
-    const at::Tensor local = shard.local();
-    shard = at::empty_strided(local.sizes(), local.strides(), local.options())
-                .copy_(local);
-  }
-  target.count_shards();
-  ++target.memory_generation;
+  Shards copies = copies_of(source.shards());
+  target.become_copy(source, copies);
   // The window that wrote is on raw bytes no longer.
   meta_of(to).is_write_back = true;
   return true;
@@ -284,7 +274,7 @@ void resize_window(const at::Tensor& tensor, c10::IntArrayRef sizes) {
             tensor.scalar_type()));
     return;
   }
-  if ((!is_unwritten(tensor) || MeshStorage::of(tensor)->is_blank) &&
+  if ((!is_unwritten(tensor) || MeshStorage::of(tensor)->state().is_blank()) &&
       tensor.numel() > 0) {
     check_can_grow(tensor);
     const Layout layout = Layout::replicated(layout_of(tensor).mesh());

@@ -25,10 +25,10 @@ std::optional<Chain> chain_on(
     const at::Tensor& window,
     const MeshStorage& storage,
     const Layout& base) {
-  return has_ranges(base) && window.scalar_type() == storage.dtype
+  return has_ranges(base) && window.scalar_type() == storage.dtype()
              ? chain_of(
-                   as_span(storage.base_sizes),
-                   as_span(storage.base_strides),
+                   as_span(storage.base_sizes()),
+                   as_span(storage.base_strides()),
                    as_span(window.sizes()),
                    as_span(window.strides()),
                    window.storage_offset())
@@ -55,7 +55,7 @@ Shard in_base(
   for (size_t d = 0; d < taken.size(); ++d) {
     const auto dim = static_cast<int64_t>(d);
     const int64_t begin =
-        shard_range(base.layout, as_span(storage.base_sizes), dim, device)
+        shard_range(base.layout, as_span(storage.base_sizes()), dim, device)
             .begin;
     int64_t first = taken[d].start;
     if (const int w = taken[d].window_dim; w >= 0) {
@@ -150,7 +150,7 @@ void write_boxes(
   const Holding from = holding_of(layout, as_span(window.sizes()));
   Holding to = holding_of_window(
       base.layout,
-      as_span(storage.base_sizes),
+      as_span(storage.base_sizes()),
       taken,
       static_cast<size_t>(window.dim()));
   const Mesh& mesh = layout.mesh();
@@ -202,11 +202,11 @@ void write_masked(
     const at::Tensor& value) {
   auto like_base = [&] {
     return at::empty_strided(
-        storage.base_sizes,
-        storage.base_strides,
-        at::TensorOptions(storage.dtype).device(value.device()));
+        storage.base_sizes(),
+        storage.base_strides(),
+        at::TensorOptions(storage.dtype()).device(value.device()));
   };
-  const bool by_bytes = window.scalar_type() != storage.dtype;
+  const bool by_bytes = window.scalar_type() != storage.dtype();
   auto units = [&](const at::Tensor& tensor) {
     return by_bytes ? as_bytes(tensor) : tensor;
   };
@@ -251,15 +251,15 @@ BaseValue BaseValue::of(MeshStorage& storage) {
 }
 
 BaseValue BaseValue::of_locked(const MeshStorage& storage) {
-  return {storage.layout,
-          storage.shards,
-          storage.memory_generation,
-          storage.value_generation};
+  return {storage.layout(),
+          storage.shards(),
+          storage.state().memory_generation(),
+          storage.state().value_generation()};
 }
 
 bool BaseValue::is_of(const MeshStorage& storage) const {
-  return memory_generation == storage.memory_generation &&
-         value_generation == storage.value_generation;
+  return memory_generation == storage.state().memory_generation() &&
+         value_generation == storage.state().value_generation();
 }
 
 Shards take_window(
@@ -276,7 +276,7 @@ Shards take_window(
   }
   const Holding from = holding_of_window(
       base.layout,
-      as_span(storage.base_sizes),
+      as_span(storage.base_sizes()),
       *taken,
       static_cast<size_t>(window.dim()));
   const Holding to = holding_of(layout, as_span(window.sizes()));
@@ -303,7 +303,7 @@ void copy_window(const at::Tensor& from, const at::Tensor& to) {
           taken(*chain_on(window, storage, base.layout)),
           holding(holding_of_window(
               base.layout,
-              as_span(storage.base_sizes),
+              as_span(storage.base_sizes()),
               taken,
               static_cast<size_t>(window.dim()))) {}
     Shard box(const Box& box, int device) const {
@@ -324,7 +324,7 @@ void copy_window(const at::Tensor& from, const at::Tensor& to) {
       [&](const Box& box, int device) { return source.box(box, device); },
       [&](const Box& box, int device) { return target.box(box, device); });
   const std::lock_guard lock(target.storage.mutex);
-  ++target.storage.value_generation;
+  target.storage.write();
 }
 
 BaseValue write_window(
@@ -348,7 +348,7 @@ BaseValue write_window(
     write_masked(window, storage, base, there.any().local());
   }
   const std::lock_guard lock(storage.mutex);
-  ++storage.value_generation;
+  storage.write();
   return BaseValue::of_locked(storage);
 }
 

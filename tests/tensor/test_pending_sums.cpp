@@ -91,7 +91,7 @@ void wait_for_a_waiter(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   for (long owners = 0; owners < 3; std::this_thread::yield()) {
     std::lock_guard lock(storage.mutex);
-    owners = storage.reduction.use_count();
+    owners = storage.reduction().use_count();
   }
 }
 
@@ -304,7 +304,7 @@ TEST(PendingSums, of_other_buckets_are_let_go_when_one_fails) {
   EXPECT_NE(error_of([&] { reduce_pending({&x, &y}); }), "");
   watched.before = [] {};
   EXPECT_NE(error_of([&] { full(x); }), "");
-  EXPECT_EQ(MeshStorage::of(y)->reduction, nullptr);
+  EXPECT_EQ(MeshStorage::of(y)->reduction(), nullptr);
   EXPECT_TRUE(has_value(y, value().mul(1 + 2)));
 }
 
