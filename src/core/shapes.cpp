@@ -189,11 +189,27 @@ std::vector<int64_t> contiguous_strides(std::span<const int64_t> sizes) {
 
 namespace {
 
+bool is_row_major(
+    std::span<const int64_t> sizes,
+    std::span<const int64_t> strides) {
+  int64_t expected = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    if (sizes[d] != 1 && strides[d] != expected) {
+      return false;
+    }
+    expected *= sizes[d];
+  }
+  return true;
+}
+
 // Whether elements of these strides fill their memory without holes. A dim of
 // size 1 may have any stride, and so may all dims of no elements.
 bool is_dense(
     std::span<const int64_t> sizes,
     std::span<const int64_t> strides) {
+  if (is_row_major(sizes, strides)) {
+    return true;
+  }
   std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
   for (size_t d = 0; d < sizes.size(); ++d) {
     if (sizes[d] == 0) {

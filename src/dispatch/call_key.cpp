@@ -5,6 +5,8 @@
 #include <ATen/Context.h>
 #include <c10/core/DefaultDtype.h>
 
+#include "run/wants_sums.h"
+
 namespace torch_mesh {
 namespace {
 
@@ -26,7 +28,12 @@ bool is_free(const CallTensors::Entry& entry) {
   return entry.is_written && entry.is_global && is_blank(*entry.tensor);
 }
 
-void add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
+// The key's first word: 8 bits each of default dtype, of modes, of numbers.
+constexpr int kModeBit = 8;
+constexpr int kWantsSumsBit = 16;
+
+// Returns whether the tensor is a pending sum.
+bool add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
   const at::Tensor& tensor = *entry.tensor;
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   const uint64_t head = (entry.is_global ? kTensorWord : kPlainTensorWord) |
@@ -34,16 +41,16 @@ void add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
                         static_cast<uint64_t>(impl->is_wrapped_number()) << 16 |
                         static_cast<uint64_t>(is_free(entry)) << 17 |
                         static_cast<uint64_t>(tensor.dim()) << 24;
+  const Layout layout = layout_in_call(entry);
   key.push_back(
-      head |
-      (entry.is_global ? static_cast<uint64_t>(layout_in_call(entry).id()) << 32
-                       : 0));
+      head | (entry.is_global ? static_cast<uint64_t>(layout.id()) << 32 : 0));
   for (int64_t size : impl->sizes()) {
     key.push_back(static_cast<uint64_t>(size));
   }
   for (int64_t stride : impl->strides()) {
     key.push_back(static_cast<uint64_t>(stride));
   }
+  return layout.has_partial();
 }
 
 void add_value_words(CallKey& key, const c10::IValue& value) {
@@ -139,15 +146,16 @@ CallKey key_of(
   key.push_back(
       static_cast<uint64_t>(c10::get_default_dtype_as_scalartype()) |
       static_cast<uint64_t>(at::globalContext().deterministicAlgorithms())
-          << 8);
+          << kModeBit);
   size_t next = 0;
+  bool is_pending = false;
   for (size_t i = 0; i < args.size(); ++i) {
     const c10::IValue& value = args[i];
     switch (op.params[i]) {
       case Op::ParamKind::kTensor:
         if (next < tensors.entries.size() &&
             tensors.entries[next].arg == static_cast<int>(i)) {
-          add_tensor_words(key, tensors.entries[next++]);
+          is_pending |= add_tensor_words(key, tensors.entries[next++]);
         } else {
           key.push_back(kNoneWord);
         }
@@ -162,7 +170,7 @@ CallKey key_of(
         key.push_back(kListWord | list.size() << 8);
         for (const c10::IValue& element : list) {
           if (element.isTensor() && element.toTensor().defined()) {
-            add_tensor_words(key, tensors.entries[next++]);
+            is_pending |= add_tensor_words(key, tensors.entries[next++]);
           } else {
             key.push_back(kNoneWord);
           }
@@ -183,6 +191,10 @@ CallKey key_of(
         break;
     }
   }
+  if (is_pending) [[unlikely]] {
+    key[0] |= static_cast<uint64_t>(wants_sums(op, args, tensors))
+              << kWantsSumsBit;
+  }
   return key;
 }
 
@@ -192,6 +204,7 @@ OpCall call_of(
     const CallTensors& tensors) {
   OpCall call;
   call.schema = &op.schema;
+  call.wants_sums = wants_sums(op, args, tensors);
   size_t next = 0;
   for (size_t i = 0; i < args.size(); ++i) {
     const c10::IValue& value = args[i];

@@ -84,6 +84,7 @@ void read_words(Op& op) {
   op.checks_overlap = (is_pointwise || (says("refuses_overlap") && in_place)) &&
                       !says("bears_overlap") && !rules::is_foreach_name(name);
   op.overwrites = says("overwrites") && in_place;
+  op.divides = says("divides");
 }
 
 bool may_run_on_replicas(const Op& op) {

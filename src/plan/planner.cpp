@@ -139,7 +139,7 @@ class Planner {
         }
       }
     }
-    if (any_partial) {
+    if (any_partial && !call_.wants_sums) {
       for (const std::vector<int>& set : resolved_.linear) {
         consider(pass_partial(axis, set));
       }

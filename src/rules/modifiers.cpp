@@ -264,6 +264,7 @@ const std::map<std::string, Entry>& table() {
       {"contiguous_out", {of_kernels, 0, 0, false}},
       {"convolves", {convolve, 3, 3, false}},
       {"diagonals", {take_diagonal, 3, 3, true}},
+      {"divides", {of_kernels, 0, 0, false}},
       {"dims", {nothing, 2, 2, false}},
       {"expands", {expand_dims, 1, 1, true}},
       {"filled", {nothing, 0, 0, false}},

@@ -83,6 +83,9 @@ struct OpSchema {
 struct OpCall {
   const OpSchema* schema = nullptr;
   std::vector<Arg> args;
+  // A number among the arguments takes parts of a sum beyond what their sum
+  // becomes (inf - inf): no part is carried on.
+  bool wants_sums = false;
   // What the op itself says of the sizes of its results, lists laid flat;
   // nothing if it cannot say. May be empty, as in tests.
   std::function<std::optional<std::vector<std::vector<int64_t>>>()>

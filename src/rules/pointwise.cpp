@@ -40,12 +40,12 @@ void add_pointwise_rules(RuleTable& table) {
   table.add("aten::mul", "x*, ... -> x* linear(0, 1)");
   table.add(
       "aten::div",
-      "x*, ... -> x* linear(0) when(rounding_mode=None) | "
+      "x*, ... -> x* linear(0) divides when(rounding_mode=None) | "
       "x*, ... -> x*");
   table.add_all(
       {"aten::lerp.Scalar", "aten::lerp.Tensor"}, "x*, ... -> x* linear(0 1)");
   table.add("aten::addcmul", "x*, x*, x* -> x* linear(0 1, 0 2)");
-  table.add("aten::addcdiv", "x*, x*, x* -> x* linear(0 1)");
+  table.add("aten::addcdiv", "x*, x*, x* -> x* linear(0 1) divides");
   table.add("aten::where.self", "x*, x*, x* -> x* linear(1 2)");
   table.add("aten::masked_fill.Tensor", "x*, x*, . -> x* linear(0 2)");
   table.add("aten::masked_fill.Scalar", "x*, x* -> x*");

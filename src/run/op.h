@@ -80,6 +80,8 @@ struct Op {
   bool checks_overlap = false;
   // A write over all of its first argument: copy_, fill_, normal_, ...
   bool overwrites = false;
+  // By an argument that may be a number.
+  bool divides = false;
   bool is_python = false;  // may have kernels in Python: runs on the caller
   // Takes its sizes from a tensor, and a device: zeros_like, new_full, ...
   bool makes_like = false;

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/cat.h>
 #include <c10/core/TensorImpl.h>
+#include <c10/util/SmallVector.h>
 
 #include "shard/slice.h"
 
@@ -31,7 +32,8 @@ std::optional<at::Tensor> join_shards(const Shards& shards, int64_t dim) {
     }
     length += impl->sizes()[dim];
   }
-  std::vector<int64_t> sizes = like->sizes().vec();
+  c10::SmallVector<int64_t, 5> sizes(
+      like->sizes().begin(), like->sizes().end());
   sizes[dim] = length;
   return window_at(first, sizes, like->storage_offset());
 }

@@ -97,6 +97,72 @@ def test_law_08_ops_of_a_partial_that_are_not_linear_see_the_sum(separate):
         assert_close(f(x), f(value.clone()), rtol=0, atol=1e-6)
 
 
+INF, NAN = float("inf"), float("nan")
+# (pending sum, number) -> value. Of a sum of parts of both signs, parts times
+# an infinity would be inf - inf.
+TIMES = {
+    "mul": lambda t, v: t * v,
+    "the number first": lambda t, v: v * t,
+    "in place": lambda t, v: t.mul_(v),
+    "out": lambda t, v: torch.mul(t, v, out=torch.empty_like(t)),
+    "plain 0-d": lambda t, v: t * torch.tensor(v),
+    "0-d of the mesh": lambda t, v: t * torch.tensor(v, device=t.device),
+    "of a list": lambda t, v: torch._foreach_mul([t], v)[0],
+    "of lists": lambda t, v: torch._foreach_mul([t], [v])[0],
+    "alpha": lambda t, v: torch.add(t, t, alpha=v),
+    "value": lambda t, v: torch.addcmul(t, t, torch.ones(4), value=v),
+    "weight": lambda t, v: torch.lerp(t, t * 2, v),
+    "beta": lambda t, v: torch.addmv(t, torch.eye(4), torch.ones(4), beta=v),
+    "complex": lambda t, v: t * complex(v, 0),
+    "over": lambda t, v: t / (1 / v if v else 0.0),
+}
+OVER = {
+    "div": lambda t, v: t / v,
+    "integer": lambda t, v: t / int(v),
+    "in place": lambda t, v: t.div_(v),
+    "plain 0-d": lambda t, v: t / torch.tensor(v),
+    "of a list": lambda t, v: torch._foreach_div([t], v)[0],
+    "addcdiv": lambda t, v: torch.addcdiv(t, t, torch.tensor(v)),
+}
+NOT_FINITE = [
+    (f"times {n}, {v}", f, v)
+    for n, f in TIMES.items()
+    for v in (INF, -INF, NAN)
+]
+NOT_FINITE += [(f"over {n}", f, 0.0) for n, f in OVER.items()]
+
+
+@pytest.mark.parametrize("memories", [[0] * 4, [0, 0, 1, 1], [0, 1, 2, 3]])
+@pytest.mark.parametrize(
+    "f, number",
+    [case[1:] for case in NOT_FINITE],
+    ids=[case[0] for case in NOT_FINITE],
+)
+def test_law_08_sums_are_formed_before_they_meet_an_infinity(
+    f, number, memories
+):
+    tm._C.set_memories_for_testing(memories)
+    mesh = tm.Mesh({"data": 4})
+    parts = torch.tensor(
+        [[3.0, -1.0, 0.5, -8.0], [-1.0, 4.0, 0.5, 2.0], [1.0, -9.0, 0.5, 1.0]]
+    )
+    with tm.use(mesh):
+        x = place(parts, mesh, ("S0",)).sum(0)
+        assert tm.layout(x).placements == ("P+",)
+        assert_equal(f(x, number), f(parts.sum(0), number))
+
+
+def test_law_08_a_number_that_is_finite_leaves_the_sum_pending(line):
+    x = place(torch.randn(4, 6), line, ("P+",))
+    for y in (x * 0.0, x * 2, x / 2, x * torch.tensor(3.0), x / INF * 0):
+        del y
+    assert tm.layout(x).placements == ("R",)
+    x = place(torch.randn(4, 6), line, ("P+",))
+    for y in (x * 0.0, x * 2, x / 2, x * torch.tensor(3.0)):
+        assert tm.layout(y).placements == ("P+",)
+    assert tm.layout(x).placements == ("P+",)
+
+
 def test_law_08_linear_ops_carry_a_partial_on(line):
     x = place(torch.randn(4, 6), line, ("P+",))
     y = place(torch.randn(4, 6), line, ("P+",))

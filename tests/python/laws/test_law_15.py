@@ -94,3 +94,54 @@ def test_law_15_the_engine_goes_on_after_an_error(mesh):
         with pytest.raises(RuntimeError):
             torch.linalg.cholesky(-x)
         assert_equal(x + x, torch.eye(4) * 2)
+
+
+INDEX, SOURCE = torch.tensor([0, 1, 9, 2]), torch.arange(1.0, 5)
+# (destination, to the mesh): each fails at the third element.
+FAILS_HALFWAY = {
+    "scatter_": lambda x, on: x.scatter_(0, on(INDEX), on(SOURCE)),
+    "scatter_add_": lambda x, on: x.scatter_add_(0, on(INDEX), on(SOURCE)),
+    "index_copy_": lambda x, on: x.index_copy_(0, on(INDEX), on(SOURCE)),
+    "index_add_": lambda x, on: x.index_add_(0, on(INDEX), on(SOURCE)),
+    "index_fill_": lambda x, on: x.index_fill_(0, on(INDEX), 3.0),
+    "index_put_": lambda x, on: x.index_put_((on(INDEX),), on(SOURCE)),
+    "put_": lambda x, on: x.put_(on(INDEX), on(SOURCE)),
+    "_foreach_copy_": lambda x, on: torch._foreach_copy_(
+        list(x.split(1)), [on(s) for s in torch.ones(5).split([1, 1, 2, 1])]
+    ),
+    "bernoulli_": lambda x, on: x.bernoulli_(on(torch.tensor([0.5, 1, 2, 0]))),
+    "masked_scatter_": lambda x, on: x.masked_scatter_(
+        on(torch.ones(4, dtype=torch.bool)), on(SOURCE[:2])
+    ),
+}
+
+
+@pytest.mark.parametrize("memories", [[0, 0, 0, 0], [0, 1, 2, 3]])
+@pytest.mark.parametrize("name", FAILS_HALFWAY)
+def test_law_15_a_plain_destination_is_left_as_plain_torch_leaves_it(
+    name, memories
+):
+    def left_by(on):
+        torch.manual_seed(0)
+        destination = torch.zeros(4)
+        with pytest.raises((RuntimeError, IndexError)) as error:
+            FAILS_HALFWAY[name](destination, on)
+        return error.type, destination
+
+    tm._C.set_memories_for_testing(memories)
+    mesh = tm.Mesh({"data": 4})
+    error, expected = left_by(lambda t: t)
+    got, destination = left_by(lambda t: tm.distribute(t, mesh, ("S0",)))
+    assert got is error
+    assert_equal(destination, expected)
+
+
+@pytest.mark.parametrize("memories", [[0, 0, 0, 0], [0, 1, 2, 3]])
+def test_law_15_what_out_names_is_written_once_the_result_is_whole(memories):
+    tm._C.set_memories_for_testing(memories)
+    mesh = tm.Mesh({"data": 4})
+    source, index = (tm.distribute(t, mesh, ("S0",)) for t in (SOURCE, INDEX))
+    destination = torch.zeros(4)
+    with pytest.raises(IndexError):
+        torch.index_select(source, 0, index, out=destination)
+    assert_equal(destination, torch.zeros(4))
