@@ -26,6 +26,9 @@ struct Counts {
   std::map<std::string, int64_t> collectives;  // "all_reduce@data" -> number
   // The same keys -> bytes received per device, were no two in one memory.
   std::map<std::string, int64_t> num_bytes;
+  // The same keys -> collectives that the communicator was called for: the same
+  // number, but none where all devices share a memory.
+  std::map<std::string, int64_t> calls;
   // Device -> bytes that its collectives bring from other memories, by plan,
   // and bytes that it has read there: the same. None in one memory.
   std::map<std::string, int64_t> received;

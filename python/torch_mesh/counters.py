@@ -46,6 +46,15 @@ class Counting:
         return _difference(self._start.num_bytes, self._now().num_bytes)
 
     @property
+    def calls(self) -> dict[str, int]:
+        """Dict of "kind@axis" to number of calls of the communicator.
+
+        They are counted where it runs and equal `collectives`, which the plans
+        say; devices that all share one memory have no use for it.
+        """
+        return _difference(self._start.calls, self._now().calls)
+
+    @property
     def received(self) -> dict[str, int]:
         """Dict of device to bytes that collectives bring from other memories.
 

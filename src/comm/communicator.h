@@ -24,6 +24,9 @@ class Communicator {
  public:
   virtual ~Communicator() = default;
 
+  // Each of these is one call of the communicator, and is counted as that where
+  // not all devices share one memory (trace.h, `calls`).
+
   // The sums over a set of axes, on each device, in the parts that a planner
   // chose. Each reduce-scatter and all-reduce adds up along its axis, in the
   // order of the axis; half-precision parts travel as they are, and these sums
@@ -36,11 +39,11 @@ class Communicator {
   //   result[k]    its sum, one for each lane; memory of its own
   //
   // Many operands travel as one.
-  virtual std::vector<Shards> all_reduce(
+  std::vector<Shards> all_reduce(
       const Mesh& mesh,
       std::span<const Step::Part> how,
       AxisMask cut,
-      const std::vector<Shards>& operands) = 0;
+      const std::vector<Shards>& operands);
 
   // The other steps: from the shards of `before`, one for each lane, those of
   // step.after. May alias them where one device keeps what it has.
@@ -50,9 +53,12 @@ class Communicator {
     std::span<const int64_t> sizes;  // of the whole tensor
     const Shards& shards;
   };
-  virtual Shards reduce_scatter(const Moved& parts) = 0;
-  virtual Shards all_gather(const Moved& shards) = 0;
-  virtual Shards all_to_all(const Moved& shards) = 0;
+  // Of one kind, along one axis of one mesh, of one dtype. Not empty; travels
+  // as one.
+  using Bucket = std::span<const Moved>;
+  std::vector<Shards> reduce_scatter(Bucket parts);
+  std::vector<Shards> all_gather(Bucket shards);
+  std::vector<Shards> all_to_all(Bucket shards);
 
   // Copies between memories of the same sizes and dtype, in any order.
   //
@@ -64,7 +70,22 @@ class Communicator {
     Shard source;
     Shard target;
   };
-  virtual void copy(const Mesh& mesh, const std::vector<Copy>& copies) = 0;
+  // Counted as an all-to-all along `axis`; with -1 each device copies what it
+  // holds itself, and it is none.
+  void copy(const Mesh& mesh, int axis, const std::vector<Copy>& copies);
+
+ private:
+  virtual std::vector<Shards> run_all_reduce(
+      const Mesh& mesh,
+      std::span<const Step::Part> how,
+      AxisMask cut,
+      const std::vector<Shards>& operands) = 0;
+  virtual std::vector<Shards> run_reduce_scatter(Bucket parts) = 0;
+  virtual std::vector<Shards> run_all_gather(Bucket shards) = 0;
+  virtual std::vector<Shards> run_all_to_all(Bucket shards) = 0;
+  virtual void run_copies(
+      const Mesh& mesh,
+      const std::vector<Copy>& copies) = 0;
 };
 
 // The one that serves a mesh. Throws, as a bug of ours, if the caller holds a

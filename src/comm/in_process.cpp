@@ -4,7 +4,8 @@
 // get the chunks of the others. So a device of n receives 2 (n - 1) chunks,
 // whatever the kind of device is. Along several axes chunks are cut of chunks.
 
-#include <atomic>
+#include "comm/in_process.h"
+
 #include <deque>
 #include <utility>
 
@@ -14,9 +15,6 @@
 
 #include <torch_mesh/error.h>
 
-#include "comm/communicator.h"
-#include "comm/held_locks.h"
-#include "comm/null.h"
 #include "comm/pieces.h"
 #include "core/groups.h"
 #include "shard/local_ops.h"
@@ -233,19 +231,16 @@ Shards for_each_reader(const Step& step, const Read& read) {
 
 // Puts together what each member along the axis has for a device: its shard, or
 // the part of it that the device keeps. Cut first, so that no more is moved.
-Shards gathered(
-    const Step& step,
-    const Layout& before,
-    const Shards& shards,
-    const Placement* kept) {
-  const Mesh& mesh = before.mesh();
+Shards gathered(const Communicator::Moved& moved, const Placement* kept) {
+  const Step& step = moved.step;
+  const std::vector<int>& lane_of = moved.before.lanes().lane_of_device;
+  const Mesh& mesh = moved.before.mesh();
   return for_each_reader(step, [&](Reader& reader, int device) {
     const int64_t place = mesh.coordinate(device, step.axis);
     std::vector<at::Tensor> pieces;
     for (int64_t i = 0; i < size_of(step); ++i) {
       const int from = mesh.neighbour(device, step.axis, i);
-      const at::Tensor& shard =
-          shards[before.lanes().lane_of_device[from]].local();
+      const at::Tensor& shard = moved.shards[lane_of[from]].local();
       pieces.push_back(reader.read(
           kept ? cut(shard, *kept, size_of(step), place) : shard, from));
     }
@@ -253,9 +248,31 @@ Shards gathered(
   });
 }
 
+// What each device keeps of the sum: cut out of each part, and added up.
+Shards scattered(const Communicator::Moved& moved) {
+  const Step& step = moved.step;
+  const Mesh& mesh = moved.before.mesh();
+  const Lanes& lanes = moved.before.lanes();
+  return for_each_reader(step, [&](Reader& reader, int device) {
+    const int64_t place = mesh.coordinate(device, step.axis);
+    std::vector<at::Tensor> pieces;
+    for (int lane : parts_of(mesh, step.axis, lanes, device)) {
+      pieces.push_back(reader.read(
+          cut(moved.shards[lane].local(), step.to, size_of(step), place),
+          lanes.first_device[lane]));
+    }
+    if (pieces.size() == 1) {
+      return pieces[0];
+    }
+    at::Tensor sum = at::empty_strided(
+        pieces[0].sizes(), dense_strides_of(pieces[0]), pieces[0].options());
+    sum_into(sum, pieces);
+    return sum;
+  });
+}
+
 class InProcess final : public Communicator {
- public:
-  std::vector<Shards> all_reduce(
+  std::vector<Shards> run_all_reduce(
       const Mesh& mesh,
       std::span<const Step::Part> how,
       AxisMask cut_axes,
@@ -289,61 +306,41 @@ class InProcess final : public Communicator {
     return sums;
   }
 
-  Shards reduce_scatter(const Moved& moved) override {
-    const Step& step = moved.step;
-    const Layout& before = moved.before;
-    const Shards& parts = moved.shards;
-    const Mesh& mesh = before.mesh();
-    const Lanes& lanes = before.lanes();
-    return for_each_reader(step, [&](Reader& reader, int device) {
-      const int64_t place = mesh.coordinate(device, step.axis);
-      std::vector<at::Tensor> pieces;
-      for (int lane : parts_of(mesh, step.axis, lanes, device)) {
-        pieces.push_back(reader.read(
-            cut(parts[lane].local(), step.to, size_of(step), place),
-            lanes.first_device[lane]));
-      }
-      if (pieces.size() == 1) {
-        return pieces[0];
-      }
-      at::Tensor sum = at::empty_strided(
-          pieces[0].sizes(), dense_strides_of(pieces[0]), pieces[0].options());
-      sum_into(sum, pieces);
-      return sum;
+  std::vector<Shards> run_reduce_scatter(Bucket parts) override {
+    return each(parts, scattered);
+  }
+  std::vector<Shards> run_all_gather(Bucket shards) override {
+    return each(shards, [](const Moved& moved) {
+      return gathered(moved, /*kept=*/nullptr);
     });
   }
-
-  Shards all_gather(const Moved& moved) override {
-    return gathered(moved.step, moved.before, moved.shards, /*kept=*/nullptr);
+  std::vector<Shards> run_all_to_all(Bucket shards) override {
+    return each(shards, [](const Moved& moved) {
+      return gathered(moved, &moved.step.to);
+    });
   }
-
-  Shards all_to_all(const Moved& moved) override {
-    return gathered(moved.step, moved.before, moved.shards, &moved.step.to);
-  }
-
-  void copy(const Mesh& mesh, const std::vector<Copy>& copies) override {
+  void run_copies(const Mesh& mesh, const std::vector<Copy>& copies) override {
     for (const Copy& copy : copies) {
       Reader reader(mesh, copy.to);
       copy.target.local().copy_(reader.read(copy.source.local(), copy.from));
     }
   }
-};
 
-std::atomic<Communicator*> for_testing{nullptr};
+  template <typename Run>
+  static std::vector<Shards> each(Bucket bucket, const Run& run) {
+    std::vector<Shards> results;
+    for (const Moved& moved : bucket) {
+      results.push_back(run(moved));
+    }
+    return results;
+  }
+};
 
 }  // namespace
 
-Communicator& communicator_of(const Mesh& mesh) {
-  check_no_lock_is_held("a collective");
+Communicator& in_process_communicator() {
   static auto& in_process = *new InProcess;
-  if (Communicator* other = for_testing.load(std::memory_order_relaxed)) {
-    return *other;
-  }
-  return mesh.is_null() ? null_communicator() : in_process;
-}
-
-void set_communicator_for_testing(Communicator* communicator) {
-  for_testing = communicator;
+  return in_process;
 }
 
 }  // namespace torch_mesh

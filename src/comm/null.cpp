@@ -10,7 +10,7 @@ namespace torch_mesh {
 namespace {
 
 // What a device of ours holds after a step.
-Shards zeros_after(const Communicator::Moved& moved) {
+Shards zeros_of(const Communicator::Moved& moved) {
   const Lanes& lanes = moved.step.after.lanes();
   Shards result(lanes.num);
   for (const int lane : lanes.mine) {
@@ -22,9 +22,16 @@ Shards zeros_after(const Communicator::Moved& moved) {
   return result;
 }
 
+std::vector<Shards> zeros_after(Communicator::Bucket bucket) {
+  std::vector<Shards> results;
+  for (const Communicator::Moved& moved : bucket) {
+    results.push_back(zeros_of(moved));
+  }
+  return results;
+}
+
 class Null final : public Communicator {
- public:
-  std::vector<Shards> all_reduce(
+  std::vector<Shards> run_all_reduce(
       const Mesh&,
       std::span<const Step::Part>,
       AxisMask,
@@ -37,12 +44,16 @@ class Null final : public Communicator {
     }
     return sums;
   }
-  Shards reduce_scatter(const Moved& moved) override {
-    return zeros_after(moved);
+  std::vector<Shards> run_reduce_scatter(Bucket parts) override {
+    return zeros_after(parts);
   }
-  Shards all_gather(const Moved& moved) override { return zeros_after(moved); }
-  Shards all_to_all(const Moved& moved) override { return zeros_after(moved); }
-  void copy(const Mesh&, const std::vector<Copy>& copies) override {
+  std::vector<Shards> run_all_gather(Bucket shards) override {
+    return zeros_after(shards);
+  }
+  std::vector<Shards> run_all_to_all(Bucket shards) override {
+    return zeros_after(shards);
+  }
+  void run_copies(const Mesh&, const std::vector<Copy>& copies) override {
     for (const Copy& copy : copies) {
       if (!copy.target.defined()) {
         continue;

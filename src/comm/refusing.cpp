@@ -12,18 +12,21 @@ namespace {
 }
 
 class Refusing final : public Communicator {
- public:
-  std::vector<Shards> all_reduce(
+  std::vector<Shards> run_all_reduce(
       const Mesh&,
       std::span<const Step::Part>,
       AxisMask,
       const std::vector<Shards>&) override {
     refuse("all_reduce");
   }
-  Shards reduce_scatter(const Moved&) override { refuse("reduce_scatter"); }
-  Shards all_gather(const Moved&) override { refuse("all_gather"); }
-  Shards all_to_all(const Moved&) override { refuse("all_to_all"); }
-  void copy(const Mesh&, const std::vector<Copy>&) override { refuse("copy"); }
+  std::vector<Shards> run_reduce_scatter(Bucket) override {
+    refuse("reduce_scatter");
+  }
+  std::vector<Shards> run_all_gather(Bucket) override { refuse("all_gather"); }
+  std::vector<Shards> run_all_to_all(Bucket) override { refuse("all_to_all"); }
+  void run_copies(const Mesh&, const std::vector<Copy>&) override {
+    refuse("copy");
+  }
 };
 
 }  // namespace

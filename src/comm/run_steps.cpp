@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <optional>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include <ATen/ops/full_like.h>
-
-#include <torch_mesh/error.h>
+#include <c10/util/SmallVector.h>
 
 #include "comm/communicator.h"
+#include "comm/flat_sum.h"
 #include "comm/pieces.h"
 #include "core/shapes.h"
 #include "shard/joined.h"
@@ -84,119 +86,198 @@ std::optional<Shards> joined(
   return result;
 }
 
-// P+ -> R, along all axes of the step.
-Shards reduced(const Step& step, const Layout& before, const Shards& shards) {
+// A step of one value, while others wait for theirs.
+struct Move {
+  const Step& step;
+  const Layout& before;
+  std::span<const int64_t> sizes;  // of the whole value
+  Shards& shards;                  // become those after the step
+
+  const Mesh& mesh() const { return before.mesh(); }
+  c10::ScalarType dtype() const { return shards.any().scalar_type(); }
+  Communicator::Moved moved() const { return {step, before, sizes, shards}; }
+};
+
+// What a device does with what it has.
+void run_alone(const Move& move) {
+  const auto& [step, before, sizes, shards] = move;
+  if (step.kind == Step::Kind::kSlice) {
+    move.shards = sliced(step, before, shards);
+  } else if (!move.mesh().one_memory()) {
+    move.shards = as_parts(step, before, shards);
+  }
+}
+
+// A sum by itself, as it was planned.
+void form_sum(const Move& move) {
+  const Step& step = move.step;
+  count_step(step);
+  if (move.mesh().one_memory()) {
+    return;
+  }
   const Step::Part alone = {step.kind, step.axis};
   const std::span<const Step::Part> how =
       step.parts.empty() ? std::span(&alone, 1) : std::span(step.parts);
-  const Mesh& mesh = before.mesh();
-  return communicator_of(mesh).all_reduce(
-      mesh, how, before.sharded_axes(), {shards})[0];
+  move.shards =
+      communicator_of(move.mesh())
+          .all_reduce(
+              move.mesh(), how, move.before.sharded_axes(), {move.shards})[0];
 }
 
-Shards run_step(
-    const Step& step,
-    const Layout& before,
-    std::span<const int64_t> sizes,
-    const Shards& shards) {
-  const Mesh& mesh = before.mesh();
-  switch (step.kind) {
-    case Step::Kind::kSlice:
-      return sliced(step, before, shards);
-    case Step::Kind::kToPartial:
-      return mesh.one_memory() ? shards : as_parts(step, before, shards);
-    case Step::Kind::kAllReduce:
-      return mesh.one_memory() ? shards : reduced(step, before, shards);
-    case Step::Kind::kReduceScatter:
-      return communicator_of(mesh).reduce_scatter(
-          {step, before, sizes, shards});
-    case Step::Kind::kAllGather:
-      if (auto result = joined(step, before, shards)) {
-        return *std::move(result);
-      }
-      return communicator_of(mesh).all_gather({step, before, sizes, shards});
-    case Step::Kind::kAllToAll:
-      if (auto result = joined(step, before, shards)) {
-        return *std::move(result);
-      }
-      return communicator_of(mesh).all_to_all({step, before, sizes, shards});
+using Moves = c10::SmallVector<const Move*, 4>;
+
+void form_sums(const Moves& moves) {
+  if (moves.size() == 1) {
+    return form_sum(*moves[0]);
   }
-  TORCH_MESH_ASSERT(false, "a step of no kind");
+  FlatSum flat(moves[0]->before, moves[0]->step.axes(), moves[0]->dtype());
+  for (const Move* move : moves) {
+    flat.add(move->before, move->sizes, move->shards);
+  }
+  std::vector<Shards> sums = flat.form();
+  for (size_t i = 0; i < moves.size(); ++i) {
+    moves[i]->shards = std::move(sums[i]);
+  }
+}
+
+std::vector<Shards> communicate(
+    Communicator& communicator,
+    Communicator::Bucket bucket) {
+  switch (bucket[0].step.kind) {
+    case Step::Kind::kReduceScatter:
+      return communicator.reduce_scatter(bucket);
+    case Step::Kind::kAllGather:
+      return communicator.all_gather(bucket);
+    default:
+      return communicator.all_to_all(bucket);
+  }
+}
+
+// Everything but sums: those that one memory does not join travel.
+void run_together(const Moves& moves) {
+  Moves travelling;
+  std::vector<Communicator::Moved> bucket;
+  for (const Move* move : moves) {
+    std::optional<Shards> there;
+    if (move->step.kind != Step::Kind::kReduceScatter) {
+      there = joined(move->step, move->before, move->shards);
+    }
+    if (there) {
+      move->shards = *std::move(there);
+    } else {
+      travelling.push_back(move);
+      bucket.push_back(move->moved());
+    }
+  }
+  if (bucket.empty()) {
+    return;
+  }
+  std::vector<Shards> there =
+      communicate(communicator_of(moves[0]->mesh()), bucket);
+  for (size_t i = 0; i < travelling.size(); ++i) {
+    travelling[i]->shards = std::move(there[i]);
+  }
 }
 
 // One collective of many values.
-struct Bucket {
-  const Step* first;
-  int64_t num_bytes = 0;
-  std::vector<int64_t> received = {};
+class Bucket {
+ public:
+  explicit Bucket(const Move& first) : moves_{&first} { add_bytes(first.step); }
 
-  bool takes(const Step& step) const {
-    return step.kind == first->kind && step.axis == first->axis &&
-           step.after.mesh() == first->after.mesh() &&
-           num_bytes + step.num_bytes <= kBucketBytes;
+  bool takes(const Move& move) const {
+    const Move& first = *moves_[0];
+    const bool is_like = move.step.kind == first.step.kind &&
+                         move.step.axes() == first.step.axes() &&
+                         move.step.axis == first.step.axis &&
+                         move.mesh() == first.mesh() &&
+                         move.dtype() == first.dtype() &&
+                         num_bytes_ + move.step.num_bytes <= kBucketBytes;
+    return is_like && (!is_of_sums() || move.before.sharded_axes() ==
+                                            first.before.sharded_axes());
   }
-  void add(const Step& step) {
-    num_bytes += step.num_bytes;
-    received.resize(step.received.size());
-    for (size_t device = 0; device < received.size(); ++device) {
-      received[device] += step.received[device];
+
+  void add(const Move& move) {
+    moves_.push_back(&move);
+    add_bytes(move.step);
+  }
+
+  void run() const {
+    if (is_of_sums()) {
+      return form_sums(moves_);
+    }
+    const Step& first = moves_[0]->step;
+    count_collective(
+        first.kind, moves_[0]->mesh(), first.axis, num_bytes_, received_);
+    run_together(moves_);
+  }
+
+ private:
+  bool is_of_sums() const {
+    return moves_[0]->step.kind == Step::Kind::kAllReduce;
+  }
+  void add_bytes(const Step& step) {
+    num_bytes_ += step.num_bytes;
+    received_.resize(step.received.size());
+    for (size_t device = 0; device < received_.size(); ++device) {
+      received_[device] += step.received[device];
     }
   }
-  void count() const {
-    count_collective(
-        first->kind, first->after.mesh(), first->axis, num_bytes, received);
-  }
+
+  Moves moves_;
+  int64_t num_bytes_ = 0;
+  std::vector<int64_t> received_;
 };
+
+// All steps that come first, second, ... in their redistributions.
+void run_stage(const std::vector<Move>& moves) {
+  c10::SmallVector<Bucket, 1> buckets;
+  for (const Move& move : moves) {
+    if (!move.step.communicates()) {
+      run_alone(move);
+      continue;
+    }
+    const auto bucket = std::ranges::find_if(
+        buckets, [&](const Bucket& open) { return open.takes(move); });
+    if (bucket == buckets.end()) {
+      buckets.emplace_back(move);
+    } else {
+      bucket->add(move);
+    }
+  }
+  for (const Bucket& bucket : buckets) {
+    bucket.run();
+  }
+}
 
 }  // namespace
 
 void run_redistributions(
-    c10::ArrayRef<const Redistribution*> moves,
+    c10::ArrayRef<const Redistribution*> redistributions,
     std::vector<Shards>& shards) {
-  bool any = true;
-  for (size_t stage = 0; any; ++stage) {
-    any = false;
-    std::vector<Bucket> buckets;
-    for (size_t i = 0; i < moves.size(); ++i) {
-      const std::vector<Step>& steps = moves[i]->steps;
-      if (stage >= steps.size()) {
-        continue;
+  std::vector<Move> moves;
+  for (size_t stage = 0; stage == 0 || !moves.empty(); ++stage) {
+    moves.clear();
+    for (size_t i = 0; i < redistributions.size(); ++i) {
+      const Redistribution& all = *redistributions[i];
+      if (stage < all.steps.size()) {
+        moves.push_back(
+            {all.steps[stage],
+             stage == 0 ? all.from : all.steps[stage - 1].after,
+             all.sizes,
+             shards[i]});
       }
-      any = true;
-      const Step& step = steps[stage];
-      if (!step.parts.empty()) {
-        count_step(step);
-      } else if (step.communicates()) {
-        auto bucket = std::ranges::find_if(
-            buckets, [&](const Bucket& open) { return open.takes(step); });
-        if (bucket == buckets.end()) {
-          bucket = buckets.insert(bucket, Bucket{&step});
-        }
-        bucket->add(step);
-      }
-      shards[i] = run_step(
-          step,
-          stage == 0 ? moves[i]->from : steps[stage - 1].after,
-          moves[i]->sizes,
-          shards[i]);
     }
-    for (const Bucket& bucket : buckets) {
-      bucket.count();
-    }
+    run_stage(moves);
   }
 }
 
 Shards run_redistribution(
     const Redistribution& redistribution,
     const Shards& shards) {
-  Shards current = shards;
-  Layout layout = redistribution.from;
-  for (const Step& step : redistribution.steps) {
-    count_step(step);
-    current = run_step(step, layout, redistribution.sizes, current);
-    layout = step.after;
-  }
-  return current;
+  std::vector<Shards> all{shards};
+  const Redistribution* one = &redistribution;
+  run_redistributions(one, all);
+  return std::move(all[0]);
 }
 
 }  // namespace torch_mesh

@@ -8,9 +8,6 @@
 
 namespace torch_mesh {
 
-// Bytes that one collective of more than one value receives at most.
-inline constexpr int64_t kBucketBytes = 25 << 20;
-
 // Runs the steps that a planner chose, and counts each; chooses nothing.
 //
 //   shards     one for each lane of redistribution.from
@@ -23,8 +20,8 @@ Shards run_redistribution(
     const Shards& shards);
 
 // Many at once, step by step: equal steps of several values (of one kind, along
-// one axis of one mesh) are one collective of at most kBucketBytes, counted as
-// one.
+// one axis of one mesh, of one dtype) are one collective of at most
+// kBucketBytes (flat_sum.h), and one call of the communicator.
 //
 //   moves    of each value
 //   shards   of each value; become those of its moves.to

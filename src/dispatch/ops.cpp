@@ -185,15 +185,13 @@ class Forgetter final : public c10::OpRegistrationListener {
 };
 
 Registry& registry() {
-  static Registry* registry = [] {
-    auto* made = new Registry;
-    // Stays for good: torch has no end at which it would have to go.
-    new c10::RegistrationHandleRAII(
-        c10::Dispatcher::singleton().addRegistrationListener(
-            std::make_unique<Forgetter>(*made)));
-    return made;
-  }();
-  return *registry;
+  // Both stay for good: torch has no end at which they would have to go.
+  static auto& registry = *new Registry;
+  static auto& listener = *new c10::RegistrationHandleRAII(
+      c10::Dispatcher::singleton().addRegistrationListener(
+          std::make_unique<Forgetter>(registry)));
+  (void)listener;
+  return registry;
 }
 
 }  // namespace

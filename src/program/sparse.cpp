@@ -6,7 +6,9 @@
 
 #include "program/sparse.h"
 
+#include <memory>
 #include <mutex>
+#include <vector>
 
 #include <ATen/Functions.h>
 #include <torch/library.h>
@@ -161,10 +163,12 @@ TORCH_LIBRARY_FRAGMENT(torch_mesh, library) {
 
 void register_sparse_products() {
   // Registrations live as long as the process.
+  static auto& registered = *new std::vector<std::unique_ptr<torch::Library>>;
   for (const auto key : {c10::DispatchKey::SparsePrivateUse1,
                          c10::DispatchKey::SparseCsrPrivateUse1}) {
-    auto* products = new torch::Library(
-        torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+    auto& products = registered.emplace_back(
+        std::make_unique<torch::Library>(
+            torch::Library::IMPL, "aten", key, __FILE__, __LINE__));
     products->impl("mm", mm);
     products->impl("mv", mv);
     products->impl("addmm", addmm);

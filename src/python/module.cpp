@@ -289,6 +289,7 @@ void bind_counters(py::module_& m) {
   py::class_<Counts>(m, "Counts")
       .def_readonly("collectives", &Counts::collectives)
       .def_readonly("num_bytes", &Counts::num_bytes)
+      .def_readonly("calls", &Counts::calls)
       .def_readonly("received", &Counts::received)
       .def_readonly("moved", &Counts::moved)
       .def_readonly("replicated_ops", &Counts::replicated_ops)

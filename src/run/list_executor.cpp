@@ -9,6 +9,7 @@
 
 #include <torch_mesh/error.h>
 
+#include "comm/flat_sum.h"
 #include "comm/run_steps.h"
 #include "lower/list.h"
 #include "run/argument.h"

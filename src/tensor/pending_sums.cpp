@@ -15,9 +15,8 @@
 
 #include <torch_mesh/redistribute.h>
 
-#include "comm/communicator.h"
+#include "comm/flat_sum.h"
 #include "comm/run_steps.h"
-#include "plan/sums.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "shard/span.h"
@@ -41,25 +40,6 @@ std::string text_of(const std::exception_ptr& error) {
   }
 }
 
-// Elements of the base on a lane, whoever holds it.
-int64_t numel_of_lane(const MeshStorage& storage, size_t lane) {
-  if (storage.shards()[lane].defined()) {
-    return storage.shards()[lane].numel();
-  }
-  const int device = storage.layout().lanes().first_device[lane];
-  int64_t numel = 1;
-  for (const int64_t size :
-       shard_sizes(storage.layout(), as_span(storage.base_sizes()), device)) {
-    numel *= size;
-  }
-  return numel;
-}
-
-int64_t bytes_of_lane(const MeshStorage& storage, size_t lane) {
-  return numel_of_lane(storage, lane) *
-         static_cast<int64_t>(c10::elementSize(storage.dtype()));
-}
-
 // A tensor whose storage's sums over `axes` are to be formed.
 struct Wanted {
   const at::Tensor* tensor;
@@ -75,42 +55,33 @@ class Bucket {
  public:
   // For sums like this one. The caller holds the storage's lock.
   Bucket(const MeshStorage& storage, AxisMask axes)
-      : mesh_(storage.layout().mesh()),
-        cut_(storage.layout().sharded_axes()),
-        axes_(axes),
-        dtype_(storage.dtype()) {}
+      : axes_(axes), flat_(storage.layout(), axes, storage.dtype()) {}
   ~Bucket() { end_claims(nullptr); }
   Bucket(const Bucket&) = delete;
   Bucket& operator=(const Bucket&) = delete;
 
   bool is_for(const MeshStorage& storage, AxisMask axes) const {
-    return mesh_ == storage.layout().mesh() &&
-           cut_ == storage.layout().sharded_axes() && axes_ == axes &&
-           dtype_ == storage.dtype();
+    return flat_.is_for(storage.layout(), axes, storage.dtype());
   }
 
   bool is_full_for(const MeshStorage& storage) const {
-    return !numel_.empty() &&
-           num_bytes_ + bytes_of_lane(storage, 0) > kBucketBytes;
+    return flat_.is_full_for(storage.layout(), as_span(storage.base_sizes()));
   }
 
   // The caller holds the storage's lock. In one memory nothing has to move: the
   // sum is there.
   void take(const Wanted& wanted) {
     MeshStorage& storage = *wanted.storage;
-    num_bytes_ += bytes_of_lane(storage, 0);
-    numel_.resize(storage.shards().size());
-    for (size_t lane = 0; lane < storage.shards().size(); ++lane) {
-      numel_[lane] += numel_of_lane(storage, lane);
-    }
-    if (mesh_.one_memory()) {
+    const bool is_there = storage.layout().mesh().one_memory();
+    flat_.add(
+        storage.layout(), as_span(storage.base_sizes()), storage.shards());
+    if (is_there) {
       storage.form_sums(axes_);
       return;
     }
     if (!reduction_) {
       reduction_ = std::make_shared<Reduction>();
     }
-    parts_.push_back(storage.shards());
     claims_.push_back(
         {wanted.tensor, &storage, storage.state().memory_generation()});
     storage.begin_reduction(reduction_);
@@ -119,29 +90,14 @@ class Bucket {
   // Reduces all that was taken, and is empty again. The communicator works
   // without a lock; if it fails, all these storages are broken.
   void reduce() {
-    if (numel_.empty()) {
-      return;
-    }
-    const std::vector<Step::Part> how = parts_of_sum(
-        mesh_,
-        axes_,
-        cut_,
-        numel_,
-        static_cast<int64_t>(c10::elementSize(dtype_)));
-    numel_.clear();
-    num_bytes_ = 0;
-    for (const Step::Part& part : how) {
-      count_collective(
-          part.kind, mesh_, part.axis, part.num_bytes, part.received);
-    }
-    if (claims_.empty()) {
+    if (flat_.is_empty()) {
       return;
     }
     const std::vector<Claim> claims = claims_;
     std::vector<Shards> sums;
     try {
       const LocalOps local;
-      sums = communicator_of(mesh_).all_reduce(mesh_, how, cut_, parts_);
+      sums = flat_.form();
     } catch (...) {
       end_claims(
           std::make_shared<const std::string>(
@@ -196,19 +152,12 @@ class Bucket {
     reduction_->done.count_down();
     reduction_ = nullptr;
     claims_.clear();
-    parts_.clear();
   }
 
-  const Mesh mesh_;
-  const AxisMask cut_;  // axes that make lanes
   const AxisMask axes_;
-  const c10::ScalarType dtype_;
-  int64_t num_bytes_ = 0;  // of the first lane
-  // [lanes]; empty while nothing is taken
-  c10::SmallVector<int64_t, 8> numel_;
+  FlatSum flat_;
   std::shared_ptr<Reduction> reduction_;
-  std::vector<Claim> claims_;
-  std::vector<Shards> parts_;  // [claims]
+  std::vector<Claim> claims_;  // none in one memory
 };
 
 // One call's way through the storages that it names.

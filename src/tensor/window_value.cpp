@@ -112,7 +112,7 @@ void run_copies(
          source(copy.box, copy.from),
          target(copy.box, copy.to)});
   }
-  communicator_of(from.mesh).copy(from.mesh, copies);
+  communicator_of(from.mesh).copy(from.mesh, plan.axis, copies);
 }
 
 Shards take_from_whole(

@@ -49,6 +49,7 @@ Counts counts() {
   copy.collectives = state().counts.collectives;
   copy.num_bytes = state().counts.num_bytes;
   copy.received = state().counts.received;
+  copy.calls = state().counts.calls;
   copy.moved = state().counts.moved;
   copy.replicated_ops = state().counts.replicated_ops;
   copy.plans_made = state().counts.plans_made;
@@ -134,6 +135,14 @@ void count_step(const Step& step) {
   if (step.communicates() && step.parts.empty()) {
     count_collective(step.kind, mesh, step.axis, step.num_bytes, step.received);
   }
+}
+
+void count_call(Step::Kind kind, const Mesh& mesh, int axis) {
+  if (mesh.axis(axis).size < 2) {
+    return;
+  }
+  std::lock_guard lock(state().mutex);
+  ++state().counts.calls[std::string(name(kind)) + "@" + mesh.axis(axis).name];
 }
 
 void count_moved(const Mesh& mesh, int device, int64_t num_bytes) {

@@ -32,6 +32,8 @@ void count_collective(
     int64_t num_bytes,
     const std::vector<int64_t>& received);
 void count_step(const Step& step);
+// A call of the communicator, which runs such a collective.
+void count_call(Step::Kind kind, const Mesh& mesh, int axis);
 // Bytes that `device` of the mesh has read from other memories.
 void count_moved(const Mesh& mesh, int device, int64_t num_bytes);
 

@@ -24,7 +24,8 @@ class TwoProcesses final : public Communicator {
   }
   ~TwoProcesses() override { set_communicator_for_testing(nullptr); }
 
-  std::vector<Shards> all_reduce(
+ private:
+  std::vector<Shards> run_all_reduce(
       const Mesh& mesh,
       std::span<const Step::Part> how,
       AxisMask cut,
@@ -40,25 +41,16 @@ class TwoProcesses final : public Communicator {
     }
     return sums;
   }
-  Shards reduce_scatter(const Moved& moved) override {
-    const Shards all = traded(moved.before.lanes(), moved.shards);
-    return kept(
-        moved.step.after.lanes(),
-        inner_.reduce_scatter({moved.step, moved.before, moved.sizes, all}));
+  std::vector<Shards> run_reduce_scatter(Bucket parts) override {
+    return each(parts, &Communicator::reduce_scatter);
   }
-  Shards all_gather(const Moved& moved) override {
-    const Shards all = traded(moved.before.lanes(), moved.shards);
-    return kept(
-        moved.step.after.lanes(),
-        inner_.all_gather({moved.step, moved.before, moved.sizes, all}));
+  std::vector<Shards> run_all_gather(Bucket shards) override {
+    return each(shards, &Communicator::all_gather);
   }
-  Shards all_to_all(const Moved& moved) override {
-    const Shards all = traded(moved.before.lanes(), moved.shards);
-    return kept(
-        moved.step.after.lanes(),
-        inner_.all_to_all({moved.step, moved.before, moved.sizes, all}));
+  std::vector<Shards> run_all_to_all(Bucket shards) override {
+    return each(shards, &Communicator::all_to_all);
   }
-  void copy(const Mesh& mesh, const std::vector<Copy>& copies) override {
+  void run_copies(const Mesh& mesh, const std::vector<Copy>& copies) override {
     auto is_mine = [&](int device) {
       return mesh.devices()[device].process == this_process();
     };
@@ -73,7 +65,19 @@ class TwoProcesses final : public Communicator {
     }
   }
 
- private:
+  std::vector<Shards> each(
+      Bucket bucket,
+      std::vector<Shards> (Communicator::*step)(Bucket)) {
+    std::vector<Shards> results;
+    for (const Moved& moved : bucket) {
+      const Shards all = traded(moved.before.lanes(), moved.shards);
+      const Moved whole{moved.step, moved.before, moved.sizes, all};
+      results.push_back(
+          kept(moved.step.after.lanes(), (inner_.*step)(Bucket(&whole, 1))[0]));
+    }
+    return results;
+  }
+
   // The shards of both processes. The first speaks first.
   Shards traded(const Lanes& lanes, const Shards& mine) {
     Shards all = mine;

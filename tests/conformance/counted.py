@@ -1,4 +1,4 @@
-"""Whether the bytes that a case is counted for are those that moved in it."""
+"""Whether the collectives that a case is counted for are those that it ran."""
 
 import contextlib
 
@@ -17,6 +17,8 @@ def share(memories):
 def moved():
     """Around a case: what the plans bring to each device, it has read.
 
+    In as many calls of the communicator as they say.
+
     Values are not asked for: a sum whose parts lie in several memories rounds
     otherwise than plain torch, where the suites expect its bits. A case that
     raises does so; what counts a step may have been cut short in it.
@@ -28,3 +30,5 @@ def moved():
             f"received {counts.received}, moved {counts.moved} in "
             f"{counts.collectives}"
         )
+    if counts.collectives != counts.calls:
+        raise Wrong(f"counted {counts.collectives}, ran {counts.calls}")

@@ -57,6 +57,7 @@ def test_what_a_step_is_counted_for_is_what_moves(memories, demo, shared, clip):
         # The first device of each memory receives for all of it.
         assert {f"cpu:{shared.index(i)}" for i in shared} <= set(counts.moved)
         assert counts.received == counts.moved
+        assert counts.calls == counts.collectives
 
 
 @pytest.mark.parametrize("demo", DEMOS)

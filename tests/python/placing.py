@@ -107,3 +107,13 @@ def assert_close(actual, expected, rtol=1e-5, atol=1e-5):
     torch.testing.assert_close(
         actual, expected, rtol=rtol, atol=atol, equal_nan=True
     )
+
+
+def assert_ran_as_counted(counts):
+    """The communicator did what the plans say: calls, and bytes per device.
+
+    Of devices that all share one memory it is not asked for anything.
+    """
+    assert counts.moved == counts.received
+    if counts.moved or counts.calls:
+        assert counts.calls == counts.collectives

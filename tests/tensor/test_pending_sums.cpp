@@ -19,8 +19,8 @@
 #include <torch_mesh/trace.h>
 
 #include "comm/communicator.h"
+#include "comm/flat_sum.h"
 #include "comm/held_locks.h"
-#include "comm/run_steps.h"
 #include "device/meshes.h"
 #include "shard/local_ops.h"
 #include "tensor/global_tensor.h"
@@ -39,7 +39,8 @@ class Watched final : public Communicator {
   std::atomic<int64_t> num_operands{0};
   std::atomic<int64_t> num_under_locks{0};
 
-  std::vector<Shards> all_reduce(
+ private:
+  std::vector<Shards> run_all_reduce(
       const Mesh& mesh,
       std::span<const Step::Part> how,
       AxisMask cut,
@@ -49,20 +50,19 @@ class Watched final : public Communicator {
     before();
     return inner_.all_reduce(mesh, how, cut, operands);
   }
-  Shards reduce_scatter(const Moved& moved) override {
-    return inner_.reduce_scatter(moved);
+  std::vector<Shards> run_reduce_scatter(Bucket parts) override {
+    return inner_.reduce_scatter(parts);
   }
-  Shards all_gather(const Moved& moved) override {
-    return inner_.all_gather(moved);
+  std::vector<Shards> run_all_gather(Bucket shards) override {
+    return inner_.all_gather(shards);
   }
-  Shards all_to_all(const Moved& moved) override {
-    return inner_.all_to_all(moved);
+  std::vector<Shards> run_all_to_all(Bucket shards) override {
+    return inner_.all_to_all(shards);
   }
-  void copy(const Mesh& mesh, const std::vector<Copy>& copies) override {
-    inner_.copy(mesh, copies);
+  void run_copies(const Mesh& mesh, const std::vector<Copy>& copies) override {
+    inner_.copy(mesh, /*axis=*/-1, copies);
   }
 
- private:
   Communicator& inner_ = communicator_of(Mesh());
 };
 
