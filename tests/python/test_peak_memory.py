@@ -13,7 +13,7 @@ import torch_mesh as tm
 from torch_mesh import _C
 
 MIB = 1 << 20
-BUCKET = 25 * MIB  # kBucketBytes of src/comm/run_steps.h
+BUCKET = 25 * MIB  # kBucketBytes of src/comm/flat_sum.h
 NUM_WEIGHTS, SIZES = 30, (1280, 1024)  # of 5 MiB each: six buckets
 NUM_DEVICES = 4
 
@@ -26,6 +26,15 @@ PLACES = {
 # Gradients whose size the optimizer's own temporaries may have: torch's foreach
 # makes a list of square roots.
 WAYS = {"foreach": 1, "fused": 0, "single": 0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The profiler does not note what a team's other threads allocate."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def bytes_of_step(backward, step):
