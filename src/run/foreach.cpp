@@ -6,15 +6,22 @@
 
 #include "rules/families.h"
 #include "run/list_executor.h"
+#include "tensor/pending_sums.h"
 
 namespace torch_mesh {
 namespace {
 
-// Norms of elements: each is planned for itself, as a norm of one tensor.
+// Norms of elements: each is planned for itself, as a norm of one tensor, when
+// the sums among them are formed in buckets.
 bool run_norms(const Op& op, Stack& stack) {
   const size_t base = stack.size() - op.params.size();
   const auto tensors = stack[base].toTensorVector();
   const auto dtype = stack[base + 2].toOptional<c10::ScalarType>();
+  std::vector<const at::Tensor*> all;
+  for (const at::Tensor& tensor : tensors) {
+    all.push_back(&tensor);
+  }
+  reduce_pending(all);
   c10::List<at::Tensor> norms;
   for (const at::Tensor& tensor : tensors) {
     norms.push_back(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from placing import assert_equal, assert_ran_as_counted
+from placing import assert_close, assert_equal, assert_ran_as_counted
 
 import torch_mesh as tm
 from torch_mesh import _C
@@ -154,3 +154,21 @@ def test_parts_of_one_memory_are_summed_in_each_replica():
     v = torch.arange(1.0, 5)
     y = tm.from_shards([2 * v, -v, 2 * v, -v], mesh, ("R", "P+"))
     assert_equal(tm.redistribute(y, ("S0", "R")), v)
+
+
+def test_gradients_are_summed_in_one_bucket_to_be_clipped(mesh):
+    weights = [
+        torch.nn.Parameter(tm.distribute(torch.randn(12, 8), mesh, ("R",)))
+        for _ in range(5)
+    ]
+    x = tm.distribute(torch.randn(16, 12), mesh, ("S0",))
+    sum((x @ w).square().sum() for w in weights).backward()
+    plain = [w.grad.cpu() for w in weights]
+    for weight in weights:
+        weight.grad = None
+    sum((x @ w).square().sum() for w in weights).backward()
+    with tm.counting() as counts:
+        norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    assert counts.collectives == {"all_reduce@data": 1}
+    assert_ran_as_counted(counts)
+    assert_close(norm, torch.nn.utils.get_total_norm(plain))
