@@ -35,6 +35,8 @@ class Layout {
   const Placement& operator[](int axis) const { return placements()[axis]; }
   // This layout with another placement on one axis.
   Layout with(int axis, Placement placement) const;
+  // This layout with R in place of P+, on all axes or on these.
+  Layout with_sums_reduced(AxisMask axes = ~AxisMask{0}) const;
 
   AxisMask sharded_axes() const;
   AxisMask partial_axes() const;

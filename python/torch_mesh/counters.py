@@ -47,10 +47,10 @@ class Counting:
 
     @property
     def calls(self) -> dict[str, int]:
-        """Dict of "kind@axis" to number of calls of the communicator.
+        """Dict of "kind@axis" to number of collectives between memories.
 
-        They are counted where it runs and equal `collectives`, which the plans
-        say; devices that all share one memory have no use for it.
+        They are counted where they run, and equal `collectives`, which the
+        plans say; where all devices share one memory there are none.
         """
         return _difference(self._start.calls, self._now().calls)
 

@@ -1,10 +1,10 @@
 // communicator.h: what moves shards between the devices of a mesh.
 //
-// A call is one step of a whole mesh: along one axis, or of sums a set of axes,
-// for all of its groups at once. A group are the devices that differ in their
-// coordinate on that axis alone. Devices that share a memory hold one part of a
-// sum between them: of sums a group has as many members as memories, in the
-// order of the axis.
+// A call is one step of a whole mesh, of one value or of many: along one axis,
+// or of sums a set of axes, for all of its groups at once. A group are the
+// devices that differ in their coordinate on that axis alone. Devices that
+// share a memory hold one part of a sum between them: of sums a group has as
+// many members as memories, in the order of the axis.
 //
 // Requires: a LocalOps guard on the caller.
 // Threads: all members may be called from any thread.
@@ -24,8 +24,7 @@ class Communicator {
  public:
   virtual ~Communicator() = default;
 
-  // Each of these is one call of the communicator, and is counted as that where
-  // not all devices share one memory (trace.h, `calls`).
+  // Who runs a collective counts it (count_call in trace/counters.h).
 
   // The sums over a set of axes, on each device, in the parts that a planner
   // chose. Each reduce-scatter and all-reduce adds up along its axis, in the
@@ -39,11 +38,11 @@ class Communicator {
   //   result[k]    its sum, one for each lane; memory of its own
   //
   // Many operands travel as one.
-  std::vector<Shards> all_reduce(
+  virtual std::vector<Shards> all_reduce(
       const Mesh& mesh,
       std::span<const Step::Part> how,
       AxisMask cut,
-      const std::vector<Shards>& operands);
+      const std::vector<Shards>& operands) = 0;
 
   // The other steps: from the shards of `before`, one for each lane, those of
   // step.after. May alias them where one device keeps what it has.
@@ -56,9 +55,9 @@ class Communicator {
   // Of one kind, along one axis of one mesh, of one dtype. Not empty; travels
   // as one.
   using Bucket = std::span<const Moved>;
-  std::vector<Shards> reduce_scatter(Bucket parts);
-  std::vector<Shards> all_gather(Bucket shards);
-  std::vector<Shards> all_to_all(Bucket shards);
+  virtual std::vector<Shards> reduce_scatter(Bucket parts) = 0;
+  virtual std::vector<Shards> all_gather(Bucket shards) = 0;
+  virtual std::vector<Shards> all_to_all(Bucket shards) = 0;
 
   // Copies between memories of the same sizes and dtype, in any order.
   //
@@ -70,21 +69,10 @@ class Communicator {
     Shard source;
     Shard target;
   };
-  // Counted as an all-to-all along `axis`; with -1 each device copies what it
-  // holds itself, and it is none.
-  void copy(const Mesh& mesh, int axis, const std::vector<Copy>& copies);
-
- private:
-  virtual std::vector<Shards> run_all_reduce(
+  // An all-to-all along `axis`; -1: each device copies what it holds itself.
+  virtual void copy(
       const Mesh& mesh,
-      std::span<const Step::Part> how,
-      AxisMask cut,
-      const std::vector<Shards>& operands) = 0;
-  virtual std::vector<Shards> run_reduce_scatter(Bucket parts) = 0;
-  virtual std::vector<Shards> run_all_gather(Bucket shards) = 0;
-  virtual std::vector<Shards> run_all_to_all(Bucket shards) = 0;
-  virtual void run_copies(
-      const Mesh& mesh,
+      int axis,
       const std::vector<Copy>& copies) = 0;
 };
 

@@ -5,27 +5,11 @@
 #include <utility>
 
 #include "comm/communicator.h"
+#include "plan/received_bytes.h"
 #include "plan/sums.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
-namespace {
-
-// Elements that a lane holds, whoever has it.
-int64_t numel_of_lane(
-    const Layout& layout,
-    std::span<const int64_t> sizes,
-    int lane) {
-  int64_t numel = 1;
-  for (const int64_t size :
-       shard_sizes(layout, sizes, layout.lanes().first_device[lane])) {
-    numel *= size;
-  }
-  return numel;
-}
-
-}  // namespace
-
 FlatSum::FlatSum(const Layout& layout, AxisMask axes, c10::ScalarType dtype)
     : mesh_(layout.mesh()),
       cut_(layout.sharded_axes()),
@@ -48,11 +32,10 @@ void FlatSum::add(
     const Layout& layout,
     std::span<const int64_t> sizes,
     const Shards& parts) {
-  const int num_lanes = layout.lanes().num;
-  numel_.resize(num_lanes);
-  for (int lane = 0; lane < num_lanes; ++lane) {
-    numel_[lane] += parts[lane].defined() ? parts[lane].numel()
-                                          : numel_of_lane(layout, sizes, lane);
+  const std::vector<int64_t> numel = numel_of_lanes(layout, sizes);
+  numel_.resize(numel.size());
+  for (size_t lane = 0; lane < numel.size(); ++lane) {
+    numel_[lane] += numel[lane];
   }
   num_bytes_ = numel_[0] * static_cast<int64_t>(c10::elementSize(dtype_));
   parts_.push_back(parts);
@@ -80,7 +63,7 @@ std::vector<Shards> FlatSum::form() {
 int64_t FlatSum::bytes_of_first_lane(
     const Layout& layout,
     std::span<const int64_t> sizes) const {
-  return numel_of_lane(layout, sizes, 0) *
+  return numel_of_lanes(layout, sizes)[0] *
          static_cast<int64_t>(c10::elementSize(dtype_));
 }
 

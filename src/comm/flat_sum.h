@@ -14,7 +14,8 @@
 
 namespace torch_mesh {
 
-// Bytes that one collective of more than one value receives at most.
+// Most bytes of a collective of more than one value: of what a device sums,
+// else of what it receives.
 inline constexpr int64_t kBucketBytes = 25 << 20;
 
 // Sums over the same axes, of one dtype, whose parts make one flat buffer on

@@ -122,10 +122,11 @@ void unpack(
   }
 }
 
-// Sums of flat runs, one for each lane, while their collectives run.
-class FlatSums {
+// Sums of flat runs, one for each lane, while their collectives run: around the
+// ring of an axis after the other.
+class Ring {
  public:
-  FlatSums(const Mesh& mesh, const Lanes& lanes, std::vector<at::Tensor> runs)
+  Ring(const Mesh& mesh, const Lanes& lanes, std::vector<at::Tensor> runs)
       : mesh_(mesh), lanes_(lanes), parts_(std::move(runs)) {
     for (int lane = 0; lane < lanes_.num; ++lane) {
       readers_.emplace_back(mesh_, lanes_.first_device[lane]);
@@ -135,6 +136,7 @@ class FlatSums {
   }
 
   void run(const Step::Part& part) {
+    count_call(part.kind, mesh_, part.axis);
     if (part.kind != Step::Kind::kAllGather) {
       scatter(part.axis);
     }
@@ -272,7 +274,8 @@ Shards scattered(const Communicator::Moved& moved) {
 }
 
 class InProcess final : public Communicator {
-  std::vector<Shards> run_all_reduce(
+ public:
+  std::vector<Shards> all_reduce(
       const Mesh& mesh,
       std::span<const Step::Part> how,
       AxisMask cut_axes,
@@ -293,11 +296,11 @@ class InProcess final : public Communicator {
       }
       runs.push_back(packed(operands, lane, of_lane));
     }
-    FlatSums flat(mesh, lanes, std::move(runs));
+    Ring ring(mesh, lanes, std::move(runs));
     for (const Step::Part& part : how) {
-      flat.run(part);
+      ring.run(part);
     }
-    runs = std::move(flat).take();
+    runs = std::move(ring).take();
     std::vector<Shards> sums(operands.size(), Shards(lanes.num));
     for (int lane = 0; lane < lanes.num; ++lane) {
       unpack(runs[lane], operands, lane, strides[lane], sums);
@@ -306,28 +309,34 @@ class InProcess final : public Communicator {
     return sums;
   }
 
-  std::vector<Shards> run_reduce_scatter(Bucket parts) override {
+  std::vector<Shards> reduce_scatter(Bucket parts) override {
     return each(parts, scattered);
   }
-  std::vector<Shards> run_all_gather(Bucket shards) override {
+  std::vector<Shards> all_gather(Bucket shards) override {
     return each(shards, [](const Moved& moved) {
       return gathered(moved, /*kept=*/nullptr);
     });
   }
-  std::vector<Shards> run_all_to_all(Bucket shards) override {
+  std::vector<Shards> all_to_all(Bucket shards) override {
     return each(shards, [](const Moved& moved) {
       return gathered(moved, &moved.step.to);
     });
   }
-  void run_copies(const Mesh& mesh, const std::vector<Copy>& copies) override {
+  void copy(const Mesh& mesh, int axis, const std::vector<Copy>& copies)
+      override {
+    if (axis >= 0) {
+      count_call(Step::Kind::kAllToAll, mesh, axis);
+    }
     for (const Copy& copy : copies) {
       Reader reader(mesh, copy.to);
       copy.target.local().copy_(reader.read(copy.source.local(), copy.from));
     }
   }
 
+ private:
   template <typename Run>
   static std::vector<Shards> each(Bucket bucket, const Run& run) {
+    count_call(bucket[0].step);
     std::vector<Shards> results;
     for (const Moved& moved : bucket) {
       results.push_back(run(moved));

@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "shard/local_ops.h"
+#include "trace/counters.h"
 
 namespace torch_mesh {
 namespace {
@@ -23,6 +24,7 @@ Shards zeros_of(const Communicator::Moved& moved) {
 }
 
 std::vector<Shards> zeros_after(Communicator::Bucket bucket) {
+  count_call(bucket[0].step);
   std::vector<Shards> results;
   for (const Communicator::Moved& moved : bucket) {
     results.push_back(zeros_of(moved));
@@ -31,11 +33,15 @@ std::vector<Shards> zeros_after(Communicator::Bucket bucket) {
 }
 
 class Null final : public Communicator {
-  std::vector<Shards> run_all_reduce(
-      const Mesh&,
-      std::span<const Step::Part>,
+ public:
+  std::vector<Shards> all_reduce(
+      const Mesh& mesh,
+      std::span<const Step::Part> how,
       AxisMask,
       const std::vector<Shards>& operands) override {
+    for (const Step::Part& part : how) {
+      count_call(part.kind, mesh, part.axis);
+    }
     std::vector<Shards> sums = operands;
     for (Shards& sum : sums) {
       for (Shard& shard : sum) {
@@ -44,16 +50,20 @@ class Null final : public Communicator {
     }
     return sums;
   }
-  std::vector<Shards> run_reduce_scatter(Bucket parts) override {
+  std::vector<Shards> reduce_scatter(Bucket parts) override {
     return zeros_after(parts);
   }
-  std::vector<Shards> run_all_gather(Bucket shards) override {
+  std::vector<Shards> all_gather(Bucket shards) override {
     return zeros_after(shards);
   }
-  std::vector<Shards> run_all_to_all(Bucket shards) override {
+  std::vector<Shards> all_to_all(Bucket shards) override {
     return zeros_after(shards);
   }
-  void run_copies(const Mesh&, const std::vector<Copy>& copies) override {
+  void copy(const Mesh& mesh, int axis, const std::vector<Copy>& copies)
+      override {
+    if (axis >= 0) {
+      count_call(Step::Kind::kAllToAll, mesh, axis);
+    }
     for (const Copy& copy : copies) {
       if (!copy.target.defined()) {
         continue;

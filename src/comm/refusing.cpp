@@ -12,19 +12,20 @@ namespace {
 }
 
 class Refusing final : public Communicator {
-  std::vector<Shards> run_all_reduce(
+ public:
+  std::vector<Shards> all_reduce(
       const Mesh&,
       std::span<const Step::Part>,
       AxisMask,
       const std::vector<Shards>&) override {
     refuse("all_reduce");
   }
-  std::vector<Shards> run_reduce_scatter(Bucket) override {
+  std::vector<Shards> reduce_scatter(Bucket) override {
     refuse("reduce_scatter");
   }
-  std::vector<Shards> run_all_gather(Bucket) override { refuse("all_gather"); }
-  std::vector<Shards> run_all_to_all(Bucket) override { refuse("all_to_all"); }
-  void run_copies(const Mesh&, const std::vector<Copy>&) override {
+  std::vector<Shards> all_gather(Bucket) override { refuse("all_gather"); }
+  std::vector<Shards> all_to_all(Bucket) override { refuse("all_to_all"); }
+  void copy(const Mesh&, int, const std::vector<Copy>&) override {
     refuse("copy");
   }
 };

@@ -47,8 +47,9 @@ Shards as_parts(const Step& step, const Layout& before, const Shards& shards) {
     const int device = lanes.first_device[lane];
     const Shard& shard = shards[lane_of[device]];
     const int first = mesh.neighbour(device, step.axis, 0);
-    result[lane] = lane_of[first] == lane_of[device]
-                       ? shard
+    result[lane] = lane_of[first] == lane_of[device] ? shard
+                   : shard.dim() == 0
+                       ? Shard(no_part(shard.local()))
                        : Shard(at::full_like(shard.local(), -0.0));
   }
   return result;
@@ -95,6 +96,11 @@ struct Move {
 
   const Mesh& mesh() const { return before.mesh(); }
   c10::ScalarType dtype() const { return shards.any().scalar_type(); }
+  // As kBucketBytes measures it.
+  int64_t num_bytes() const {
+    return step.kind == Step::Kind::kAllReduce ? shards.any().num_bytes()
+                                               : step.num_bytes;
+  }
   Communicator::Moved moved() const { return {step, before, sizes, shards}; }
 };
 
@@ -182,7 +188,7 @@ void run_together(const Moves& moves) {
 // One collective of many values.
 class Bucket {
  public:
-  explicit Bucket(const Move& first) : moves_{&first} { add_bytes(first.step); }
+  explicit Bucket(const Move& first) { add(first); }
 
   bool takes(const Move& move) const {
     const Move& first = *moves_[0];
@@ -191,14 +197,19 @@ class Bucket {
                          move.step.axis == first.step.axis &&
                          move.mesh() == first.mesh() &&
                          move.dtype() == first.dtype() &&
-                         num_bytes_ + move.step.num_bytes <= kBucketBytes;
+                         bytes_of_bucket_ + move.num_bytes() <= kBucketBytes;
     return is_like && (!is_of_sums() || move.before.sharded_axes() ==
                                             first.before.sharded_axes());
   }
 
   void add(const Move& move) {
     moves_.push_back(&move);
-    add_bytes(move.step);
+    bytes_of_bucket_ += move.num_bytes();
+    num_bytes_ += move.step.num_bytes;
+    received_.resize(move.step.received.size());
+    for (size_t device = 0; device < received_.size(); ++device) {
+      received_[device] += move.step.received[device];
+    }
   }
 
   void run() const {
@@ -215,16 +226,10 @@ class Bucket {
   bool is_of_sums() const {
     return moves_[0]->step.kind == Step::Kind::kAllReduce;
   }
-  void add_bytes(const Step& step) {
-    num_bytes_ += step.num_bytes;
-    received_.resize(step.received.size());
-    for (size_t device = 0; device < received_.size(); ++device) {
-      received_[device] += step.received[device];
-    }
-  }
 
   Moves moves_;
-  int64_t num_bytes_ = 0;
+  int64_t bytes_of_bucket_ = 0;
+  int64_t num_bytes_ = 0;  // received, as `received_`
   std::vector<int64_t> received_;
 };
 

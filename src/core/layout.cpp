@@ -230,6 +230,20 @@ Layout Layout::with(int axis, Placement placement) const {
   return Layout(Data::intern(data_->mesh, placements));
 }
 
+Layout Layout::with_sums_reduced(AxisMask axes) const {
+  axes &= partial_axes();
+  if (axes == 0) {
+    return *this;
+  }
+  std::vector<Placement> placements = data_->placements;
+  for (size_t axis = 0; axis < placements.size(); ++axis) {
+    if (axes >> axis & 1) {
+      placements[axis] = Placement::replicate();
+    }
+  }
+  return Layout(Data::intern(data_->mesh, placements));
+}
+
 AxisMask Layout::sharded_axes() const { return data_->sharded; }
 
 AxisMask Layout::partial_axes() const { return data_->partial; }

@@ -174,7 +174,8 @@ struct Redistribute : torch::autograd::Function<Redistribute> {
       const at::Tensor& tensor,
       const Layout& to) {
     context->saved_data["from"] = c10::IValue::make_capsule(
-        c10::make_intrusive<SavedLayout>(with_sums_reduced(layout_of(tensor))));
+        c10::make_intrusive<SavedLayout>(
+            layout_of(tensor).with_sums_reduced()));
     context->set_materialize_grads(false);
     return redistribute_now(tensor, to);
   }

@@ -5,8 +5,6 @@
 #include <ATen/Context.h>
 #include <c10/core/DefaultDtype.h>
 
-#include "run/wants_sums.h"
-
 namespace torch_mesh {
 namespace {
 
@@ -28,12 +26,7 @@ bool is_free(const CallTensors::Entry& entry) {
   return entry.is_written && entry.is_global && is_blank(*entry.tensor);
 }
 
-// The key's first word: 8 bits each of default dtype, of modes, of numbers.
-constexpr int kModeBit = 8;
-constexpr int kWantsSumsBit = 16;
-
-// Returns whether the tensor is a pending sum.
-bool add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
+void add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
   const at::Tensor& tensor = *entry.tensor;
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   const uint64_t head = (entry.is_global ? kTensorWord : kPlainTensorWord) |
@@ -50,7 +43,6 @@ bool add_tensor_words(CallKey& key, const CallTensors::Entry& entry) {
   for (int64_t stride : impl->strides()) {
     key.push_back(static_cast<uint64_t>(stride));
   }
-  return layout.has_partial();
 }
 
 void add_value_words(CallKey& key, const c10::IValue& value) {
@@ -91,7 +83,7 @@ uint64_t number_word(const c10::IValue& value) {
                             : kComplexWord;
 }
 
-TensorInfo info_of(const CallTensors::Entry& entry) {
+TensorInfo info_of(const CallTensors::Entry& entry, bool is_unbounded) {
   const at::Tensor& tensor = *entry.tensor;
   TensorInfo info;
   info.layout = layout_in_call(entry);
@@ -100,6 +92,7 @@ TensorInfo info_of(const CallTensors::Entry& entry) {
   info.itemsize = static_cast<int>(tensor.itemsize());
   info.dtype = dtype_text(tensor.scalar_type());
   info.is_blank = is_free(entry);
+  info.is_unbounded = is_unbounded;
   info.is_summable = tensor.is_floating_point() || tensor.is_complex();
   return info;
 }
@@ -141,21 +134,21 @@ Arg value_arg(const c10::IValue& value) {
 CallKey key_of(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
-    const CallTensors& tensors) {
+    const CallTensors& tensors,
+    UnboundedNumbers unbounded) {
   CallKey key;
   key.push_back(
       static_cast<uint64_t>(c10::get_default_dtype_as_scalartype()) |
       static_cast<uint64_t>(at::globalContext().deterministicAlgorithms())
-          << kModeBit);
+          << 8);
   size_t next = 0;
-  bool is_pending = false;
   for (size_t i = 0; i < args.size(); ++i) {
     const c10::IValue& value = args[i];
     switch (op.params[i]) {
       case Op::ParamKind::kTensor:
         if (next < tensors.entries.size() &&
             tensors.entries[next].arg == static_cast<int>(i)) {
-          is_pending |= add_tensor_words(key, tensors.entries[next++]);
+          add_tensor_words(key, tensors.entries[next++]);
         } else {
           key.push_back(kNoneWord);
         }
@@ -170,7 +163,7 @@ CallKey key_of(
         key.push_back(kListWord | list.size() << 8);
         for (const c10::IValue& element : list) {
           if (element.isTensor() && element.toTensor().defined()) {
-            is_pending |= add_tensor_words(key, tensors.entries[next++]);
+            add_tensor_words(key, tensors.entries[next++]);
           } else {
             key.push_back(kNoneWord);
           }
@@ -191,9 +184,8 @@ CallKey key_of(
         break;
     }
   }
-  if (is_pending) [[unlikely]] {
-    key[0] |= static_cast<uint64_t>(wants_sums(op, args, tensors))
-              << kWantsSumsBit;
+  if (unbounded != 0) [[unlikely]] {
+    key.push_back(unbounded);
   }
   return key;
 }
@@ -201,11 +193,16 @@ CallKey key_of(
 OpCall call_of(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
-    const CallTensors& tensors) {
+    const CallTensors& tensors,
+    UnboundedNumbers unbounded) {
   OpCall call;
   call.schema = &op.schema;
-  call.wants_sums = wants_sums(op, args, tensors);
+  call.has_unbounded_number = unbounded & 1;
   size_t next = 0;
+  const auto next_tensor = [&] {
+    const size_t i = next++;
+    return info_of(tensors.entries[i], is_unbounded(unbounded, i));
+  };
   for (size_t i = 0; i < args.size(); ++i) {
     const c10::IValue& value = args[i];
     Arg arg;
@@ -214,7 +211,7 @@ OpCall call_of(
         if (next < tensors.entries.size() &&
             tensors.entries[next].arg == static_cast<int>(i)) {
           arg.kind = ArgKind::kTensor;
-          arg.tensors.push_back(info_of(tensors.entries[next++]));
+          arg.tensors.push_back(next_tensor());
         }
         break;
       case Op::ParamKind::kTensorList:
@@ -226,7 +223,7 @@ OpCall call_of(
                 element.isTensor() && element.toTensor().defined();
             arg.present.push_back(there);
             if (there) {
-              arg.tensors.push_back(info_of(tensors.entries[next++]));
+              arg.tensors.push_back(next_tensor());
             }
           }
         }

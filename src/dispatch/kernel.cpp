@@ -72,10 +72,11 @@ bool sums_halves(
 std::shared_ptr<const LoweredPlan> make_plan(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
-    const CallTensors& tensors) {
+    const CallTensors& tensors,
+    UnboundedNumbers unbounded) {
   count_plan();
   const std::shared_ptr<const Rule> rule = rule_of(op);
-  OpCall call = call_of(op, args, tensors);
+  OpCall call = call_of(op, args, tensors, unbounded);
   call.result_sizes = [&] { return sizes_of_results(op, args); };
   std::vector<int> written;
   bool any_cut = false;
@@ -118,13 +119,14 @@ std::shared_ptr<const LoweredPlan> plan_of(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,
     const CallTensors& tensors) {
-  const CallKey key = key_of(op, args, tensors);
+  const UnboundedNumbers unbounded = unbounded_numbers(op, args, tensors);
+  const CallKey key = key_of(op, args, tensors, unbounded);
   const KeyWords words(key.data(), key.size());
   const uint64_t hash = hash_of(words);
   if (auto found = op.cache.find(words, hash)) {
     return found;
   }
-  auto made = make_plan(op, args, tensors);
+  auto made = make_plan(op, args, tensors, unbounded);
   op.cache.insert(words, hash, made);
   return made;
 }
@@ -239,7 +241,7 @@ void run_call(
   if (op.variant && op.variant(CallArgs(op, stack))) {
     return;
   }
-  hold_sums(tensors);
+  hold_sums(op, tensors);
   auto prepared = plan_of(op, args, tensors);
   if (tensors.any_written && settle_blanks(tensors, prepared->plan)) {
     prepared = plan_of(op, args, tensors);

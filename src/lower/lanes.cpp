@@ -118,6 +118,7 @@ LoweredPlan assign_lanes(Plan plan) {
   for (const Plan::Input& input : plan.inputs) {
     prepared.inputs.push_back(
         prepare_input(plan, input.redistribution, executed));
+    prepared.moves_any |= prepared.inputs.back().moves;
   }
   for (const Plan::Output& output : plan.outputs) {
     prepared.outputs.push_back(prepare_output(plan, output, executed));

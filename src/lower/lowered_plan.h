@@ -55,6 +55,7 @@ struct LoweredPlan {
   // Whether that pays where the lanes could be shared out among threads.
   bool joins_on_teams = false;
   std::vector<Input> inputs;
+  bool moves_any = false;  // of the inputs
   std::vector<Output> outputs;
   std::vector<Window> windows;  // of a view op, one for each returned tensor
   // Lanes compute in float32, their parts are summed so, and results rounded to

@@ -57,6 +57,10 @@ struct Plan {
   std::string str() const;
 };
 
+// The mesh of two tensors of an op; one without axes goes with any other.
+// Throws [mixed-meshes].
+Mesh common_mesh(const std::string& op, const Mesh& one, const Mesh& other);
+
 // Decides how to run a call. `rule` may be null. All tensors of the call must
 // have one mesh, or none.
 //

@@ -139,7 +139,7 @@ class Planner {
         }
       }
     }
-    if (any_partial && !call_.wants_sums) {
+    if (any_partial && !call_.has_unbounded_number) {
       for (const std::vector<int>& set : resolved_.linear) {
         consider(pass_partial(axis, set));
       }
@@ -301,11 +301,22 @@ class Planner {
       any |= now.is_partial();
       choice.inputs[i] = Placement::partial();
     }
-    if (!any || grows(set)) {
+    if (!any || grows(set) || meets_unbounded(set)) {
       return std::nullopt;
     }
     choice.outputs.assign(outputs_.size(), Placement::partial());
     return priced(axis, std::move(choice));
+  }
+
+  // Whether the parts would meet a number that makes infinities of them.
+  bool meets_unbounded(const std::vector<int>& set) const {
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (tensors_[i]->is_unbounded &&
+          std::ranges::find(set, static_cast<int>(i)) == set.end()) {
+        return true;
+      }
+    }
+    return false;
   }
 
   // Whether the sum would be carried into something larger, where it costs more
@@ -509,21 +520,7 @@ class Planner {
 Mesh mesh_of(const OpCall& call) {
   Mesh mesh;
   for (const TensorInfo* tensor : call.tensors()) {
-    const Mesh& theirs = tensor->layout.mesh();
-    if (theirs.num_axes() == 0) {
-      continue;
-    }
-    TORCH_MESH_CHECK_VALUE(
-        mesh.num_axes() == 0 || mesh == theirs,
-        "mixed-meshes",
-        call.schema->name,
-        ": the tensors live on two meshes.\n  mesh  ",
-        mesh.str(),
-        "\n  mesh  ",
-        theirs.str(),
-        "\nHint: bring one of them over with x.cpu() and "
-        "torch_mesh.distribute(x, mesh, placements).");
-    mesh = theirs;
+    mesh = common_mesh(call.schema->name, mesh, tensor->layout.mesh());
   }
   return mesh;
 }

@@ -9,9 +9,9 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 
+#include <torch_mesh/redistribute.h>
 #include <torch_mesh/tensor.h>
 
-#include "comm/run_steps.h"
 #include "program/programs.h"
 #include "run/local_kernel.h"
 #include "run/stand_ins.h"
@@ -20,6 +20,7 @@
 #include "shard/span.h"
 #include "shard/strides.h"
 #include "tensor/global_tensor.h"
+#include "trace/counters.h"
 
 namespace torch_mesh::programs {
 namespace {
@@ -96,9 +97,11 @@ void count_sum(
   const int64_t sizes[] = {like.size(1)};
   const auto itemsize = static_cast<int64_t>(
       c10::elementSize(at::toOpMathType(like.scalar_type())));
-  run_redistribution(
-      plan_redistribution(parts, channels, sizes, itemsize),
-      Shards(parts.lanes().num));
+  const Redistribution sum =
+      plan_redistribution(parts, channels, sizes, itemsize);
+  for (const Step& step : sum.steps) {
+    count_step(step);
+  }
 }
 
 }  // namespace

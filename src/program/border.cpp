@@ -184,8 +184,9 @@ bool copy(const CallArgs& args) {
     const Layout layout = layout_of(source);
     adopt_layout(
         self,
-        source.scalar_type() == self.scalar_type() ? layout
-                                                   : with_sums_reduced(layout));
+        source.scalar_type() == self.scalar_type()
+            ? layout
+            : layout.with_sums_reduced());
   }
   return false;
 }

@@ -51,7 +51,7 @@ std::optional<Layout> layout_at(const Edge& edge) {
   // A leaf has its layout itself, and may have got another one since.
   if (const auto* leaf = dynamic_cast<AccumulateGrad*>(edge.function.get())) {
     return is_global(leaf->variable)
-               ? std::optional(with_sums_reduced(layout_of(leaf->variable)))
+               ? std::optional(layout_of(leaf->variable).with_sums_reduced())
                : std::nullopt;
   }
   const auto* found = hook_at<RememberedLayout>(edge);
@@ -78,7 +78,7 @@ void remember_layout(const at::Tensor& tensor) {
   if (!hook_at<RememberedLayout>(edge)) {
     edge.function->add_tensor_pre_hook(
         std::make_unique<RememberedLayout>(
-            edge.input_nr, with_sums_reduced(layout_of(tensor))));
+            edge.input_nr, layout_of(tensor).with_sums_reduced()));
   }
 }
 

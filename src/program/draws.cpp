@@ -68,7 +68,7 @@ bool has_one_replica(const at::Tensor& tensor) {
 
 // Fresh plain numbers as a tensor in the layout of `like`.
 at::Tensor give_layout(const at::Tensor& whole, const at::Tensor& like) {
-  const Layout layout = with_sums_reduced(layout_of(like));
+  const Layout layout = layout_of(like).with_sums_reduced();
   return whole.is_contiguous() ? borrow(whole, layout)
                                : distribute(whole, layout);
 }

@@ -58,7 +58,7 @@ bool empty_like(const CallArgs& args) {
   if (!follows) {
     layout = Layout::replicated(layout.mesh());
   }
-  layout = with_sums_reduced(layout);
+  layout = layout.with_sums_reduced();
   check_capacity(
       layout,
       like.sizes(),

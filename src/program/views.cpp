@@ -103,7 +103,7 @@ bool roll(const CallArgs& args) {
   if (!is_global(self) || shifts.size() != 1 || dims.size() != 1 ||
       dims[0] < -self.dim() || dims[0] >= self.dim() || self.numel() == 0 ||
       !self.is_contiguous() || LazyBits::of(self).any() || is_unwritten(self) ||
-      MeshStorage::of(self)->broken()) {
+      MeshStorage::of(self)->state().is_broken()) {
     return false;
   }
   const int64_t dim = dims[0] < 0 ? dims[0] + self.dim() : dims[0];

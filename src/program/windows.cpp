@@ -53,7 +53,8 @@ bool give_copy(
     c10::IntArrayRef strides,
     int64_t offset) {
   const MeshStorage& storage = *MeshStorage::of(self);
-  if (storage.is_unwritten() || storage.broken() || !is_taken_by_boxes(self)) {
+  if (storage.is_unwritten() || storage.state().is_broken() ||
+      !is_taken_by_boxes(self)) {
     return false;
   }
   at::Tensor window = window_of_storage(

@@ -99,6 +99,7 @@ void bind_layouts(py::module_& m) {
       .def_property_readonly("axes", &axes_of)
       .def_property_readonly("devices", &devices_of)
       .def_property_readonly("size", &Mesh::size)
+      .def_property_readonly("one_memory", &Mesh::one_memory)
       .def("__str__", &Mesh::str)
       .def("__eq__", [](const Mesh& a, const Mesh& b) { return a == b; })
       .def(

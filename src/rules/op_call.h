@@ -23,6 +23,8 @@ struct TensorInfo {
   bool is_summable = true;  // floating or complex: may be P+
   // A destination of zeros that nobody has read: its layout is free.
   bool is_blank = false;
+  // Of one element, which may make infinities of finite parts (law 8).
+  bool is_unbounded = false;
 
   int64_t dim() const { return static_cast<int64_t>(sizes.size()); }
 };
@@ -83,9 +85,9 @@ struct OpSchema {
 struct OpCall {
   const OpSchema* schema = nullptr;
   std::vector<Arg> args;
-  // A number among the arguments takes parts of a sum beyond what their sum
-  // becomes (inf - inf): no part is carried on.
-  bool wants_sums = false;
+  // An argument that is no tensor makes infinities of finite parts: parts of a
+  // sum are not carried on (law 8).
+  bool has_unbounded_number = false;
   // What the op itself says of the sizes of its results, lists laid flat;
   // nothing if it cannot say. May be empty, as in tests.
   std::function<std::optional<std::vector<std::vector<int64_t>>>()>

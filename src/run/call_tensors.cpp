@@ -2,6 +2,9 @@
 
 #include "run/call_tensors.h"
 
+#include "tensor/global_tensor.h"
+#include "tensor/pending_sums.h"
+
 namespace torch_mesh {
 namespace {
 
@@ -84,13 +87,30 @@ CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args) {
   return tensors;
 }
 
-void hold_sums(CallTensors& tensors) {
+namespace {
+
+// Whether an op in place may write to the parts of a pending sum: nobody else
+// has a view of the storage, or all of it gets another value.
+bool may_write_parts(const Op& op, const at::Tensor& tensor) {
+  const bool is_all = tensor.numel() * tensor.itemsize() ==
+                      static_cast<int64_t>(tensor.storage().nbytes());
+  return tensor.storage().use_count() == 1 || (op.overwrites && is_all);
+}
+
+}  // namespace
+
+void hold_sums(const Op& op, CallTensors& tensors) {
   for (CallTensors::Entry& entry : tensors.entries) {
     entry.parts = nullptr;
-    if (entry.is_global && !entry.is_written &&
-        !settled_shards(*entry.tensor) && !is_unwritten(*entry.tensor) &&
-        layout_of(*entry.tensor).has_partial()) {
-      entry.parts = std::make_shared<const Held>(held_memory(*entry.tensor));
+    const at::Tensor& tensor = *entry.tensor;
+    if (!entry.is_global || settled_shards(tensor) || is_unwritten(tensor) ||
+        !layout_of(tensor).has_partial()) {
+      continue;
+    }
+    if (!entry.is_written) {
+      entry.parts = std::make_shared<const Held>(held_memory(tensor));
+    } else if (!may_write_parts(op, tensor)) {
+      reduce_pending(tensor, layout_of(tensor).partial_axes());
     }
   }
 }

@@ -36,8 +36,10 @@ struct CallTensors {
 CallTensors tensors_of(const Op& op, c10::ArrayRef<c10::IValue> args);
 
 // Takes hold of the pending sums of a call that is about to be planned, so that
-// it runs as it was planned.
-void hold_sums(CallTensors& tensors);
+// it runs as it was planned. Those that it writes in place are formed, if
+// others have views of their storage: another thread might form them while
+// their parts are written.
+void hold_sums(const Op& op, CallTensors& tensors);
 
 // The argument on whose storage a view of this alias set is a window; -1 for
 // results that are no views of a global tensor.

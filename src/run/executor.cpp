@@ -80,9 +80,7 @@ at::Tensor local_tensor(const Frame& frame, size_t i, int lane) {
   if (!reads_zero(input, lane)) {
     return tensor;
   }
-  return argument.zeros.empty()
-             ? at::full({}, -0.0, tensor.options()).expand_as(tensor)
-             : argument.zeros[lane];
+  return argument.zeros.empty() ? no_part(tensor) : argument.zeros[lane];
 }
 
 void build_stack(const Frame& frame, Stack& local, int lane) {

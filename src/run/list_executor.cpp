@@ -248,8 +248,8 @@ class ListExecutor : private PlannedList {
     return value;
   }
 
-  // Asks no tensor for its layout: of a view whose storage another element has
-  // written since, that would take the old value again.
+  // On the shards that were written: another element may have written to the
+  // storage of this one since, and what it has now is no longer these.
   void end_writing(int slot) {
     const at::Tensor& tensor = *arguments_[slot].tensor;
     const Shards& shards = *arguments_[slot].shards;

@@ -78,11 +78,6 @@ CallFacts facts_of(
   return facts;
 }
 
-bool any_moves(const LoweredPlan& plan) {
-  return std::ranges::any_of(
-      plan.inputs, [](const auto& input) { return input.moves; });
-}
-
 }  // namespace
 
 void lower_call(const Op& op, const CallTensors& tensors, LoweredPlan& plan) {
@@ -96,7 +91,7 @@ const Instructions& instructions_of(
     const LoweredPlan& plan,
     const CallTensors& tensors,
     Instructions& anew) {
-  if (tensors.entries.size() < 2 || !any_moves(plan)) {
+  if (tensors.entries.size() < 2 || !plan.moves_any) {
     return plan.instructions;
   }
   std::vector<CallFacts::Argument> arguments(tensors.entries.size());

@@ -2,7 +2,7 @@
 
 #include "run/planned_list.h"
 
-#include <torch_mesh/error.h>
+#include "plan/plan.h"
 
 #include "run/call_tensors.h"
 #include "trace/counters.h"
@@ -13,21 +13,9 @@ namespace torch_mesh {
 void PlannedList::find_mesh() {
   for (const ListArg& list : lists_) {
     for (const at::Tensor& tensor : list.tensors) {
-      if (!is_global(tensor) || layout_of(tensor).mesh().num_axes() == 0) {
-        continue;
+      if (is_global(tensor)) {
+        mesh_ = common_mesh(op_.schema.name, mesh_, layout_of(tensor).mesh());
       }
-      const Mesh& theirs = layout_of(tensor).mesh();
-      TORCH_MESH_CHECK_VALUE(
-          mesh_.num_axes() == 0 || mesh_ == theirs,
-          "mixed-meshes",
-          op_.schema.name,
-          ": the tensors live on two meshes.\n  mesh  ",
-          mesh_.str(),
-          "\n  mesh  ",
-          theirs.str(),
-          "\nHint: bring one of them over with x.cpu() and "
-          "torch_mesh.distribute(x, mesh, placements).");
-      mesh_ = theirs;
     }
   }
 }

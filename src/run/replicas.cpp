@@ -127,9 +127,7 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
   if (tensors.any_written && op.checks_overlap) {
     unite_places(op, local);
   }
-  try {
-    run_local(op, local);
-  } catch (c10::Error& error) {
+  const auto end_writes = [&] {
     // Of a list, the elements before the one that failed are written.
     for (const CallTensors::Entry& entry : tensors.entries) {
       if (entry.is_written) {
@@ -139,7 +137,15 @@ bool run_on_replicas(const Op& op, const CallTensors& tensors, Stack& stack) {
     if (op.counts_writes) {
       count_writes_before_error(op, stack);
     }
+  };
+  try {
+    run_local(op, local);
+  } catch (c10::Error& error) {
+    end_writes();
     error.add_context(context_of(op, tensors, layout.mesh()));
+    throw;
+  } catch (const std::exception&) {
+    end_writes();
     throw;
   }
   for (size_t i = 0; tensors.any_written && i < replicas.size(); ++i) {

@@ -3,6 +3,7 @@
 #include "shard/replicate_value.h"
 
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/full.h>
 
 #include "shard/local_ops.h"
 
@@ -52,6 +53,16 @@ void fill_with_zeros(const Shards& shards) {
   for (const Shard& shard : shards) {
     shard.local().zero_();
   }
+}
+
+at::Tensor no_part(const at::Tensor& like) {
+  at::Tensor zeros = at::full({}, -0.0, like.options());
+  if (like.dim() > 0) {
+    return zeros.expand_as(like);
+  }
+  zeros.unsafeGetTensorImpl()->set_wrapped_number(
+      like.unsafeGetTensorImpl()->is_wrapped_number());
+  return zeros;
 }
 
 void copy_shards(const Shards& from, const Shards& to) {

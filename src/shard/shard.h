@@ -127,6 +127,10 @@ Shards copies_of(const Shards& shards);
 
 void fill_with_zeros(const Shards& shards);
 
+// What a device has of a sum that counts once, on another one: -0.0 everywhere.
+// A number stays one, whose dtype decides nothing.
+at::Tensor no_part(const at::Tensor& like);
+
 // Writes shards over those of the same lanes.
 void copy_shards(const Shards& from, const Shards& to);
 

@@ -182,7 +182,7 @@ at::Tensor zeros(
   register_device();
   return below_autograd("zeros", [&] {
     check_layout(layout, as_span(sizes));
-    const Layout held = with_sums_reduced(layout);
+    const Layout held = layout.with_sums_reduced();
     const Lanes& lanes = held.lanes();
     Shards shards(lanes.num);
     for (const int lane : lanes.mine) {

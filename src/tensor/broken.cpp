@@ -1,5 +1,6 @@
 // broken.cpp: storages that an error left half written.
 
+#include <exception>
 #include <mutex>
 #include <utility>
 
@@ -28,6 +29,18 @@ void raise_broken(const std::string& first_error) {
       ": the tensor was left half written by an error.\n  first error  ",
       first_error,
       "\nHint: write all of it, with copy_ or fill_. [broken-tensor]");
+}
+
+std::string text_of_this_error() {
+  try {
+    throw;
+  } catch (const c10::Error& raised) {
+    return raised.what_without_backtrace();
+  } catch (const std::exception& raised) {
+    return raised.what();
+  } catch (...) {
+    return "an error without a text";
+  }
 }
 
 void mark_broken(const at::Tensor& tensor, const std::string& error) {

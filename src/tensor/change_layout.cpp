@@ -32,7 +32,8 @@ bool change_layout(const at::Tensor& tensor, const Layout& layout) {
   const LocalOps local;
   Layout there = layout;
   Shards shards;
-  if (!is_unwritten(tensor)) {
+  // Memory without a value has no sum either.
+  if (!is_unwritten(tensor) || layout.has_partial()) {
     const at::Tensor moved = redistribute(tensor, layout);
     there = layout_of(moved);
     shards = read(moved);

@@ -63,7 +63,7 @@ void materialise(MeshStorage& storage) {
   if (layout.mesh().num_axes() == 0) {
     layout = Layout::replicated(current_mesh());
   }
-  layout = with_sums_reduced(layout);
+  layout = layout.with_sums_reduced();
   Shards shards = empty_shards(storage, layout);
   if (storage.state().is_blank() || storage.dtype() == at::kByte) {
     fill_with_zeros(shards);
@@ -102,12 +102,12 @@ Layout layout_when_taken(const at::Tensor& tensor, const MeshStorage& storage) {
   const GlobalMeta& meta = meta_of(tensor);
   const Mesh& mesh = storage.layout().mesh();
   if (is_write_back(tensor, storage)) {
-    return meta.layout.mesh() == mesh ? with_sums_reduced(meta.layout)
+    return meta.layout.mesh() == mesh ? meta.layout.with_sums_reduced()
                                       : Layout::replicated(mesh);
   }
   return meta.shards.empty() || is_of_another_layout(meta, storage)
              ? storage.layout()
-             : with_reduced(meta.layout, storage.layout());
+             : meta.layout.with_sums_reduced(~storage.layout().partial_axes());
 }
 
 // Local views of the storage's present shards.
@@ -146,16 +146,20 @@ bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
   return meta.memory_generation.load(std::memory_order_acquire) ==
              storage.state().memory_generation() &&
          (!meta.is_write_back ||
-          meta.value_generation == storage.state().value_generation());
+          meta.value_generation.load(std::memory_order_acquire) ==
+              storage.state().value_generation());
 }
 
 // Brings an alias up to date, and the layout of a write-back window. Requires
-// the storage's lock, and memory.
-void refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
+// the storage's lock, and memory. Gives the shards that it had, to be freed
+// behind the lock: memory of NumPy needs Python's lock for that.
+Shards refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
+  Shards before;
   const Layout layout = layout_when_taken(tensor, storage);
   const bool is_alias = !is_write_back(tensor, storage);
   if (is_alias) {
+    before = meta.shards;
     if (meta.shards.empty() || is_of_another_layout(meta, storage)) {
       meta.shards = aliases_of(tensor, storage);
     } else {
@@ -174,6 +178,7 @@ void refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
     meta.memory_generation.store(
         storage.state().memory_generation(), std::memory_order_release);
   }
+  return before;
 }
 
 // Takes the value of a write-back window. No lock is held while shards move:
@@ -189,7 +194,8 @@ void take_copy(const at::Tensor& tensor, MeshStorage& storage) {
     if (!is_taken && base.is_of(storage)) {
       meta.layout = layout;
       std::swap(meta.shards, shards);
-      meta.value_generation = base.value_generation;
+      meta.value_generation.store(
+          base.value_generation, std::memory_order_release);
       meta.memory_generation.store(
           base.memory_generation, std::memory_order_release);
       is_taken = true;
@@ -202,6 +208,7 @@ void refresh(const at::Tensor& tensor) {
   GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
   const LocalOps local;
+  Shards before;
   {
     const std::lock_guard lock(storage.mutex);
     if (storage.broken()) [[unlikely]] {
@@ -213,7 +220,7 @@ void refresh(const at::Tensor& tensor) {
     if (storage.is_unwritten()) {
       materialise(storage);
     }
-    refresh_locked(tensor, storage);
+    before = refresh_locked(tensor, storage);
   }
   if (meta.is_write_back) {
     take_copy(tensor, storage);
@@ -240,29 +247,13 @@ Layout layout_of(const at::Tensor& tensor) {
   }
   const GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
-  if (storage.is_unwritten()) {
-    return storage.layout();
-  }
-  if (is_current(meta, storage)) [[likely]] {
+  if (!storage.is_unwritten() && is_current(meta, storage)) [[likely]] {
     return meta.layout;
   }
   const std::lock_guard lock(storage.mutex);
-  return storage.broken() ? meta.layout : layout_when_taken(tensor, storage);
-}
-
-Layout with_reduced(Layout layout, const Layout& after) {
-  if (layout.mesh() == after.mesh()) {
-    for (int axis = 0; axis < layout.mesh().num_axes(); ++axis) {
-      if (layout[axis].is_partial() && !after[axis].is_partial()) {
-        layout = layout.with(axis, Placement::replicate());
-      }
-    }
-  }
-  return layout;
-}
-
-Layout with_sums_reduced(Layout layout) {
-  return with_reduced(layout, Layout::replicated(layout.mesh()));
+  return storage.is_unwritten() ? storage.layout()
+         : storage.broken()     ? meta.layout
+                                : layout_when_taken(tensor, storage);
 }
 
 at::Tensor make_global(
@@ -449,10 +440,18 @@ void end_write(const at::Tensor& tensor) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   if (meta.is_write_back) {
     const LocalOps local;
-    const BaseValue written =
-        write_window(tensor, storage, meta.layout, meta.shards);
+    BaseValue written;
+    try {
+      written = write_window(tensor, storage, meta.layout, meta.shards);
+    } catch (...) {
+      // The window has its new value, and the storage some of it or none.
+      meta.memory_generation = kNeverTaken;
+      mark_broken(tensor, text_of_this_error());
+      throw;
+    }
     // It stands for what the storage has, also where it was not taken of it.
-    meta.value_generation = written.value_generation;
+    meta.value_generation.store(
+        written.value_generation, std::memory_order_release);
     meta.memory_generation.store(
         written.memory_generation, std::memory_order_release);
     return;

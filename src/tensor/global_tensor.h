@@ -34,7 +34,7 @@ struct GlobalMeta final : c10::BackendMeta {
   Sizes origins;
   std::atomic<uint32_t> memory_generation{0};
   uint32_t layout_generation = 0;
-  uint32_t value_generation = 0;  // write-back only
+  std::atomic<uint32_t> value_generation{0};  // write-back only
   bool is_write_back = false;
 };
 
@@ -42,12 +42,6 @@ inline GlobalMeta& meta_of(const at::Tensor& tensor) {
   return *static_cast<GlobalMeta*>(
       tensor.unsafeGetTensorImpl()->get_backend_meta());
 }
-
-// `layout` with R in place of those P+ that are none in `after`, a layout of
-// the same mesh.
-Layout with_reduced(Layout layout, const Layout& after);
-// The same of every P+.
-Layout with_sums_reduced(Layout layout);
 
 // A new tensor that owns `shards`, with a storage of its own.
 at::Tensor make_global(
@@ -152,6 +146,8 @@ void overwrite_value(const at::Tensor& tensor, const at::Tensor& value);
 // The whole value as a plain tensor; may alias a shard.
 at::Tensor full_value(const at::Tensor& tensor);
 
+// Of the exception that is being handled.
+std::string text_of_this_error();
 // Marks a storage whose write was cut short by an error.
 void mark_broken(const at::Tensor& tensor, const std::string& error);
 

@@ -27,7 +27,8 @@ void overwrite_value(const at::Tensor& tensor, const at::Tensor& value) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   read_storage(storage);
   const bool is_simple = storage.dtype() == tensor.scalar_type() &&
-                         !LazyBits::of(tensor).any() && !storage.broken();
+                         !LazyBits::of(tensor).any() &&
+                         !storage.state().is_broken();
   if (!is_simple ||
       (!storage.layout().has_partial() && !meta_of(tensor).is_write_back)) {
     write_value(tensor, value);
@@ -44,7 +45,7 @@ void overwrite_value(const at::Tensor& tensor, const at::Tensor& value) {
   // A pending sum is dropped.
   Shards shards;
   const auto lock = lock_for_write(storage);
-  const Layout layout = with_sums_reduced(storage.layout());
+  const Layout layout = storage.layout().with_sums_reduced();
   shards = in_new_memory(storage, layout, value);
   storage.replace_memory(layout, shards);
   storage.write();

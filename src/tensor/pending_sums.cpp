@@ -28,18 +28,6 @@
 namespace torch_mesh {
 namespace {
 
-std::string text_of(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const c10::Error& raised) {
-    return raised.what_without_backtrace();
-  } catch (const std::exception& raised) {
-    return raised.what();
-  } catch (...) {
-    return "an error without a text";
-  }
-}
-
 // A tensor whose storage's sums over `axes` are to be formed.
 struct Wanted {
   const at::Tensor* tensor;
@@ -103,7 +91,7 @@ class Bucket {
           std::make_shared<const std::string>(
               CurrentOp::name() +
               ": a pending sum was not formed.\n  because  " +
-              text_of(std::current_exception())));
+              text_of_this_error()));
       throw;
     }
     for (size_t i = 0; i < claims.size(); ++i) {
@@ -130,7 +118,7 @@ class Bucket {
   void commit(const Claim& claim, Shards& sums) const {
     MeshStorage& storage = *claim.storage;
     std::lock_guard lock(storage.mutex);
-    // Else it was written as a whole meanwhile, and the sum is not wanted.
+    // Else an error has broken it meanwhile, and the sum is not wanted.
     if (storage.state().memory_generation() == claim.generation) {
       storage.form_sums(axes_, sums);
     }
@@ -277,7 +265,7 @@ Shards shards_in(const at::Tensor& tensor, const Layout& to) {
   }
   // Of what only waits for its sums no plan has to be made.
   const AxisMask pending = now.layout.partial_axes() & ~to.partial_axes();
-  if (pending != 0 && with_reduced(now.layout, to) == to) {
+  if (pending != 0 && now.layout.with_sums_reduced(pending) == to) {
     reduce_pending(tensor, pending);
     now = held(tensor);
     if (now.layout == to) {

@@ -79,7 +79,7 @@ std::string StorageState::str() const {
   text += is_borrowed_ ? ", borrowed" : "";
   text += is_broken_ ? ", broken" : "";
   return text + "; generations: memory " + std::to_string(memory_generation()) +
-         ", layout " + std::to_string(layout_generation_) + ", value " +
+         ", layout " + std::to_string(layout_generation()) + ", value " +
          std::to_string(value_generation());
 }
 

@@ -6,10 +6,11 @@
 //       +----------------------------------------+ +----------------------+
 //                       get_memory                      end_reduction
 //
-// A change that its drawing lacks throws std::logic_error. No torch.
+// A change that the drawing lacks throws std::logic_error and changes nothing.
+// No torch.
 //
-// Threads: changes are made under the lock of the storage, but for `write`;
-// anybody may read.
+// Threads: changes are made under the lock of the storage, but for `write`; any
+// thread may read.
 
 #pragma once
 
@@ -57,7 +58,8 @@ class StorageState {
 
   // Of unwritten memory: whether its layout is somebody's wish.
   void place(bool is_wish);
-  // Of held memory. Ends with the next replacement.
+  // Of held memory, until it is replaced: a sum in one memory lies where its
+  // parts did.
   void borrow();
   // The shards are others, of the same value, in memory of its own.
   void replace_memory();
@@ -77,10 +79,10 @@ class StorageState {
   void require(bool is_legal, const char* change) const;
 
   std::atomic<Memory> memory_{Memory::kUnwritten};
-  bool is_placed_ = true;
-  bool is_borrowed_ = false;
-  bool is_broken_ = false;
-  uint32_t layout_generation_ = 0;
+  std::atomic<bool> is_placed_{true};
+  std::atomic<bool> is_borrowed_{false};
+  std::atomic<bool> is_broken_{false};
+  std::atomic<uint32_t> layout_generation_{0};
   std::atomic<uint32_t> memory_generation_{0};
   std::atomic<uint32_t> value_generation_{0};
 };

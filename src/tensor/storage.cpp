@@ -86,10 +86,13 @@ MeshStorage::MeshStorage(size_t num_bytes)
       base_strides_{1},
       dtype_(c10::kByte) {}
 
+// The state comes first: what it refuses changes nothing. Who reads without
+// the lock looks at generations alone, and then waits for it.
+
 void MeshStorage::get_memory(const Layout& layout, Shards shards) {
+  state_.get_memory();
   layout_ = layout;
   shards_ = std::move(shards);
-  state_.get_memory();
   count_shards();
 }
 
@@ -104,24 +107,22 @@ void MeshStorage::end_reduction() {
 }
 
 void MeshStorage::form_sums(AxisMask axes, Shards& sums) {
+  state_.form_sums();
+  layout_ = layout_.with_sums_reduced(axes);
   std::swap(shards_, sums);
-  form_sums(axes);
+  count_shards();
 }
 
 void MeshStorage::form_sums(AxisMask axes) {
-  for (int axis = 0; axes >> axis; ++axis) {
-    if (axes >> axis & 1) {
-      layout_ = layout_.with(axis, Placement::replicate());
-    }
-  }
   state_.form_sums();
+  layout_ = layout_.with_sums_reduced(axes);
   count_shards();
 }
 
 void MeshStorage::replace_memory(const Layout& layout, Shards& shards) {
+  state_.replace_memory();
   layout_ = layout;
   std::swap(shards_, shards);
-  state_.replace_memory();
   count_shards();
 }
 
@@ -130,25 +131,20 @@ void MeshStorage::change_layout(
     c10::IntArrayRef sizes,
     c10::IntArrayRef strides,
     Shards& shards) {
+  state_.change_layout();
   layout_ = layout;
   base_sizes_.assign(sizes.begin(), sizes.end());
   base_strides_.assign(strides.begin(), strides.end());
   std::swap(shards_, shards);
-  state_.change_layout();
   count_shards();
 }
 
 void MeshStorage::become_copy(const MeshStorage& other, Shards& shards) {
-  layout_ = other.layout_;
-  base_sizes_ = other.base_sizes_;
-  base_strides_ = other.base_strides_;
-  dtype_ = other.dtype_;
-  std::swap(shards_, shards);
   if (is_unwritten()) {
     state_.get_memory();
   }
-  state_.replace_memory();
-  count_shards();
+  dtype_ = other.dtype_;
+  change_layout(other.layout_, other.base_sizes_, other.base_strides_, shards);
 }
 
 void MeshStorage::break_value(std::shared_ptr<const std::string> error) {

@@ -218,7 +218,7 @@ void write_masked(
   full = units(full);
   mask = units(mask).to(at::kBool);
   const Shards parts = cut_whole(full, base.layout);
-  const Shards masks = cut_whole(mask, with_sums_reduced(base.layout));
+  const Shards masks = cut_whole(mask, base.layout.with_sums_reduced());
   for (const int lane : base.layout.lanes().mine) {
     const at::Tensor shard = units(base.shards[lane].local());
     const at::Tensor here = masks[lane].local().to(shard.device());
@@ -338,7 +338,7 @@ BaseValue write_window(
       has_ranges(layout) ? chain_on(window, storage, base.layout)
                          : std::nullopt;
   const Layout wanted =
-      taken ? with_sums_reduced(layout) : Layout::replicated(layout.mesh());
+      taken ? layout.with_sums_reduced() : Layout::replicated(layout.mesh());
   const Shards there = run_redistribution(
       *redistribution_of(layout, wanted, window.sizes(), window.scalar_type()),
       value);

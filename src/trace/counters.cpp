@@ -138,11 +138,15 @@ void count_step(const Step& step) {
 }
 
 void count_call(Step::Kind kind, const Mesh& mesh, int axis) {
-  if (mesh.axis(axis).size < 2) {
+  if (mesh.axis(axis).size < 2 || mesh.one_memory()) {
     return;
   }
   std::lock_guard lock(state().mutex);
   ++state().counts.calls[std::string(name(kind)) + "@" + mesh.axis(axis).name];
+}
+
+void count_call(const Step& step) {
+  count_call(step.kind, step.after.mesh(), step.axis);
 }
 
 void count_moved(const Mesh& mesh, int device, int64_t num_bytes) {

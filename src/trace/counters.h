@@ -32,8 +32,10 @@ void count_collective(
     int64_t num_bytes,
     const std::vector<int64_t>& received);
 void count_step(const Step& step);
-// A call of the communicator, which runs such a collective.
+// A collective that the communicator runs. None where all devices share one
+// memory: nothing has to move there.
 void count_call(Step::Kind kind, const Mesh& mesh, int axis);
+void count_call(const Step& step);
 // Bytes that `device` of the mesh has read from other memories.
 void count_moved(const Mesh& mesh, int device, int64_t num_bytes);
 

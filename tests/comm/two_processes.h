@@ -13,6 +13,7 @@
 
 #include "comm/communicator.h"
 #include "shard/span.h"
+#include "trace/counters.h"
 
 namespace torch_mesh {
 
@@ -24,8 +25,7 @@ class TwoProcesses final : public Communicator {
   }
   ~TwoProcesses() override { set_communicator_for_testing(nullptr); }
 
- private:
-  std::vector<Shards> run_all_reduce(
+  std::vector<Shards> all_reduce(
       const Mesh& mesh,
       std::span<const Step::Part> how,
       AxisMask cut,
@@ -41,16 +41,20 @@ class TwoProcesses final : public Communicator {
     }
     return sums;
   }
-  std::vector<Shards> run_reduce_scatter(Bucket parts) override {
+  std::vector<Shards> reduce_scatter(Bucket parts) override {
     return each(parts, &Communicator::reduce_scatter);
   }
-  std::vector<Shards> run_all_gather(Bucket shards) override {
+  std::vector<Shards> all_gather(Bucket shards) override {
     return each(shards, &Communicator::all_gather);
   }
-  std::vector<Shards> run_all_to_all(Bucket shards) override {
+  std::vector<Shards> all_to_all(Bucket shards) override {
     return each(shards, &Communicator::all_to_all);
   }
-  void run_copies(const Mesh& mesh, const std::vector<Copy>& copies) override {
+  void copy(const Mesh& mesh, int axis, const std::vector<Copy>& copies)
+      override {
+    if (axis >= 0) {
+      count_call(Step::Kind::kAllToAll, mesh, axis);
+    }
     auto is_mine = [&](int device) {
       return mesh.devices()[device].process == this_process();
     };
@@ -65,6 +69,7 @@ class TwoProcesses final : public Communicator {
     }
   }
 
+ private:
   std::vector<Shards> each(
       Bucket bucket,
       std::vector<Shards> (Communicator::*step)(Bucket)) {

@@ -15,7 +15,7 @@ namespace torch_mesh {
 namespace {
 
 CallKey key(const Op& op, const std::vector<c10::IValue>& args) {
-  return key_of(op, args, tensors_of(op, args));
+  return key_of(op, args, tensors_of(op, args), /*unbounded=*/0);
 }
 
 class Key : public testing::Test {

@@ -70,7 +70,7 @@ def test_of_a_training_step_with_clipping(mesh, memories, optimizer, foreach):
             steps.step()
             steps.zero_grad()
             loss.item()
-        assert_ran_as_counted(counts)
+        assert_ran_as_counted(counts, mesh)
         assert counts.collectives
         assert bool(counts.moved) == (len(set(memories)) > 1)
 
@@ -89,7 +89,7 @@ def test_of_redistributions_of_uneven_sizes(mesh, source, to):
     )
     with tm.counting() as counts:
         tm.redistribute(x, to)
-    assert_ran_as_counted(counts)
+    assert_ran_as_counted(counts, mesh)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_of_single_calls(mesh, call):
     x = tm.distribute(torch.randn(8, 6), mesh, ("S0", "S1"))
     with tm.counting() as counts:
         call(x)
-    assert_ran_as_counted(counts)
+    assert_ran_as_counted(counts, mesh)
 
 
 def test_five_sums_in_four_memories_are_one_flat_reduction():
@@ -128,7 +128,7 @@ def test_five_sums_in_four_memories_are_one_flat_reduction():
     with tm.counting() as counts:
         tm.reduce_partials(sums)
     assert counts.collectives == {"all_reduce@data": 1}
-    assert_ran_as_counted(counts)
+    assert_ran_as_counted(counts, mesh)
     # 23 elements in chunks of 6, 6, 6 and 5: 3 of its own, and the others'.
     assert counts.moved["cpu:0"] == 4 * (3 * 6 + 23 - 6)
     for total, value in zip(sums, values, strict=True):
@@ -157,7 +157,7 @@ def test_sums_over_two_axes_are_scattered_and_gathered(mesh, memories, dtype):
         "all_reduce@model": (18 + 18) * size,
         "all_gather@data": 36 * size,
     }
-    assert_ran_as_counted(counts)
+    assert_ran_as_counted(counts, mesh)
     if len(set(memories)) == 4:
         assert counts.moved["cpu:0"] == (36 + 36 + 35) * size
         assert counts.moved["cpu:3"] == (35 + (17 + 18) + 36) * size
@@ -179,7 +179,7 @@ def test_a_sum_over_8_x_8_brings_an_eighth_to_the_second_axis():
     assert counts.moved == {
         f"cpu:{i}": 14 * 64 * 4 + 14 * 8 * 4 for i in range(64)
     }
-    assert_ran_as_counted(counts)
+    assert_ran_as_counted(counts, mesh)
     assert torch.equal(y.cpu(), torch.full((64, 8), 64.0))
 
 
@@ -189,7 +189,7 @@ def test_a_number_is_summed_along_one_axis_after_the_other():
     with tm.counting() as counts:
         assert x.item() == 4
     assert counts.bytes == {"all_reduce@data": 4, "all_reduce@model": 4}
-    assert_ran_as_counted(counts)
+    assert_ran_as_counted(counts, mesh)
 
 
 def test_sums_of_two_dtypes_do_not_travel_together():

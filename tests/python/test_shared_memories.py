@@ -47,7 +47,7 @@ def test_of_2_x_2_devices_rows_or_columns_share(mesh_with, memories):
         with tm.counting() as counts:
             assert torch.equal(x.cpu(), value)
             assert torch.equal((x + x).sum(0).cpu(), 2 * value.sum(0))
-        assert_ran_as_counted(counts)
+        assert_ran_as_counted(counts, mesh)
 
 
 @pytest.mark.parametrize("memories", list(partitions(4)), ids=str)
@@ -59,7 +59,7 @@ def test_of_one_axis_any_devices_share(mesh_with, memories):
         with tm.counting() as counts:
             assert torch.equal(x.cpu(), value)
             assert torch.equal((x.t() @ x).cpu(), value.t() @ value)
-        assert_ran_as_counted(counts)
+        assert_ran_as_counted(counts, mesh)
 
 
 def test_groups_of_an_axis_are_those_of_all_its_lines(mesh_with):

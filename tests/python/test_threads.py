@@ -351,3 +351,31 @@ def test_the_process_ends_well_with(name):
         timeout=120,
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "memories, axes",
+    [([0, 1], {"data": 2}), ([0, 1, 2, 3], {"data": 4})],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "other", [lambda half: half.add_(1), lambda half: tm.full(half)]
+)
+def test_views_of_a_pending_sum_are_written_beside_others(
+    memories, axes, other
+):
+    _C.set_memories_for_testing(memories)
+    mesh = tm.Mesh(axes)
+    _C.set_memories_for_testing([])
+    a, b = torch.arange(96.0).reshape(12, 8) % 5, torch.ones(8, 6)
+    right = (a @ b)[:6] * 2
+    for _ in range(300):
+        x = tm.distribute(a, mesh, ("S1",)) @ tm.distribute(b, mesh, ("S0",))
+        upper, lower = x[:6], x[6:]
+        assert tm.layout(upper).placements == ("P+",)
+
+        def work(number, upper=upper, lower=lower):
+            upper.mul_(2) if number == 0 else other(lower)
+
+        on_threads(work, num_threads=2)
+        assert torch.equal(tm.full(upper), right)

@@ -39,8 +39,7 @@ class Watched final : public Communicator {
   std::atomic<int64_t> num_operands{0};
   std::atomic<int64_t> num_under_locks{0};
 
- private:
-  std::vector<Shards> run_all_reduce(
+  std::vector<Shards> all_reduce(
       const Mesh& mesh,
       std::span<const Step::Part> how,
       AxisMask cut,
@@ -50,19 +49,21 @@ class Watched final : public Communicator {
     before();
     return inner_.all_reduce(mesh, how, cut, operands);
   }
-  std::vector<Shards> run_reduce_scatter(Bucket parts) override {
+  std::vector<Shards> reduce_scatter(Bucket parts) override {
     return inner_.reduce_scatter(parts);
   }
-  std::vector<Shards> run_all_gather(Bucket shards) override {
+  std::vector<Shards> all_gather(Bucket shards) override {
     return inner_.all_gather(shards);
   }
-  std::vector<Shards> run_all_to_all(Bucket shards) override {
+  std::vector<Shards> all_to_all(Bucket shards) override {
     return inner_.all_to_all(shards);
   }
-  void run_copies(const Mesh& mesh, const std::vector<Copy>& copies) override {
-    inner_.copy(mesh, /*axis=*/-1, copies);
+  void copy(const Mesh& mesh, int axis, const std::vector<Copy>& copies)
+      override {
+    inner_.copy(mesh, axis, copies);
   }
 
+ private:
   Communicator& inner_ = communicator_of(Mesh());
 };
 

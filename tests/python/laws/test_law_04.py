@@ -62,3 +62,47 @@ def test_law_04_aliases_are_known_to_torch(mesh):
     assert x.untyped_storage().data_ptr() == x[1].untyped_storage().data_ptr()
     other = tm.distribute(torch.zeros(4, 4), mesh)
     assert x.untyped_storage().data_ptr() != other.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("memories", [[0] * 4, [0, 0, 1, 1], [0, 1, 2, 3]])
+@pytest.mark.parametrize("make", [torch.zeros, torch.empty])
+@pytest.mark.parametrize("placements", [("P+", "R"), ("S0", "P+")])
+@pytest.mark.parametrize(
+    "view", [lambda t: t.t(), lambda t: t.view(4, 4), lambda t: t[:4]]
+)
+def test_law_04_views_of_what_nobody_wrote_share_sums(
+    make, placements, view, memories
+):
+    tm._C.set_memories_for_testing(memories)
+    mesh = tm.Mesh({"data": 2, "model": 2})
+    with tm.use(mesh):
+        x = make(8, 2, device="mesh")
+        tm.redistribute_(x, placements)
+        v = view(x)
+        x.fill_(1)
+        v.add_(5)
+        x.add_(1)
+    right = torch.ones(8, 2)
+    view(right).add_(5)
+    right.add_(1)
+    assert_equal(x, right)
+    assert_equal(v, view(right))
+
+
+@pytest.mark.parametrize("memories", [[0] * 4, [0, 1, 2, 3]])
+def test_law_04_views_of_raw_bytes_see_what_is_copied_there(memories):
+    tm._C.set_memories_for_testing(memories)
+    mesh = tm.Mesh({"data": 4})
+    value = torch.arange(8.0)
+    with tm.use(mesh):
+        raw = torch.UntypedStorage(32, device="mesh")
+        whole = torch.empty(0, device="mesh").set_(raw, 0, (8,), (1,))
+        part = torch.empty(0, device="mesh").set_(raw, 2, (3,), (2,))
+        assert_equal(whole * 0, torch.zeros(8))
+        assert_equal(part * 0, torch.zeros(3))
+        raw.copy_(tm.distribute(value, mesh, ("S0",)).untyped_storage())
+        assert_equal(whole, value)
+        assert_equal(part, value[2:7:2])
+        part.fill_(9)
+    value[2:7:2] = 9
+    assert_equal(whole, value)

@@ -145,3 +145,23 @@ def test_law_15_what_out_names_is_written_once_the_result_is_whole(memories):
     with pytest.raises(IndexError):
         torch.index_select(source, 0, index, out=destination)
     assert_equal(destination, torch.zeros(4))
+
+
+def test_law_15_a_write_that_does_not_reach_its_storage_breaks_it():
+    tm._C.set_memories_for_testing([0, 1, 2, 3])
+    mesh = tm.Mesh({"data": 4})
+    x = tm.distribute(torch.arange(16.0).view(4, 4), mesh, ("S0",))
+    row = x[1]
+    row.cpu()
+    tm._C.refuse_to_communicate_for_testing(True)
+    try:
+        with pytest.raises(RuntimeError, match="no device may communicate"):
+            row.add_(100)
+    finally:
+        tm._C.refuse_to_communicate_for_testing(False)
+    for read in (x.cpu, row.cpu, lambda: x[1].cpu()):
+        with pytest.raises(RuntimeError, match="broken-tensor"):
+            read()
+    x.fill_(1)
+    assert_equal(x, torch.ones(4, 4))
+    assert_equal(row, torch.ones(4))
