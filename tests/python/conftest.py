@@ -15,6 +15,7 @@ def clean_state():
     yield
     tm.use(None)
     _C.separate_memories_for_testing(False)
+    _C.set_memories_for_testing([])
     torch.set_default_dtype(torch.float32)
 
 
