@@ -10,6 +10,7 @@
 #include "trace/counters.h"
 
 namespace torch_mesh {
+
 FlatSum::FlatSum(const Layout& layout, AxisMask axes, c10::ScalarType dtype)
     : mesh_(layout.mesh()),
       cut_(layout.sharded_axes()),
@@ -32,10 +33,14 @@ void FlatSum::add(
     const Layout& layout,
     std::span<const int64_t> sizes,
     const Shards& parts) {
-  const std::vector<int64_t> numel = numel_of_lanes(layout, sizes);
-  numel_.resize(numel.size());
-  for (size_t lane = 0; lane < numel.size(); ++lane) {
-    numel_[lane] += numel[lane];
+  const Lanes& lanes = layout.lanes();
+  std::vector<int64_t> elsewhere;  // asked only where other processes hold some
+  if (lanes.mine.size() < parts.size()) {
+    elsewhere = numel_of_lanes(layout, sizes);
+  }
+  numel_.resize(parts.size());
+  for (size_t lane = 0; lane < parts.size(); ++lane) {
+    numel_[lane] += elsewhere.empty() ? parts[lane].numel() : elsewhere[lane];
   }
   num_bytes_ = numel_[0] * static_cast<int64_t>(c10::elementSize(dtype_));
   parts_.push_back(parts);

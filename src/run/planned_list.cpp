@@ -3,7 +3,6 @@
 #include "run/planned_list.h"
 
 #include "plan/plan.h"
-
 #include "run/call_tensors.h"
 #include "trace/counters.h"
 #include "trace/explain.h"

@@ -32,20 +32,9 @@ double max_of(c10::ScalarType dtype) {
 }
 
 // Not a NaN: of a part and of the sum it makes the same.
-bool is_unbounded(double number, double max, bool divides) {
-  return std::abs(number) > max || (divides && std::abs(1 / number) > max);
-}
-
 bool is_unbounded(const c10::Scalar& number, double max, bool divides) {
-  if (number.isComplex()) {
-    const c10::complex<double> value = number.toComplexDouble();
-    return is_unbounded(
-               std::max(std::abs(value.real()), std::abs(value.imag())),
-               max,
-               /*divides=*/false) ||
-           (divides && is_unbounded(std::abs(value), max, divides));
-  }
-  return is_unbounded(number.toDouble(), max, divides);
+  const double size = std::abs(number.toComplexDouble());
+  return size > max || (divides && 1 / size > max);
 }
 
 // The number that a tensor of one element is; nothing if the host would have to
@@ -86,8 +75,10 @@ UnboundedNumbers unbounded_numbers(
       found |= 1;
     }
   }
-  for (size_t i = 0; tensors.entries.size() > 1 && i < tensors.entries.size();
-       ++i) {
+  if (tensors.entries.size() == 1) {
+    return found;  // the sum itself
+  }
+  for (size_t i = 0; i < tensors.entries.size(); ++i) {
     const CallTensors::Entry& entry = tensors.entries[i];
     if (entry.tensor->numel() == 1) {
       const std::optional<c10::Scalar> number = number_of(entry);

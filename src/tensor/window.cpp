@@ -233,8 +233,9 @@ bool copy_storage(const at::Tensor& to, const at::Tensor& from) {
   }
   read_storage(source);
   const LocalOps local;
+  Shards copies;
   const std::scoped_lock lock(target.mutex, source.mutex);
-  Shards copies = copies_of(source.shards());
+  copies = copies_of(source.shards());
   target.become_copy(source, copies);
   // The window that wrote is on raw bytes no longer.
   meta_of(to).is_write_back = true;
