@@ -3,7 +3,7 @@
 From the #include lines:
 
     core <- rules <- plan <- lower <- trace <- shard <- comm <- tensor <- run
-    <- dispatch <- program <- device <- python
+    <- dispatch <- program <- device <- python;  core <- job <- comm
 
 A folder of src/ may include itself and what `MAY_INCLUDE` lists for it. A
 public header belongs to the folder that `HEADERS` names or that has a source of
@@ -33,7 +33,7 @@ _RULES = _CORE | {"rules"}
 _PLAN = _RULES | {"plan"}
 _LOWER = _PLAN | {"lower"}
 _SHARD = _LOWER | {"trace", "shard"}
-_COMM = _SHARD | {"comm"}
+_COMM = _SHARD | {"job", "comm"}
 _TENSOR = _COMM | {"tensor"}
 _RUN = _TENSOR | {"random", "run"}
 _DISPATCH = _RUN | {"dispatch"}
@@ -42,6 +42,7 @@ _DEVICE = _PROGRAM | {"device"}
 
 MAY_INCLUDE = {
     "core": _CORE,
+    "job": _CORE | {"job"},
     "rules": _RULES,
     "plan": _PLAN,
     "lower": _LOWER,
@@ -57,7 +58,7 @@ MAY_INCLUDE = {
     "layout_map": {"core", "tensor", "layout_map"},
     "python": _DEVICE | {"layout_map", "python"},
 }
-TORCH_FREE = {"core", "rules", "plan", "lower"}
+TORCH_FREE = {"core", "job", "rules", "plan", "lower"}
 # Who may reach into a shard with `.local()`; of other folders, how often they
 # still do. These numbers fall as their calls move into run/.
 MAY_REACH_INTO_SHARDS = {"shard", "comm", "run", "random"}

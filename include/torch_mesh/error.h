@@ -21,6 +21,7 @@ namespace torch_mesh {
 enum class ErrorKind {
   kValue,         // the user's argument or layout     -> ValueError
   kNotSupported,  // not built yet; the hint says what works instead
+  kProcess,       // of a job of several processes     -> RuntimeError
   kBug,           // a broken promise of our own       -> RuntimeError
 };
 

@@ -39,6 +39,7 @@ void translate(const CoreError& error) {
     case ErrorKind::kNotSupported:
       PyErr_SetString(PyExc_NotImplementedError, error.what());
       return;
+    case ErrorKind::kProcess:
     case ErrorKind::kBug:
       break;
   }

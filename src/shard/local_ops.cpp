@@ -45,6 +45,7 @@ void rethrow_for_torch(const CoreError& error) {
       C10_THROW_ERROR(ValueError, error.what());
     case ErrorKind::kNotSupported:
       C10_THROW_ERROR(NotImplementedError, error.what());
+    case ErrorKind::kProcess:
     case ErrorKind::kBug:
       break;
   }

@@ -1,0 +1,51 @@
+// transport.h: what carries bytes between the processes of a job.
+//
+// All processes of a mesh run one program, so both ends of a message know its
+// length before it comes. That is checked: a message begins with a head that
+// says what its sender does (message.h), and no byte behind it is read where
+// the receiver does something else.
+
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "job/message.h"
+
+namespace torch_mesh {
+
+// A run of bytes for another process, and one of another process. Neither is
+// empty.
+struct Outgoing {
+  int process;
+  std::span<const std::byte> bytes;
+};
+struct Incoming {
+  int process;
+  std::span<std::byte> bytes;
+};
+
+// Between two processes there is one transport. What a process sends another in
+// one exchange is one message: its runs one after the other, in their order;
+// the receiver may cut them otherwise.
+//
+// Threads: one exchange of a job at a time; `finish` may come on another thread
+// than `begin`.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  // Sends and receives. The memory must live until `finish` returns, or throws.
+  // Does not wait for other processes.
+  virtual void begin(
+      const Stamp& stamp,
+      std::span<const Outgoing> sends,
+      std::span<const Incoming> receives) = 0;
+
+  // Returns when all has come, and what is sent may be written again. Throws
+  // what Wait throws (waiting.h), and [processes-differ]; afterwards the
+  // transport is broken, and each call says so with the same error.
+  virtual void finish() = 0;
+};
+
+}  // namespace torch_mesh
