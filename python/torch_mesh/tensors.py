@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from torch_mesh import _C, registration
-from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
+from torch_mesh.layouts import (
+    Layout,
+    Mesh,
+    Placements,
+    as_layout,
+    check_member,
+)
 from torch_mesh.shard_gradients import put_together, take_apart
 
 # Threads that run a step of the mesh on plain tensors.
@@ -87,6 +93,7 @@ def distribute(
     """
     ndim = tensor_for("distribute", t).dim()
     layout = as_layout(mesh, placements, ndim)
+    check_member("distribute", layout)
     if plain_threads and runs_plain():
         return plain_copy(t)
     registration.register()
@@ -201,6 +208,7 @@ def from_shards(
     parts = [tensor_for("from_shards", tensor) for tensor in tensors]
     ndim = parts[0].dim() if parts else None
     layout = as_layout(mesh, placements, ndim)
+    check_member("from_shards", layout)
     registration.register()
     return put_together(parts, layout)
 
@@ -268,6 +276,7 @@ def borrow(
     """
     ndim = tensor_for("borrow", t).dim()
     layout = as_layout(mesh, placements, ndim)
+    check_member("borrow", layout)
     if plain_threads and runs_plain():
         return plain_copy(t)
     registration.register()
