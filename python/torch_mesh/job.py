@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -36,7 +37,7 @@ class _Job(NamedTuple):
 
 _job: _Job | None = None
 _begun = 0
-# How often each set of processes was told something.
+# How often each set of processes has met, or was told something.
 _turns: dict[str, int] = {}
 
 _MAX_TEXT = 1024
@@ -161,37 +162,57 @@ def told(op: str, members: list[int], text: str = "") -> str:
     now = _now()
     if now is None or len(members) < 2:
         return text
-    name = "-".join(map(str, members))
-    turn = _turns[name] = _turns.get(name, 0) + 1
-    key = f"told/{name}/{turn}"
-    mine = process_id()
+    key = f"told/{_turn(members)}"
     try:
-        if mine == members[0]:
+        if process_id() == members[0]:
             now.store.set(key, text[:_MAX_TEXT])
             return text[:_MAX_TEXT]
-        _wait_for(now, key)
+        _wait_until(now, lambda: now.store.check([key]))
         said: bytes = now.store.get(key)
     except (RuntimeError, ValueError) as error:
-        line = str(error).strip().partition("\n")[0]
-        raise RuntimeError(
-            f"{op}: process {members[0]} has ended, or is not done in time.\n"
-            f"  this is process {mine} of {num_processes()}\n"
-            f"  {line}\n"
-            "Hint: look at the output of the other processes. [peer-lost]"
-        ) from error
+        raise _lost(op, f"process {members[0]}", error) from error
     return said[: 4 * _MAX_TEXT].decode("utf-8", "backslashreplace")
 
 
-def _wait_for(now: _Job, key: str) -> None:
-    """Returns when a key is in the store.
+def meet(op: str, members: list[int]) -> None:
+    """Returns when some processes have all come here.
+
+    Args:
+        op: Whom an error is to name.
+        members: The processes, this one among them, in order. All of them call
+            this, as often.
 
     Raises:
-        RuntimeError: if it is not in time.
+        RuntimeError: if one does not come in time, or has ended.
+    """
+    now = _now()
+    if now is None or len(members) < 2:
+        return
+    key = f"met/{_turn(members)}"
+    try:
+        now.store.add(key, 1)
+        _wait_until(now, lambda: now.store.add(key, 0) >= len(members))
+    except (RuntimeError, ValueError) as error:
+        raise _lost(op, "another process", error) from error
+
+
+def _turn(members: list[int]) -> str:
+    """What some processes do next, as part of a key."""
+    name = "-".join(map(str, members))
+    _turns[name] = _turns.get(name, 0) + 1
+    return f"{name}/{_turns[name]}"
+
+
+def _wait_until(now: _Job, is_there: Callable[[], bool]) -> None:
+    """Returns when something is there.
+
+    Raises:
+        RuntimeError: if it is not in time, or the job is over.
     """
     end = time.monotonic() + now.patience
     pause = 0.001
     verdict = getattr(sys.modules.get("torch_mesh._C"), "verdict", None)
-    while not now.store.check([key]):
+    while not is_there():
         why_over = verdict() if verdict is not None else None
         if why_over:
             raise RuntimeError(why_over)
@@ -199,6 +220,16 @@ def _wait_for(now: _Job, key: str) -> None:
             raise RuntimeError(f"nothing came within {now.patience:g} s")
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
+
+
+def _lost(op: str, whom: str, error: Exception) -> RuntimeError:
+    line = str(error).strip().partition("\n")[0]
+    return RuntimeError(
+        f"{op}: {whom} has ended, or is not done in time.\n"
+        f"  this is process {process_id()} of {num_processes()}\n"
+        f"  {line}\n"
+        "Hint: look at the output of the other processes. [peer-lost]"
+    )
 
 
 def _now() -> _Job | None:

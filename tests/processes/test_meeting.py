@@ -70,6 +70,7 @@ def test_nobody_listens_but_where_the_processes_meet():
         assert job.told("test", [0, 1], ["a\\n", "b"][me]) == "a\\n"
         assert job.told("test", [me], "mine") == "mine"
         assert job.told("test", [0, 1]) == ""
+        job.meet("test", [0, 1])
 
         # An exception that nobody catches is told to the others.
         from torch_mesh import _C

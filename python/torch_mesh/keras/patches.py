@@ -349,6 +349,13 @@ AT_FIRST_DISTRIBUTION = (
                     ),
                     (
                         "backup_and_restore",
+                        "BackupAndRestore.on_train_begin",
+                        "backup_on_train_begin",
+                        "all processes of a mesh restore the same",
+                        "self, logs=",
+                    ),
+                    (
+                        "backup_and_restore",
                         "BackupAndRestore._save_model",
                         "backup_save_model",
                         "one process of a mesh keeps the folder",

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,29 @@ def checkpoint_save_model(original: Any) -> Any:
     return _save_model
 
 
+def backup_on_train_begin(original: Any) -> Any:
+    """Wraps `BackupAndRestore.on_train_begin`: all restore the same."""
+
+    @functools.wraps(original)
+    def on_train_begin(self: Any, logs: Any = None) -> None:
+        processes = members()
+        original(self, logs)
+        mine = str(self.model._initial_epoch)
+        first = job.told("BackupAndRestore", processes, mine)
+        job.meet("BackupAndRestore", processes)  # all have read it
+        if len(processes) > 1 and mine != first:
+            raise ValueError(
+                "BackupAndRestore: the processes have found other backups.\n"
+                f"  backup_dir  {self.backup_dir}\n"
+                f"  process {processes[0]} begins with epoch {_escaped(first)}"
+                f", this one with {mine}\n"
+                "Hint: give a folder that all processes see. "
+                "[processes-differ]"
+            )
+
+    return on_train_begin
+
+
 def backup_save_model(original: Any) -> Any:
     """Wraps `BackupAndRestore._save_model`: one process keeps the folder."""
 
@@ -193,83 +216,116 @@ def _saved_once(original: Any, op: str) -> Any:
         is_path = isinstance(filepath, (str, os.PathLike))
         if len(processes) == 1 or not is_path:
             return original(model, filepath, overwrite, *args, **kwargs)
-        path = os.fspath(filepath)
-        if not overwrite and not _may_overwrite(op, path, processes):
-            return None
 
         def write(where: str) -> None:
             original(model, where, True, *args, **kwargs)
 
-        if processes[0] != job.process_id():
-            with _only_gathering() as folder:
-                write(os.path.join(folder, os.path.basename(path)))
-            error = job.told(op, processes)
-            if error:
-                raise OSError(
-                    f"{op}: process {processes[0]} could not write the file.\n"
-                    f"  path   {path}\n"
-                    f"  error  {_escaped(error)}\n"
-                    "Hint: look at the output of that process. [not-written]"
-                )
-            return None
-        error = "it has failed"
-        try:
-            _write_whole(path, write)
-            error = ""
-        except Exception as failure:
-            error = f"{type(failure).__name__}: {failure}"
-            raise
-        finally:
-            job.told(op, processes, error)
+        path = os.fspath(filepath)
+        if processes[0] == job.process_id():
+            _write(op, path, overwrite, processes, write)
+        else:
+            _gather(op, path, processes, write)
         return None
 
     return save
 
 
-def _may_overwrite(op: str, path: str, processes: list[int]) -> bool:
-    """Whether the first process, or its user, lets a file be written."""
-    answer = ""
-    if processes[0] == job.process_id():
-        from keras.src.utils import io_utils
-
-        answer = "yes"
-        if os.path.exists(path) and not io_utils.ask_to_proceed_with_overwrite(
-            path
-        ):
-            answer = "no"
-    return job.told(op, processes, answer) == "yes"
+# What the first process tells the others before they gather, and afterwards;
+# else it is an error's text.
+_SAVES = "saves"
+_KEEPS = "keeps what is there"
+_DONE = "done"
 
 
-@contextlib.contextmanager
-def _only_gathering() -> Iterator[str]:
-    """A folder for what another process writes, which is thrown away."""
-    _local.only_gathers = True
+def _write(
+    op: str,
+    path: str,
+    overwrite: bool,
+    processes: list[int],
+    write: Callable[[str], None],
+) -> None:
+    """Saves a model for all: beside its place first."""
+    state = "failed"
     try:
-        with tempfile.TemporaryDirectory(prefix="torch_mesh-") as folder:
-            yield folder
+        if not overwrite and not _may_overwrite(path):
+            state = _KEEPS
+            return
+        with contextlib.ExitStack() as stack:
+            where = _place_beside(path, stack)
+            state = job.told(op, processes, _SAVES)
+            write(where)
+            if where != path:
+                _take_place(Path(where).parent, Path(path))
+        state = _DONE
+    except Exception as error:
+        state = f"{type(error).__name__}: {error}"
+        raise
     finally:
-        _local.only_gathers = False
+        job.told(op, processes, state)
 
 
-def _write_whole(path: str, write: Callable[[str], None]) -> None:
-    """Writes beside a path, and puts what is there in its place at the end."""
-    if "://" in path:  # where nothing can be renamed
-        write(path)
-        return
+def _gather(
+    op: str, path: str, processes: list[int], write: Callable[[str], None]
+) -> None:
+    """Goes through the same, so that values can be gathered.
+
+    Raises:
+        OSError: if the first process could not write.
+    """
+    state = job.told(op, processes)
+    if state == _SAVES:
+        _local.only_gathers = True
+        try:
+            with tempfile.TemporaryDirectory(prefix="torch_mesh-") as folder:
+                write(os.path.join(folder, os.path.basename(path)))
+        finally:
+            _local.only_gathers = False
+        state = job.told(op, processes)
+    if state not in (_KEEPS, _DONE):
+        raise OSError(
+            f"{op}: process {processes[0]} could not write the file.\n"
+            f"  path   {path}\n"
+            f"  error  {_escaped(state)}\n"
+            "Hint: look at the output of that process. [not-written]"
+        )
+
+
+def _may_overwrite(path: str) -> bool:
+    """Whether nothing is there, or the user gives it up."""
+    from keras.src.utils import io_utils
+
+    return not os.path.exists(path) or bool(
+        io_utils.ask_to_proceed_with_overwrite(path)
+    )
+
+
+def _place_beside(path: str, stack: contextlib.ExitStack) -> str:
+    """A path of the same name, in a folder of its own beside a path.
+
+    Itself where nothing can be renamed.
+    """
+    if "://" in path:
+        return path
     target = Path(path)
-    with tempfile.TemporaryDirectory(
+    folder = tempfile.TemporaryDirectory(
         dir=target.parent, prefix=f".{target.name}-"
-    ) as folder:
-        write(os.path.join(folder, target.name))
-        # Last what was asked for: it names the others, if there are any.
-        for name in sorted(os.listdir(folder), key=lambda n: n == target.name):
-            _replace(Path(folder) / name, target.parent / name)
+    )
+    return os.path.join(stack.enter_context(folder), target.name)
 
 
-def _replace(new: Path, old: Path) -> None:
-    if new.is_dir() and old.is_dir():
-        shutil.move(old, new.parent / "old")  # goes with its folder
-    os.replace(new, old)
+def _take_place(folder: Path, target: Path) -> None:
+    """Moves what was written to its place.
+
+    Last what was asked for: it names the other files, if there are any.
+    """
+    for name in sorted(os.listdir(folder), key=lambda n: n == target.name):
+        new, old = folder / name, target.parent / name
+        if new.is_dir() and old.is_dir():
+            shutil.move(old, folder.parent / f"{folder.name}-old")
+            os.replace(new, old)
+            shutil.rmtree(folder.parent / f"{folder.name}-old")
+        else:
+            os.replace(new, old)
 
 
 def _escaped(text: str) -> str:
