@@ -376,7 +376,12 @@ at::Tensor from_shards(
       sizes[dim] = total;
     }
     const Lanes& lanes = layout.lanes();
+    AxisMask summed = 0;
+    for (int axis = 0; axis < mesh.num_axes(); ++axis) {
+      summed |= AxisMask{layout[axis].is_partial()} << axis;
+    }
     std::vector<std::vector<at::Tensor>> parts(lanes.num);
+    std::vector<std::vector<int64_t>> places(lanes.num);
     for (int device = 0; device < mesh.size(); ++device) {
       const auto expected = shard_sizes(layout, sizes, device);
       TORCH_MESH_CHECK_VALUE(
@@ -403,6 +408,7 @@ at::Tensor from_shards(
         if (counts) {
           parts[lane].push_back(
               shards[device].detach().to(torch_device(mesh.devices()[device])));
+          places[lane].push_back(place_along(mesh, summed, device));
         }
       }
     }
@@ -410,7 +416,7 @@ at::Tensor from_shards(
     for (const int lane : lanes.mine) {
       std::vector<at::Tensor>& group = parts[lane];
       group[0] = own_copy(group[0]);
-      held[lane] = sum_of(group);
+      held[lane] = sum_of({group, places[lane]});
     }
     const bool rows =
         std::all_of(held.begin(), held.end(), [](const Shard& shard) {
