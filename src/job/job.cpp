@@ -24,6 +24,14 @@ void start_job(Job job) {
       " of ",
       current_job()->num_processes,
       "\nHint: end it first.");
+  TORCH_MESH_CHECK_VALUE(
+      job.process == this_process() || !any_mesh_was_made(),
+      "initialized-late",
+      "start_job: a mesh was made before this process became process ",
+      job.process,
+      " of ",
+      job.num_processes,
+      ".\nHint: call initialize() first of all.");
   set_this_process(job.process);
   current = new Job(std::move(job));
 }
