@@ -74,7 +74,8 @@ class Mesh {
   // otherwise than axis by axis: each axis has groups of coordinates, and two
   // devices share a memory where on every axis theirs are of one group, and
   // nowhere else. On 2 x 2 that is one memory, a memory for each row, for each
-  // column, or for each device.
+  // column, or for each device. Where devices of several processes do not
+  // follow, each counts as a memory of its own.
   explicit Mesh(std::vector<Axis> axes, std::vector<Device> devices = {});
 
   int num_axes() const;
@@ -116,6 +117,8 @@ class Mesh {
 // before the first mesh over several.
 int this_process();
 void set_this_process(int process);
+// Whether there is one with axes.
+bool any_mesh_was_made();
 
 // Makes each virtual CPU device of meshes constructed afterwards a memory of
 // its own, so that tests on one machine run what several GPUs would.

@@ -65,6 +65,26 @@ def separate_memories_for_testing(separate: bool) -> None:
 def refuse_to_communicate_for_testing(refuse: bool) -> None:
     """Makes every call of a communicator an error, or ends that."""
 
+# ------------------------------------------------------------------- jobs
+
+def start_job(group_name: str, process: int, num_processes: int) -> None:
+    """Makes this process part of a job; each of the group's calls it once."""
+
+def end_job() -> None:
+    """Leaves the job, and tells the others. Nothing if there is none."""
+
+def job() -> tuple[int, int] | None:
+    """Number of this process, and of all of them."""
+
+def report_failure(text: str) -> None:
+    """Tells the others that this process ends with an error."""
+
+def verdict() -> str | None:
+    """Why the job is over; None while it goes on."""
+
+def set_wait_limit(seconds: float) -> None:
+    """How long a collective waits for another process; 0: without end."""
+
 # ---------------------------------------------------------------- tensors
 
 def register_device() -> None: ...

@@ -60,7 +60,8 @@ class _TakeApart(torch.autograd.Function):
         context.layout = Layout._of(_C.layout_of(x))
         parts = tuple(_C.shards(x))
         context.parts = [
-            (part.shape, part.dtype, part.device) for part in parts
+            None if part is None else (part.shape, part.dtype, part.device)
+            for part in parts
         ]
         context.set_materialize_grads(False)
         return parts
@@ -70,12 +71,8 @@ class _TakeApart(torch.autograd.Function):
         if all(gradient is None for gradient in gradients):
             return None
         given = [
-            torch.zeros(shape, dtype=dtype, device=device)
-            if gradient is None
-            else gradient
-            for gradient, (shape, dtype, device) in zip(
-                gradients, context.parts, strict=True
-            )
+            _zeros_like(part) if gradient is None else gradient
+            for gradient, part in zip(gradients, context.parts, strict=True)
         ]
         return put_together(given, _adjoint(context.layout))
 
@@ -84,9 +81,13 @@ class _PutTogether(torch.autograd.Function):
     """The global tensor of which each device holds one of these."""
 
     @staticmethod
-    def forward(context: Any, layout: Layout, *parts: Tensor) -> Tensor:
+    def forward(
+        context: Any, layout: Layout, *parts: Tensor | None
+    ) -> Tensor:
         context.layout = layout
-        context.devices = [part.device for part in parts]
+        context.devices = [
+            None if part is None else part.device for part in parts
+        ]
         context.set_materialize_grads(False)
         return _C.from_shards(list(parts), layout._native)
 
@@ -100,38 +101,52 @@ class _PutTogether(torch.autograd.Function):
         else:
             gradient = _C.distribute(gradient, _reduced(layout)._native)
         return None, *(
-            part.to(device) if _makes_value(layout, number) else None
+            part.to(device)
+            if part is not None and _makes_value(layout, number)
+            else None
             for number, (part, device) in enumerate(
                 zip(take_apart(gradient), context.devices, strict=True)
             )
         )
 
 
-def take_apart(x: Tensor) -> list[Tensor]:
+def _zeros_like(part: tuple[Any, ...] | None) -> Tensor | None:
+    """Zeros of a shard's shape, dtype and device; None has none."""
+    if part is None:
+        return None
+    shape, dtype, device = part
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def take_apart(x: Tensor) -> list[Tensor | None]:
     """The shards of a global tensor, row-major; differentiable.
 
     Args:
         x: A global tensor.
 
     Returns:
-        List of plain tensors, one for each device of the mesh.
+        List of plain tensors, one for each device of the mesh; None for those
+        of other processes.
     """
     if x.requires_grad and torch.is_grad_enabled():
         return list(_TakeApart.apply(x))
     return _C.shards(x)
 
 
-def put_together(parts: Sequence[Tensor], layout: Layout) -> Tensor:
+def put_together(parts: Sequence[Tensor | None], layout: Layout) -> Tensor:
     """The global tensor of these shards; differentiable.
 
     Args:
-        parts: Plain tensors, one for each device, row-major.
+        parts: Plain tensors, one for each device, row-major; None for those of
+            other processes.
         layout: In which they make up a value.
 
     Returns:
         A global tensor, in memory of its own.
     """
-    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+    if torch.is_grad_enabled() and any(
+        part is not None and part.requires_grad for part in parts
+    ):
         whole: Tensor = _PutTogether.apply(layout, *parts)
         return whole
     return _C.from_shards(list(parts), layout._native)

@@ -186,8 +186,9 @@ def from_shards(
     """The global tensor of which device i holds `tensors[i]`.
 
     Args:
-        tensors: one plain tensor for each device, row-major. Replicas must be
-            equal (the first is taken); parts of a sum are added.
+        tensors: one plain tensor for each device, row-major; None for devices
+            of other processes. Replicas must be equal (the first is taken);
+            parts of a sum are added.
         mesh: a `Mesh`, or a `Layout`.
         placements: as for `distribute`.
 
@@ -205,8 +206,11 @@ def from_shards(
             f" {type(tensors).__name__}.\n"
             "Hint: give a list, row-major. [argument-type]"
         )
-    parts = [tensor_for("from_shards", tensor) for tensor in tensors]
-    ndim = parts[0].dim() if parts else None
+    parts = [
+        None if tensor is None else tensor_for("from_shards", tensor)
+        for tensor in tensors
+    ]
+    ndim = next((part.dim() for part in parts if part is not None), None)
     layout = as_layout(mesh, placements, ndim)
     check_member("from_shards", layout)
     registration.register()

@@ -4,8 +4,8 @@
 
 #include <atomic>
 
+#include "comm/by_exchange.h"
 #include "comm/held_locks.h"
-#include "comm/in_process.h"
 #include "comm/null.h"
 
 namespace torch_mesh {
@@ -20,7 +20,7 @@ Communicator& communicator_of(const Mesh& mesh) {
   if (Communicator* other = for_testing.load(std::memory_order_relaxed)) {
     return *other;
   }
-  return mesh.is_null() ? null_communicator() : in_process_communicator();
+  return mesh.is_null() ? null_communicator() : communicator_by_exchange();
 }
 
 void set_communicator_for_testing(Communicator* communicator) {

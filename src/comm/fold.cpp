@@ -2,24 +2,91 @@
 
 #include "comm/fold.h"
 
+#include <bit>
+#include <utility>
+#include <vector>
+
 #include <ATen/ops/add.h>
 
 namespace torch_mesh {
+namespace {
 
-at::Tensor sum_of(c10::ArrayRef<at::Tensor> parts) {
-  const c10::ScalarType dtype = parts[0].scalar_type();
-  if (dtype == at::kHalf || dtype == at::kBFloat16) {
-    at::Tensor sum = parts[0].to(at::kFloat);
-    for (size_t i = 1; i < parts.size(); ++i) {
-      sum.add_(parts[i]);
+bool is_half(const at::Tensor& part) {
+  return part.scalar_type() == at::kHalf || part.scalar_type() == at::kBFloat16;
+}
+
+// The first part whose place has the highest bit in which places differ.
+size_t middle(std::span<const int64_t> places) {
+  const auto differing = static_cast<uint64_t>(places.front() ^ places.back());
+  const int64_t bit = int64_t{1} << (63 - std::countl_zero(differing));
+  size_t i = 0;
+  while ((places[i] & bit) == 0) {
+    ++i;
+  }
+  return i;
+}
+
+// A sum while it is formed, in float32 if it is a half-precision one.
+struct Sum {
+  at::Tensor value;
+  bool is_new;  // nobody else has its memory
+};
+
+Sum form(Parts parts);
+
+std::pair<Sum, Sum> halves(Parts parts) {
+  const size_t i = middle(parts.places);
+  const bool are_new = parts.are_new;
+  return {form({parts.parts.first(i), parts.places.first(i), are_new}),
+          form({parts.parts.subspan(i), parts.places.subspan(i), are_new})};
+}
+
+Sum form(Parts parts) {
+  if (parts.parts.size() == 1) {
+    const at::Tensor& part = parts.parts[0];
+    return is_half(part) ? Sum{part.to(at::kFloat), true}
+                         : Sum{part, parts.are_new};
+  }
+  auto [left, right] = halves(parts);
+  if (left.is_new) {
+    left.value.add_(right.value);
+    return left;
+  }
+  return {at::add(left.value, right.value), true};
+}
+
+}  // namespace
+
+at::Tensor sum_of(Parts parts) {
+  return parts.parts.size() == 1
+             ? parts.parts[0]
+             : form(parts).value.to(parts.parts[0].scalar_type());
+}
+
+void sum_into(const at::Tensor& sum, Parts parts) {
+  if (parts.parts.size() == 1) {
+    if (!parts.parts[0].is_same(sum)) {
+      sum.copy_(parts.parts[0]);
     }
-    return sum.to(dtype);
+    return;
   }
-  at::Tensor sum = parts[0];
-  for (size_t i = 1; i < parts.size(); ++i) {
-    sum.add_(parts[i]);
+  const auto [left, right] = halves(parts);
+  if (is_half(sum)) {
+    sum.copy_(at::add(left.value, right.value));
+  } else {
+    at::add_out(const_cast<at::Tensor&>(sum), left.value, right.value);
   }
-  return sum;
+}
+
+int64_t place_along(const Mesh& mesh, AxisMask axes, int device) {
+  int64_t place = 0;
+  for (int axis = 0; axis < mesh.num_axes(); ++axis) {
+    if (axes >> axis & 1) {
+      const auto last = static_cast<uint64_t>(mesh.axis(axis).size - 1);
+      place = place << std::bit_width(last) | mesh.coordinate(device, axis);
+    }
+  }
+  return place;
 }
 
 Shards fold_lanes(
@@ -33,32 +100,28 @@ Shards fold_lanes(
   if (from.num == to.num) {
     return parts;
   }
-  // Place along the axes whose parts are equal, as one number.
-  auto place_among_equals = [&](int device) {
-    int64_t place = 0;
-    for (int axis = 0; axis < mesh.num_axes(); ++axis) {
-      if ((fine & ~coarse & ~summed) >> axis & 1) {
-        place = place * mesh.axis(axis).size + mesh.coordinate(device, axis);
-      }
-    }
-    return place;
+  struct Group {
+    std::vector<at::Tensor> parts;
+    std::vector<int64_t> places;
+    int64_t place_among_equals = -1;
   };
-  std::vector<std::vector<at::Tensor>> groups(to.num);
-  std::vector<int64_t> places(to.num, -1);
+  std::vector<Group> groups(to.num);
   for (const int lane : from.mine) {
     const int device = from.first_device[lane];
-    const int group = to.lane_of_device[device];
-    const int64_t place = place_among_equals(device);
-    if (groups[group].empty()) {
-      places[group] = place;
+    Group& group = groups[to.lane_of_device[device]];
+    const int64_t place = place_along(mesh, fine & ~coarse & ~summed, device);
+    if (group.parts.empty()) {
+      group.place_among_equals = place;
     }
-    if (places[group] == place) {
-      groups[group].push_back(std::move(parts[lane]).local());
+    if (group.place_among_equals == place) {
+      group.parts.push_back(std::move(parts[lane]).local());
+      group.places.push_back(place_along(mesh, fine & summed, device));
     }
   }
   Shards sums(to.num);
   for (const int lane : to.mine) {
-    sums[lane] = sum_of(groups[lane]);
+    sums[lane] =
+        sum_of({groups[lane].parts, groups[lane].places, /*are_new=*/true});
   }
   return sums;
 }

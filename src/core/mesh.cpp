@@ -81,6 +81,7 @@ bool Device::is_mine() const {
 
 namespace {
 
+std::atomic<bool> any_has_axes{false};
 std::atomic<int> number_of_this_process{0};
 
 }  // namespace
@@ -90,6 +91,8 @@ int this_process() {
 }
 
 void set_this_process(int process) { number_of_this_process = process; }
+
+bool any_mesh_was_made() { return any_has_axes; }
 
 // --- memories ----------------------------------------------------------------
 
@@ -144,6 +147,7 @@ struct Mesh::Data {
   std::vector<int64_t> strides;  // [axes] devices between neighbours
   std::string text;
   bool one_memory = true;
+  bool is_all_mine = true;
   // One slot for each mask, filled at the first use of the mask.
   std::unique_ptr<std::atomic<const Lanes*>[]> lanes;
 
@@ -258,16 +262,18 @@ void check_devices(
   }
 }
 
-// Which devices share a memory has to follow axis by axis (see mesh.h): a sum
-// over two axes is formed along one after the other, with a part for each
-// memory, and would else miss a part or count it twice.
-void check_memories(
+// The first device that shares a memory otherwise than axis by axis; -1: all
+// follow (see mesh.h). A sum over two axes is formed along one after the other,
+// with a part for each memory, and would else miss a part or count it twice.
+//
+//   differs_along_axis  why that one does not
+int find_unfollowing(
     const std::vector<Mesh::Axis>& axes,
     const std::vector<int64_t>& strides,
-    const std::vector<Device>& devices,
-    const std::vector<int>& memories) {
+    const std::vector<int>& memories,
+    bool& differs_along_axis) {
   std::map<int, size_t> first_of_memory;
-  for (size_t device = 0; device < devices.size(); ++device) {
+  for (size_t device = 0; device < memories.size(); ++device) {
     // The device whose coordinates are the first ones that share a memory with
     // this one's, each axis by itself.
     size_t first = 0;
@@ -282,31 +288,55 @@ void check_memories(
     }
     const size_t same =
         first_of_memory.try_emplace(memories[device], first).first->second;
-    if (memories[device] == memories[first] && same == first) {
-      continue;
+    if (memories[device] != memories[first] || same != first) {
+      differs_along_axis = same == first;
+      return static_cast<int>(device);
     }
-    std::string of_devices;
-    for (size_t i = 0; i < devices.size(); ++i) {
-      const size_t number = static_cast<size_t>(
-          std::find(memories.begin(), memories.end(), memories[i]) -
-          memories.begin());
-      of_devices += (i == 0 ? "" : " ") + std::to_string(number);
-    }
-    detail::raise(
-        ErrorKind::kValue,
-        "mesh-devices",
-        "Mesh: which devices share a memory does not follow axis by axis: ",
-        same == first ? "it differs along an axis for "
-                      : "coordinates on several axes decide it for ",
-        devices[device].str(),
-        ".\n  mesh      ",
-        axes_text(axes),
-        "\n  memories  ",
-        of_devices,
-        "  (the first device of each)\n"
-        "Hint: order the devices so that moving along an axis leaves a memory "
-        "at every place or at none, as 0 0 2 2 does on two rows of two.");
   }
+  return -1;
+}
+
+// Makes them follow axis by axis where processes of a job have other numbers of
+// devices than the axes would have: each device counts as a memory then. Throws
+// [mesh-devices] in one process.
+void check_memories(
+    const std::vector<Mesh::Axis>& axes,
+    const std::vector<int64_t>& strides,
+    const std::vector<Device>& devices,
+    std::vector<int>& memories) {
+  bool differs_along_axis = false;
+  const int device =
+      find_unfollowing(axes, strides, memories, differs_along_axis);
+  if (device < 0) {
+    return;
+  }
+  for (const Device& other : devices) {
+    if (other.process != devices[0].process) {
+      std::iota(memories.begin(), memories.end(), 0);
+      return;
+    }
+  }
+  std::string of_devices;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const size_t number = static_cast<size_t>(
+        std::find(memories.begin(), memories.end(), memories[i]) -
+        memories.begin());
+    of_devices += (i == 0 ? "" : " ") + std::to_string(number);
+  }
+  detail::raise(
+      ErrorKind::kValue,
+      "mesh-devices",
+      "Mesh: which devices share a memory does not follow axis by axis: ",
+      differs_along_axis ? "it differs along an axis for "
+                         : "coordinates on several axes decide it for ",
+      devices[device].str(),
+      ".\n  mesh      ",
+      axes_text(axes),
+      "\n  memories  ",
+      of_devices,
+      "  (the first device of each)\n"
+      "Hint: order the devices so that moving along an axis leaves a memory "
+      "at every place or at none, as 0 0 2 2 does on two rows of two.");
 }
 
 }  // namespace
@@ -332,6 +362,9 @@ const Mesh::Data* Mesh::Data::intern(
       data->memories.begin(), data->memories.end(), [&](int memory) {
         return memory == data->memories[0];
       });
+  // The mesh without axes is every process's own.
+  data->is_all_mine =
+      axes.empty() || std::ranges::all_of(devices, &Device::is_mine);
   data->lanes.reset(new std::atomic<const Lanes*>[size_t{1} << axes.size()]());
   data->axes = std::move(axes);
   data->devices = std::move(devices);
@@ -341,6 +374,7 @@ const Mesh::Data* Mesh::Data::intern(
   static auto& mutex = *new std::mutex;
   static auto& table = *new std::unordered_map<std::string, const Data*>;
   std::lock_guard lock(mutex);
+  any_has_axes = any_has_axes || !data->axes.empty();
   auto [entry, is_new] = table.try_emplace(std::move(key), data.get());
   if (is_new) {
     data.release();
@@ -363,8 +397,7 @@ const Lanes* Mesh::Data::make_lanes(AxisMask sharded) const {
     auto [entry, is_new] =
         lane_at.try_emplace({memories[device], place}, result->num);
     if (is_new) {
-      // The mesh without axes is every process's own.
-      const bool is_mine = axes.empty() || devices[device].is_mine();
+      const bool is_mine = is_all_mine || devices[device].is_mine();
       result->is_mine_.push_back(is_mine);
       if (is_mine) {
         result->mine.push_back(result->num);
@@ -462,13 +495,7 @@ int Mesh::neighbour(int device, int axis, int64_t coordinate) const {
 
 bool Mesh::is_null() const { return devices()[0].kind == DeviceKind::kNull; }
 
-bool Mesh::is_all_mine() const {
-  return num_axes() == 0 ||
-         std::all_of(
-             devices().begin(), devices().end(), [](const Device& device) {
-               return device.is_mine();
-             });
-}
+bool Mesh::is_all_mine() const { return data_->is_all_mine; }
 
 int Mesh::memory(int device) const { return data_->memories[device]; }
 

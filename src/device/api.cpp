@@ -11,6 +11,7 @@
 #include <torch_mesh/error.h>
 
 #include "comm/fold.h"
+#include "comm/host_read.h"
 #include "comm/run_steps.h"
 #include "core/shapes.h"
 #include "dispatch/autograd_thread.h"
@@ -247,7 +248,7 @@ at::Tensor full(const at::Tensor& tensor) {
         torch_device(layout_of(tensor).mesh().devices()[0]);
     return at::_to_copy(tensor, tensor.options().device(first));
   }
-  return below_autograd("full", [&] { return own_copy(full_value(tensor)); });
+  return below_autograd("full", [&] { return own_copy(host_value(tensor)); });
 }
 
 at::Tensor borrow(const at::Tensor& tensor, const Layout& layout) {
@@ -306,6 +307,62 @@ std::vector<at::Tensor> shards(const at::Tensor& tensor) {
   });
 }
 
+namespace {
+
+bool exists_here(const Mesh& mesh, int device) {
+  return mesh.is_all_mine() || mesh.devices()[device].is_mine();
+}
+
+// The sizes of the shards of all devices, which are of one dtype and number of
+// dims. Throws [shard-sizes], in each process.
+std::vector<std::vector<int64_t>> check_shards(
+    const Mesh& mesh,
+    std::span<const at::Tensor> shards,
+    int first) {
+  std::vector<std::vector<int64_t>> facts(mesh.size());
+  for (int device = 0; device < mesh.size(); ++device) {
+    if (exists_here(mesh, device)) {
+      const at::Tensor& shard = shards[device];
+      TORCH_MESH_CHECK_VALUE(
+          shard.dim() == shards[first].dim(),
+          "shard-sizes",
+          "from_shards: the shards of devices ",
+          first,
+          " and ",
+          device,
+          " are no parts of one tensor: ",
+          c10::toString(shards[first].scalar_type()),
+          " with ",
+          shards[first].dim(),
+          " dims, and ",
+          c10::toString(shard.scalar_type()),
+          " with ",
+          shard.dim(),
+          ".\nHint: give shards of one dtype and number of dims.");
+      facts[device] = shard.sizes().vec();
+      facts[device].push_back(static_cast<int64_t>(shard.scalar_type()));
+    }
+  }
+  std::vector<std::vector<int64_t>> sizes = numbers_of_devices(mesh, facts);
+  const int64_t dtype = sizes[0].back();
+  for (int device = 0; device < mesh.size(); ++device) {
+    TORCH_MESH_CHECK_VALUE(
+        sizes[device].back() == dtype,
+        "shard-sizes",
+        "from_shards: the shards of devices 0 and ",
+        device,
+        " are no parts of one tensor: ",
+        c10::toString(static_cast<c10::ScalarType>(dtype)),
+        " and ",
+        c10::toString(static_cast<c10::ScalarType>(sizes[device].back())),
+        ".\nHint: give shards of one dtype and number of dims.");
+    sizes[device].pop_back();
+  }
+  return sizes;
+}
+
+}  // namespace
+
 at::Tensor from_shards(
     std::span<const at::Tensor> shards,
     const Layout& layout) {
@@ -320,7 +377,21 @@ at::Tensor from_shards(
         " shards for a mesh of ",
         mesh.size(),
         " devices.\nHint: give one for each device, row-major.");
-    for (const at::Tensor& shard : shards) {
+    int first = -1;  // device of this process
+    for (int device = 0; device < mesh.size(); ++device) {
+      const at::Tensor& shard = shards[device];
+      const bool is_mine = exists_here(mesh, device);
+      TORCH_MESH_CHECK_VALUE(
+          shard.defined() || !is_mine,
+          "shard-sizes",
+          "from_shards: there is no shard for ",
+          mesh.devices()[device].str(),
+          ", a device of this process.\n"
+          "Hint: leave out those of other processes alone.");
+      if (!is_mine) {
+        continue;
+      }
+      first = first < 0 ? device : first;
       TORCH_MESH_CHECK_VALUE(
           !is_global(shard),
           "shard-sizes",
@@ -328,27 +399,11 @@ at::Tensor from_shards(
           "Hint: give plain tensors; torch_mesh.shards(x) has those of x.");
       check_is_strided(CurrentOp::name(), shard);
     }
-    check_summable(layout, shards[0]);
-    for (int device = 1; device < mesh.size(); ++device) {
-      const at::Tensor& shard = shards[device];
-      TORCH_MESH_CHECK_VALUE(
-          shard.dim() == shards[0].dim() &&
-              shard.scalar_type() == shards[0].scalar_type(),
-          "shard-sizes",
-          "from_shards: the shards of devices 0 and ",
-          device,
-          " are no parts of one tensor: ",
-          c10::toString(shards[0].scalar_type()),
-          " with ",
-          shards[0].dim(),
-          " dims, and ",
-          c10::toString(shard.scalar_type()),
-          " with ",
-          shard.dim(),
-          ".\nHint: give shards of one dtype and number of dims.");
-    }
+    check_summable(layout, shards[first]);
+    const std::vector<std::vector<int64_t>> sizes_of =
+        check_shards(mesh, shards, first);
     // Sizes of the whole: sums along the axes that cut each dim.
-    std::vector<int64_t> sizes = shards[0].sizes().vec();
+    std::vector<int64_t> sizes = shards[first].sizes().vec();
     for (int axis = mesh.num_axes() - 1; axis >= 0; --axis) {
       if (layout[axis].is_shard()) {
         TORCH_MESH_CHECK_VALUE(
@@ -371,27 +426,35 @@ at::Tensor from_shards(
           counts &= layout[axis].is_shard(static_cast<int64_t>(dim)) ||
                     mesh.coordinate(device, axis) == 0;
         }
-        total += counts ? shards[device].size(static_cast<int64_t>(dim)) : 0;
+        total += counts ? sizes_of[device][dim] : 0;
       }
       sizes[dim] = total;
     }
     const Lanes& lanes = layout.lanes();
+    AxisMask summed = 0;
+    for (int axis = 0; axis < mesh.num_axes(); ++axis) {
+      summed |= AxisMask{layout[axis].is_partial()} << axis;
+    }
     std::vector<std::vector<at::Tensor>> parts(lanes.num);
+    std::vector<std::vector<int64_t>> places(lanes.num);
     for (int device = 0; device < mesh.size(); ++device) {
       const auto expected = shard_sizes(layout, sizes, device);
       TORCH_MESH_CHECK_VALUE(
-          shards[device].sizes().vec() == expected,
+          sizes_of[device] == expected,
           "shard-sizes",
           "from_shards: the shard of device ",
           device,
           " does not fit: ",
-          c10::Join(",", shards[device].sizes()),
+          c10::Join(",", sizes_of[device]),
           " != ",
           c10::Join(",", expected),
           ".\n  layout  ",
           layout.str(),
           "\nHint: uneven dims are cut in ceil-sized chunks, the last ones "
           "smaller.");
+      if (!exists_here(mesh, device)) {
+        continue;
+      }
       const int lane = lanes.lane_of_device[device];
       if (parts[lane].empty() || layout.has_partial()) {
         bool counts = true;
@@ -403,6 +466,7 @@ at::Tensor from_shards(
         if (counts) {
           parts[lane].push_back(
               shards[device].detach().to(torch_device(mesh.devices()[device])));
+          places[lane].push_back(place_along(mesh, summed, device));
         }
       }
     }
@@ -410,7 +474,7 @@ at::Tensor from_shards(
     for (const int lane : lanes.mine) {
       std::vector<at::Tensor>& group = parts[lane];
       group[0] = own_copy(group[0]);
-      held[lane] = sum_of(group);
+      held[lane] = sum_of({group, places[lane]});
     }
     const bool rows =
         std::all_of(held.begin(), held.end(), [](const Shard& shard) {

@@ -17,6 +17,8 @@
 #include "dispatch/plain_destinations.h"
 #include "dispatch/plain_gradients.h"
 #include "dispatch/program.h"
+#include "job/job.h"
+#include "job/journal.h"
 #include "rules/families.h"
 #include "rules/modifiers.h"
 #include "run/executor.h"
@@ -259,11 +261,30 @@ void run_call(
   execute(op, *prepared, tensors, stack);
 }
 
+// Notes what all processes of a job should do: of the op its name, and of the
+// tensors their sizes.
+void note_call(const Op& op, const CallTensors& tensors) {
+  const CallTensors::Entry* global = nullptr;
+  uint64_t what = op.hash;
+  for (const CallTensors::Entry& entry : tensors.entries) {
+    for (const int64_t size : entry.tensor->sizes()) {
+      what = what * 31 + static_cast<uint64_t>(size);
+    }
+    global = entry.is_global && !global ? &entry : global;
+  }
+  if (global) {
+    note(layout_in_call(*global).mesh(), what);
+  }
+}
+
 void run(const Op& op, Stack& stack) {
   const size_t num_args = op.params.size();
   const c10::ArrayRef<c10::IValue> args(
       stack.data() + stack.size() - num_args, num_args);
   CallTensors tensors = tensors_of(op, args);
+  if (current_job()) [[unlikely]] {
+    note_call(op, tensors);
+  }
   std::optional<ExplainedOp> explained;
   if (is_explaining()) [[unlikely]] {
     explained.emplace(text_of_call(op, tensors));

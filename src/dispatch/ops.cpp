@@ -117,6 +117,7 @@ std::unique_ptr<Op> describe(const c10::OperatorHandle& handle) {
   if (!torch_schema.overload_name().empty()) {
     op.schema.name += "." + torch_schema.overload_name();
   }
+  op.hash = ParamName::hash_of(op.schema.name);
   std::map<std::string, int> alias_sets;
   for (const c10::Argument& argument : torch_schema.arguments()) {
     if (argument.name() == "memory_format") {

@@ -98,6 +98,9 @@ std::vector<Step::Part> parts_of_sum(
       in_order[num_axes++] = axis;
     }
   }
+  if (!mesh.is_all_mine()) {
+    std::reverse(in_order.begin(), in_order.begin() + num_axes);
+  }
   Parts parts = cheapest(mesh, std::span(in_order.data(), num_axes), numel);
   for (Step::Part& part : parts) {
     part.num_bytes *= itemsize;

@@ -110,7 +110,7 @@ bool to_copy(const CallArgs& args) {
     }
     return args.give(
         at::_to_copy(
-            full_value(self),
+            host_value(self),
             dtype,
             std::nullopt,
             device,
@@ -171,7 +171,7 @@ bool copy(const CallArgs& args) {
       remember_layout(source);
     }
     if (!copy_bytes_to_host(self, source)) {
-      self.copy_(full_value(source), args["non_blocking"].toBool());
+      self.copy_(host_value(source), args["non_blocking"].toBool());
     }
     return args.give(self);
   }
@@ -194,7 +194,7 @@ bool copy(const CallArgs& args) {
 // Ends at the host: one value for the whole program.
 bool local_scalar_dense(const CallArgs& args) {
   const at::Tensor self = args.tensor("self");
-  return args.give(at::_local_scalar_dense(full_value(self)));
+  return args.give(at::_local_scalar_dense(host_value(self)));
 }
 
 }  // namespace torch_mesh::storage_ops

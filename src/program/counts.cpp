@@ -20,7 +20,8 @@ using at::Tensor;
 // The smallest and the largest element, for the host: of each shard, then of
 // those. NaN where there is one.
 std::pair<c10::Scalar, c10::Scalar> range_of(const Tensor& self) {
-  if (!is_global(self) || layout_of(self).has_partial()) {
+  if (!is_global(self) || layout_of(self).has_partial() ||
+      !layout_of(self).mesh().is_all_mine()) {
     const auto [least, most] = at::aminmax(self);
     return {least.item(), most.item()};
   }

@@ -16,6 +16,7 @@
 #include "dispatch/device_index.h"
 #include "dispatch/ops.h"
 #include "python/blocks.h"
+#include "python/job.h"
 #include "python/layout_map.h"
 #include "python/local_programs.h"
 #include "python/numpy.h"
@@ -245,8 +246,13 @@ void bind_tensors(py::module_& m) {
   m.def("check_device_index", &check_device_index, py::arg("device"));
   m.def(
       "from_shards",
-      [](const std::vector<at::Tensor>& shards, const Layout& layout) {
-        return from_shards(shards, layout);
+      [](const std::vector<std::optional<at::Tensor>>& shards,
+         const Layout& layout) {
+        std::vector<at::Tensor> parts;
+        for (const std::optional<at::Tensor>& shard : shards) {
+          parts.push_back(shard.value_or(at::Tensor()));
+        }
+        return from_shards(parts, layout);
       },
       py::arg("shards"),
       py::arg("layout"),
@@ -351,4 +357,5 @@ PYBIND11_MODULE(_C, m) {
   torch_mesh::bind_blocks(m);
   torch_mesh::bind_numpy(m);
   torch_mesh::bind_local_programs(m);
+  torch_mesh::bind_job(m);
 }

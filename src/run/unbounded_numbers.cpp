@@ -38,7 +38,8 @@ bool is_unbounded(const c10::Scalar& number, double max, bool divides) {
 }
 
 // The number that a tensor of one element is; nothing if the host would have to
-// wait for it, or devices would have to communicate.
+// wait for it, or devices would have to communicate: one that is cut has it on
+// one device alone.
 std::optional<c10::Scalar> number_of(const CallTensors::Entry& entry) {
   const LocalOps local;
   if (!entry.is_global) {
@@ -46,7 +47,8 @@ std::optional<c10::Scalar> number_of(const CallTensors::Entry& entry) {
                                   : std::nullopt;
   }
   const Shards* settled = settled_shards(*entry.tensor);
-  return settled && settled->any().local().is_cpu()
+  return settled && layout_in_call(entry).is_replicated() &&
+                 settled->any().local().is_cpu()
              ? std::optional(settled->any().local().item())
              : std::nullopt;
 }

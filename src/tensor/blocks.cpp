@@ -202,8 +202,9 @@ at::Tensor read_block(const at::Tensor& tensor, int64_t start, int64_t count) {
   return below_autograd("read_block", [&] {
     reduce_pending(tensor, layout_of(tensor).partial_axes());
     const Layout layout = layout_of(tensor);
-    if (meta_of(tensor).is_write_back || !has_ranges(layout)) {
-      return full_value(tensor)
+    if (meta_of(tensor).is_write_back || !has_ranges(layout) ||
+        !layout.mesh().is_all_mine()) {
+      return host_value(tensor)
           .reshape({-1})
           .narrow(0, start, count)
           .to(at::kCPU, tensor.scalar_type(), false, /*copy=*/true);

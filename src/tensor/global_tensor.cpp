@@ -12,6 +12,7 @@
 #include <torch_mesh/error.h>
 #include <torch_mesh/redistribute.h>
 
+#include "comm/host_read.h"
 #include "comm/run_steps.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
@@ -524,6 +525,11 @@ at::Tensor full_value(const at::Tensor& tensor) {
   return tensor.is_non_overlapping_and_dense()
              ? in_order(value, tensor.strides())
              : value;
+}
+
+at::Tensor host_value(const at::Tensor& tensor) {
+  const LocalOps local;
+  return agreed(layout_of(tensor).mesh(), full_value(tensor));
 }
 
 }  // namespace torch_mesh

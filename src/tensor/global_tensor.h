@@ -145,6 +145,9 @@ void overwrite_value(const at::Tensor& tensor, const at::Tensor& value);
 
 // The whole value as a plain tensor; may alias a shard.
 at::Tensor full_value(const at::Tensor& tensor);
+// The same for who takes it off the mesh: processes have then agreed on it
+// (comm/host_read.h).
+at::Tensor host_value(const at::Tensor& tensor);
 
 // Of the exception that is being handled.
 std::string text_of_this_error();

@@ -1,5 +1,5 @@
 // test_two_processes.cpp: one mesh over two processes, half of the devices in
-// each, with a communicator of this test's own: the engine knows nothing of it.
+// each, with a transport of this test's own: the engine knows nothing of it.
 
 #include <cstdlib>
 #include <string>
@@ -62,9 +62,10 @@ class InTwoProcesses : public testing::Test {
     if (!std::getenv(kRank)) {
       GTEST_SKIP() << "runs in processes of its own";
     }
-    set_this_process(std::atoi(std::getenv(kRank)));
+    if (!current_job()) {
+      start_job_of_two(std::atoi(std::getenv(kRank)), kSocket);
+    }
     register_device();
-    communicator_ = std::make_unique<TwoProcesses>(kSocket);
     torch::manual_seed(3);
   }
 
@@ -78,9 +79,6 @@ class InTwoProcesses : public testing::Test {
   static at::Tensor on_mesh(const at::Tensor& value, const char* layout) {
     return distribute(value, Layout::parse(mesh(), layout));
   }
-
- private:
-  std::unique_ptr<TwoProcesses> communicator_;
 };
 
 TEST_F(InTwoProcesses, values_are_those_of_one_device) {

@@ -1,160 +1,115 @@
-// two_processes.h: a communicator between two processes that trade bytes over a
-// socket, each of which then does all of the step and keeps what is its own.
+// two_processes.h: a transport between two processes over a socket.
 
 #pragma once
 
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <memory>
 #include <vector>
-
-#include <ATen/ops/empty_strided.h>
 
 #include <torch_mesh/error.h>
 
-#include "comm/communicator.h"
-#include "shard/span.h"
-#include "trace/counters.h"
+#include "job/job.h"
 
 namespace torch_mesh {
 
-class TwoProcesses final : public Communicator {
+// Sends and receives in turn: what the other one has no room for waits until it
+// has read.
+class SocketTransport final : public Transport {
  public:
-  // Serves all meshes while it lives. `socket`: to the other process.
-  explicit TwoProcesses(int socket) : socket_(socket) {
-    set_communicator_for_testing(this);
-  }
-  ~TwoProcesses() override { set_communicator_for_testing(nullptr); }
+  SocketTransport(int socket, int other) : socket_(socket), other_(other) {}
 
-  std::vector<Shards> all_reduce(
-      const Mesh& mesh,
-      std::span<const Step::Part> how,
-      AxisMask cut,
-      const std::vector<Shards>& operands) override {
-    const Lanes& lanes = mesh.lanes(cut);
-    std::vector<Shards> all;
-    for (const Shards& operand : operands) {
-      all.push_back(traded(lanes, operand));
-    }
-    std::vector<Shards> sums = inner_.all_reduce(mesh, how, cut, all);
-    for (Shards& sum : sums) {
-      sum = kept(lanes, sum);
-    }
-    return sums;
-  }
-  std::vector<Shards> reduce_scatter(Bucket parts) override {
-    return each(parts, &Communicator::reduce_scatter);
-  }
-  std::vector<Shards> all_gather(Bucket shards) override {
-    return each(shards, &Communicator::all_gather);
-  }
-  std::vector<Shards> all_to_all(Bucket shards) override {
-    return each(shards, &Communicator::all_to_all);
-  }
-  void copy(const Mesh& mesh, int axis, const std::vector<Copy>& copies)
-      override {
-    if (axis >= 0) {
-      count_call(Step::Kind::kAllToAll, mesh, axis);
-    }
-    auto is_mine = [&](int device) {
-      return mesh.devices()[device].process == this_process();
+  void begin(
+      const Stamp& stamp,
+      std::span<const Outgoing> sends,
+      std::span<const Incoming> receives) override {
+    out_.clear();
+    in_.clear();
+    const auto head_of = [&](size_t num_bytes, uint64_t& number) {
+      return MessageHead{1, ++number, num_bytes, stamp};
     };
-    for (const Copy& copy : copies) {
-      const bool is_here = is_mine(copy.to);
-      if (is_mine(copy.from)) {
-        is_here ? (void)copy.target.local().copy_(copy.source.local())
-                : send(copy.source.local());
-      } else if (is_here) {
-        copy.target.local().copy_(receive());
+    if (!sends.empty()) {
+      head_out_ = head_of(total(sends), num_sent_);
+      out_.push_back(std::as_bytes(std::span(&head_out_, 1)));
+      for (const Outgoing& run : sends) {
+        out_.push_back(run.bytes);
       }
+    }
+    if (!receives.empty()) {
+      expected_ = head_of(total(receives), num_received_);
+      in_.push_back(std::as_writable_bytes(std::span(&head_in_, 1)));
+      for (const Incoming& run : receives) {
+        in_.push_back(run.bytes);
+      }
+    }
+    is_checked_ = receives.empty();
+  }
+
+  void finish() override {
+    while (!out_.empty() || !in_.empty()) {
+      const int events =
+          (out_.empty() ? 0 : POLLOUT) | (in_.empty() ? 0 : POLLIN);
+      pollfd ready{socket_, static_cast<short>(events), 0};
+      poll(&ready, 1, -1);
+      if (ready.revents & POLLIN) {
+        move_on(in_, [&](std::span<std::byte> bytes) {
+          return read(socket_, bytes.data(), bytes.size());
+        });
+      }
+      if (ready.revents & POLLOUT) {
+        move_on(out_, [&](std::span<const std::byte> bytes) {
+          return send(socket_, bytes.data(), bytes.size(), MSG_DONTWAIT);
+        });
+      }
+    }
+    if (!is_checked_) {
+      check_head(expected_, head_in_, other_);
     }
   }
 
  private:
-  std::vector<Shards> each(
-      Bucket bucket,
-      std::vector<Shards> (Communicator::*step)(Bucket)) {
-    std::vector<Shards> results;
-    for (const Moved& moved : bucket) {
-      const Shards all = traded(moved.before.lanes(), moved.shards);
-      const Moved whole{moved.step, moved.before, moved.sizes, all};
-      results.push_back(
-          kept(moved.step.after.lanes(), (inner_.*step)(Bucket(&whole, 1))[0]));
+  template <typename Runs>
+  static size_t total(const Runs& runs) {
+    size_t num_bytes = 0;
+    for (const auto& run : runs) {
+      num_bytes += run.bytes.size();
     }
-    return results;
+    return num_bytes;
   }
 
-  // The shards of both processes. The first speaks first.
-  Shards traded(const Lanes& lanes, const Shards& mine) {
-    Shards all = mine;
-    for (const bool sends : {this_process() == 0, this_process() != 0}) {
-      for (int lane = 0; lane < lanes.num; ++lane) {
-        if (lanes.is_mine(lane) != sends) {
-          continue;
-        }
-        if (sends) {
-          send(mine[lane].local());
-        } else {
-          all[lane] = receive();
-        }
-      }
-    }
-    return all;
-  }
-
-  static Shards kept(const Lanes& lanes, const Shards& all) {
-    Shards mine(lanes.num);
-    for (const int lane : lanes.mine) {
-      mine[lane] = all[lane];
-    }
-    return mine;
-  }
-
-  void send(const at::Tensor& tensor) {
-    const std::vector<int64_t> strides =
-        strides_in_order_of(as_span(tensor.sizes()), as_span(tensor.strides()));
-    const at::Tensor dense =
-        at::empty_strided(tensor.sizes(), strides, tensor.options())
-            .copy_(tensor);
-    const int64_t head[] = {tensor.dim(),
-                            static_cast<int64_t>(tensor.scalar_type())};
-    put(head, sizeof head);
-    put(dense.sizes().data(), dense.dim() * sizeof(int64_t));
-    put(strides.data(), dense.dim() * sizeof(int64_t));
-    put(dense.const_data_ptr(), dense.nbytes());
-  }
-
-  at::Tensor receive() {
-    int64_t head[2];
-    get(head, sizeof head);
-    std::vector<int64_t> sizes(head[0]);
-    std::vector<int64_t> strides(head[0]);
-    get(sizes.data(), sizes.size() * sizeof(int64_t));
-    get(strides.data(), strides.size() * sizeof(int64_t));
-    at::Tensor tensor =
-        at::empty_strided(sizes, strides, static_cast<at::ScalarType>(head[1]));
-    get(tensor.mutable_data_ptr(), tensor.nbytes());
-    return tensor;
-  }
-
-  void put(const void* data, size_t num_bytes) {
-    for (auto at = static_cast<const char*>(data); num_bytes > 0;) {
-      const ssize_t done = write(socket_, at, num_bytes);
-      TORCH_MESH_ASSERT(done > 0, "the other process is gone");
-      at += done;
-      num_bytes -= done;
-    }
-  }
-  void get(void* data, size_t num_bytes) {
-    for (auto at = static_cast<char*>(data); num_bytes > 0;) {
-      const ssize_t done = read(socket_, at, num_bytes);
-      TORCH_MESH_ASSERT(done > 0, "the other process is gone");
-      at += done;
-      num_bytes -= done;
+  template <typename Byte, typename Move>
+  static void move_on(std::vector<std::span<Byte>>& runs, const Move& move) {
+    const ssize_t done = move(runs.front());
+    TORCH_MESH_ASSERT(done > 0, "the other process is gone");
+    runs.front() = runs.front().subspan(done);
+    if (runs.front().empty()) {
+      runs.erase(runs.begin());
     }
   }
 
   const int socket_;
-  Communicator& inner_ = communicator_of(Mesh());
+  const int other_;
+  uint64_t num_sent_ = 0;
+  uint64_t num_received_ = 0;
+  MessageHead head_out_;
+  MessageHead head_in_;
+  MessageHead expected_;
+  bool is_checked_ = true;
+  std::vector<std::span<const std::byte>> out_;
+  std::vector<std::span<std::byte>> in_;
 };
+
+// This process as one of two.
+inline void start_job_of_two(int process, int socket) {
+  Job job;
+  job.process = process;
+  job.num_processes = 2;
+  job.transports.resize(2);
+  job.transports[1 - process] =
+      std::make_shared<SocketTransport>(socket, 1 - process);
+  start_job(std::move(job));
+}
 
 }  // namespace torch_mesh

@@ -25,6 +25,18 @@ def arguments():
         help="one for each cpu:<i>, as 0 0 1 1; each case asks whether the "
         "bytes that are counted are those that move, in place of the values",
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="that have the devices of each mesh between them",
+    )
+    parser.add_argument(
+        "--transport",
+        choices=("shared_memory", "c10d"),
+        default="shared_memory",
+        help="how they talk",
+    )
     parser.add_argument("--only", help="units that this expression finds")
     parser.add_argument("--full", action="store_true", help="every sample")
     parser.add_argument("--quick", action="store_true", help="fewer layouts")
@@ -84,6 +96,8 @@ def run(args, suites, plant=None):
         quick=args.quick,
         plant=plant,
         memories=tuple(args.memories),
+        processes=args.processes,
+        transport=args.transport,
     )
     result = table.Table()
     jobs = jobs_of(suites, options, args.only, args.part)

@@ -1,10 +1,13 @@
 """The meshes, the layouts of a tensor on them, and exact partial sums."""
 
 import itertools
+import math
 
 import torch
 
 import torch_mesh as tm
+
+from tests.conformance import team
 
 MESHES = {
     "2": {"data": 2},
@@ -50,8 +53,20 @@ SUMMABLE = {
 }
 
 
+_num_processes = 1
+
+
+def over(num_processes):
+    """Makes the meshes of this process those of so many."""
+    global _num_processes
+    _num_processes = num_processes
+
+
 def mesh_of(name):
-    return tm.Mesh(MESHES[name])
+    axes = MESHES[name]
+    if _num_processes == 1:
+        return tm.Mesh(axes)
+    return tm.Mesh(axes, team.devices(math.prod(axes.values()), _num_processes))
 
 
 def kinds_of_layout(mesh_name, quick=False):
@@ -98,6 +113,9 @@ def place(value, mesh, placements):
     coordinates = itertools.product(*(range(n) for n in mesh.shape))
     parts = []
     for shard, coordinate in zip(shards, coordinates, strict=True):
+        if shard is None:  # another process's
+            parts.append(None)
+            continue
         at = [coordinate[i] for i in partial]
         if not any(at):
             parts.append(split(shard)[0])

@@ -93,18 +93,31 @@ def work(connection, progress, options):
         counted = importlib.import_module("tests.conformance.counted")
         counted.share(options.memories)
         around = counted.moved
+    team = None
+    if options.processes > 1:
+        from tests.conformance import layouts
+        from tests.conformance import team as teams
+
+        team = teams.begin(options.processes, options.transport)
+        layouts.over(options.processes)
     with contextlib.suppress(EOFError):
         while True:
-            job = connection.recv()
+            job = None
+            if team is None or team.process == 0:
+                job = connection.recv()
+            if team:
+                job = team.tell(job)
             if job.unit is None:
-                connection.send(suite_of(job).units(options))
+                if team is None or team.process == 0:
+                    connection.send(suite_of(job).units(options))
                 continue
-            progress.begin(0, "before the first case")
+            if team is None or team.process == 0:
+                progress.begin(0, "before the first case")
             start = time.monotonic()
             record = Record(
                 job.suite,
                 job.unit,
-                progress,
+                progress if team is None or team.process == 0 else Progress(),
                 job.passed_over,
                 until_wrong=options.plant is not None,
                 around=around,
@@ -116,7 +129,15 @@ def work(connection, progress, options):
             except Exception as error:
                 record.add("-", "the suite itself", RAISES, describe(error))
             seconds = time.monotonic() - start
+            is_whole = team is None or team.join(record)
+            if team and team.process != 0:
+                if not is_whole:
+                    return
+                continue
             connection.send(Done(job, record.right, record.outcomes, seconds))
+            if not is_whole:
+                connection.close()
+                os._exit(0)  # a new team goes on
 
 
 def suite_of(job):

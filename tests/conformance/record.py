@@ -39,6 +39,10 @@ class Options:
     # Memory of each device; then each case asks whether the bytes that are
     # counted are those that move, in place of the values.
     memories: tuple[int, ...] = ()
+    # That have the devices of a mesh between them, and how they talk:
+    # "shared_memory" or "c10d".
+    processes: int = 1
+    transport: str = "shared_memory"
 
 
 @dataclasses.dataclass

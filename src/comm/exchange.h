@@ -1,0 +1,89 @@
+// exchange.h: the pieces that devices read of each other in one step.
+//
+// First all are named, in an order that is the same in every process; then they
+// move, at once; then they are taken, in that order. Where one process has both
+// devices a piece is read where it lies.
+
+#pragma once
+
+#include <deque>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <torch_mesh/mesh.h>
+
+#include "job/transport.h"
+
+namespace torch_mesh {
+
+class Exchange {
+ public:
+  explicit Exchange(const Mesh& mesh);
+
+  // Device `to` reads a piece of device `from`. Which of the two functions is
+  // called depends on whose they are; none, if both are others'.
+  //
+  //   piece()    it; may be a view
+  //   options()  of it, and sizes() its sizes, where another process has it
+  template <typename Piece, typename Sizes>
+  void read(
+      int to,
+      int from,
+      const Piece& piece,
+      const Sizes& sizes,
+      const at::TensorOptions& options) {
+    if (is_mine(from)) {
+      is_mine(to) ? read_here(to, from, piece()) : send(to, from, piece());
+    } else if (is_mine(to)) {
+      receive(to, from, sizes(), options);
+    }
+  }
+
+  // Moves them. words() says what this step is, for who finds that processes
+  // differ.
+  template <typename Words>
+  void run(const Words& words) {
+    if (!outgoing_.empty() || !incoming_.empty()) {
+      travel(words());
+    }
+  }
+
+  // The next piece for a device of this process: on the device, memory of
+  // nobody's concern, but for one that was read where it lies.
+  at::Tensor take();
+
+  bool is_mine(int device) const {
+    return is_all_mine_ || mesh_.devices()[device].is_mine();
+  }
+
+ private:
+  // A piece on its way: a flat run of its elements, and how to see them as it
+  // was seen by its sender.
+  struct Travelling {
+    int device;   // the one of this process
+    int process;  // the other one
+    at::Tensor run;
+    std::vector<int64_t> sizes;
+    uint64_t order = 0;
+  };
+
+  void travel(std::string_view what);
+  void read_here(int to, int from, const at::Tensor& piece);
+  void send(int to, int from, const at::Tensor& piece);
+  void receive(
+      int to,
+      int from,
+      std::vector<int64_t> sizes,
+      const at::TensorOptions& options);
+
+  const Mesh& mesh_;
+  const bool is_all_mine_;
+  std::deque<at::Tensor> pieces_;     // those that are there to be taken
+  std::vector<Travelling> outgoing_;  // in the order of their naming
+  std::vector<Travelling> incoming_;
+  std::vector<size_t> places_;  // of `incoming_` in `pieces_`
+};
+
+}  // namespace torch_mesh

@@ -1,0 +1,33 @@
+// job.h: the processes that run one program together.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "job/transport.h"
+
+namespace torch_mesh {
+
+struct Job {
+  int process = 0;
+  int num_processes = 1;
+  // How to reach each process; nullptr: this one. Several may share one.
+  std::vector<std::shared_ptr<Transport>> transports;
+};
+
+// Makes this process part of a job: from now on meshes may have devices of its
+// other processes. Throws [initialized-twice] in a job, and
+// [initialized-late] if this is not process 0 and a mesh of devices was made
+// before: its devices were taken for this process's.
+void start_job(Job job);
+// Leaves it without a word to the others; nothing if there is none.
+void end_job();
+// nullptr outside of a job. Valid until it ends.
+const Job* current_job();
+
+// Throws [no-job] if there is no such process.
+Transport& transport_to(int process);
+
+}  // namespace torch_mesh

@@ -1,0 +1,142 @@
+// job.cpp: torch.distributed's group brings the processes together; from then
+// on they talk by transports of their own.
+
+#include "python/job.h"
+
+#include <charconv>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+
+#include <pybind11/stl.h>
+
+#include <torch_mesh/error.h>
+
+#include "comm/c10d.h"
+#include "job/job.h"
+#include "job/monitor.h"
+#include "job/shared_memory.h"
+#include "job/waiting.h"
+
+namespace py = pybind11;
+
+namespace torch_mesh {
+namespace {
+
+// What process 0 decides for all.
+struct Decision {
+  uint64_t id;             // of the job
+  bool has_shared_memory;  // whether processes of one host may share any
+};
+
+Decision decided(Store& store, int process) {
+  constexpr const char* kKey = "decision";
+  if (process == 0) {
+    std::random_device random;
+    const uint64_t id = uint64_t{random()} << 32 | random();
+    const char* transport = std::getenv("TORCH_MESH_TRANSPORT");
+    const std::string name = transport ? transport : "";
+    TORCH_MESH_CHECK_VALUE(
+        name.empty() || name == "shared_memory" || name == "c10d",
+        "transport-name",
+        "initialize: TORCH_MESH_TRANSPORT=",
+        shown(name),
+        " names no transport.\n"
+        "Hint: unset it, or set it to c10d, so that processes of one host do "
+        "not share memory.");
+    store.set(kKey, std::to_string(id) + (name == "c10d" ? " 0" : " 1"));
+    return {id, name != "c10d"};
+  }
+  const std::string said = store.get(kKey);
+  Decision decision{0, false};
+  const char* end = said.data() + said.size();
+  const auto [rest, error] = std::from_chars(said.data(), end, decision.id);
+  TORCH_MESH_CHECK_VALUE(
+      error == std::errc() && end - rest == 2,
+      "processes-differ",
+      "initialize: process 0 says \"",
+      shown(said),
+      "\" of the job.\nHint: use the same release of torch-mesh in all "
+      "processes.");
+  decision.has_shared_memory = rest[1] == '1';
+  return decision;
+}
+
+// Collective: each process of the group calls it once.
+void join(const std::string& group_name, int process, int num_processes) {
+  const std::unique_ptr<Store> store =
+      store_of_group(group_name, "torch_mesh/job/");
+  const Decision decision = decided(*store, process);
+  Job job;
+  job.process = process;
+  job.num_processes = num_processes;
+  job.transports.resize(num_processes);
+  const std::shared_ptr<SharedMemory> memory =
+      decision.has_shared_memory
+          ? SharedMemory::open(*store, process, num_processes, decision.id)
+          : nullptr;
+  std::shared_ptr<Transport> network;
+  for (int other = 0; other < num_processes; ++other) {
+    if (other == process) {
+      continue;
+    }
+    if (memory && memory->serves(other)) {
+      job.transports[other] = memory;
+      continue;
+    }
+    if (!network) {
+      network = c10d_transport(group_name, process, num_processes, decision.id);
+    }
+    job.transports[other] = network;
+  }
+  start_monitor(store->clone(), process, num_processes);
+  try {
+    start_job(std::move(job));
+  } catch (...) {
+    stop_monitor();
+    throw;
+  }
+}
+
+void leave() {
+  end_job();
+  stop_monitor();
+}
+
+// Ctrl-C is seen where Python looks for it: on its main thread.
+void look_for_signals(int /*process*/) {
+  const py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) {
+    throw py::error_already_set();
+  }
+}
+
+}  // namespace
+
+void bind_job(py::module_& m) {
+  set_interrupt_hook(&look_for_signals);
+  using NoGil = py::call_guard<py::gil_scoped_release>;
+  m.def(
+      "start_job",
+      &join,
+      py::arg("group_name"),
+      py::arg("process"),
+      py::arg("num_processes"),
+      NoGil());
+  m.def("end_job", &leave, NoGil());
+  m.def("job", []() -> std::optional<std::pair<int, int>> {
+    const Job* job = current_job();
+    if (!job) {
+      return std::nullopt;
+    }
+    return std::pair(job->process, job->num_processes);
+  });
+  m.def("report_failure", &report_failure, py::arg("text"), NoGil());
+  m.def("verdict", &verdict);
+  m.def("set_wait_limit", &set_wait_limit, py::arg("seconds"));
+}
+
+}  // namespace torch_mesh
