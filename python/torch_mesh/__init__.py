@@ -38,13 +38,17 @@ _HOME = {
     "from_dtensor": "dtensor",
     "from_shards": "tensors",
     "full": "tensors",
+    "initialize": "processes",
     "instructions": "tracing",
     "is_global": "tensors",
     "layout": "tensors",
     "list_devices": "devices",
+    "list_local_devices": "devices",
     "map_shards": "tensors",
     "memory": "memory",
+    "num_processes": "job",
     "parallelize": "parallel",
+    "process_id": "job",
     "redistribute": "moves",
     "redistribute_": "moves",
     "reduce_partials": "tensors",
@@ -76,13 +80,17 @@ __all__ = [
     "from_dtensor",
     "from_shards",
     "full",
+    "initialize",
     "instructions",
     "is_global",
     "layout",
     "list_devices",
+    "list_local_devices",
     "map_shards",
     "memory",
+    "num_processes",
     "parallelize",
+    "process_id",
     "redistribute",
     "redistribute_",
     "reduce_partials",
@@ -104,11 +112,14 @@ if TYPE_CHECKING:
     from torch_mesh.description import visualize as visualize
     from torch_mesh.devices import device_count as device_count
     from torch_mesh.devices import list_devices as list_devices
+    from torch_mesh.devices import list_local_devices as list_local_devices
     from torch_mesh.devices import set_cpu_devices as set_cpu_devices
     from torch_mesh.dtensor import from_dtensor as from_dtensor
     from torch_mesh.dtensor import to_dtensor as to_dtensor
     from torch_mesh.in_force import current_mesh as current_mesh
     from torch_mesh.in_force import use as use
+    from torch_mesh.job import num_processes as num_processes
+    from torch_mesh.job import process_id as process_id
     from torch_mesh.layouts import Layout as Layout
     from torch_mesh.layouts import Mesh as Mesh
     from torch_mesh.memory import memory as memory
@@ -117,6 +128,7 @@ if TYPE_CHECKING:
     from torch_mesh.parallel import parallelize as parallelize
     from torch_mesh.parity import check_parity as check_parity
     from torch_mesh.picture import Picture as Picture
+    from torch_mesh.processes import initialize as initialize
     from torch_mesh.rule_check import RuleCheck as RuleCheck
     from torch_mesh.rule_check import check_rule as check_rule
     from torch_mesh.tensors import borrow as borrow

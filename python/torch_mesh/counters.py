@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch_mesh import _C
+from torch_mesh import _C, devices
 
 
 class Counting:
@@ -61,7 +61,8 @@ class Counting:
         They are those of the plans; devices that share a memory bring each
         other none.
         """
-        return _difference(self._start.received, self._now().received)
+        found = _difference(self._start.received, self._now().received)
+        return devices.by_name(found)
 
     @property
     def moved(self) -> dict[str, int]:
@@ -69,7 +70,8 @@ class Counting:
 
         They are counted where they are read, and equal `received`.
         """
-        return _difference(self._start.moved, self._now().moved)
+        found = _difference(self._start.moved, self._now().moved)
+        return devices.by_name(found)
 
     @property
     def replicated_ops(self) -> dict[str, int]:

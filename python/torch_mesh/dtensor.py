@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torch_mesh import _C, in_force, moves, tensors
+from torch_mesh.devices import list_local_devices
 from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
 
 
@@ -45,6 +46,9 @@ def to_dtensor(x: Tensor, device_mesh: Any = None) -> Any:
     """
     layout = tensors.layout(x)
     dist = _distributed("to_dtensor")
+    if len(layout.mesh.processes) > 1 and _has_partial(layout):
+        layout = _reduced(layout)
+        x = moves.redistribute(x, layout)
     device_mesh = _device_mesh_for(layout.mesh, device_mesh, dist)
     return _ToDTensor.apply(x, device_mesh, _places_out(layout, device_mesh))
 
@@ -142,11 +146,13 @@ def _to_dtensor(x: Tensor, device_mesh: Any, places: tuple[Any, ...]) -> Any:
     layout = tensors.layout(x)
     if device_mesh.size() == 1:
         local = _whole(x)
-    elif places == _places_out(layout, device_mesh) and device_mesh.shape == (
-        layout.mesh.shape
+    elif (
+        places == _places_out(layout, device_mesh)
+        and device_mesh.shape == layout.mesh.shape
+        and len(layout.mesh.processes) == 1
     ):
         local = _shard(x, device_mesh)
-    else:  # a gradient whose layout is not that of its tensor
+    else:  # a gradient in another layout, or a mesh over several processes
         local = _cut(tensors.full(x), device_mesh, places)
     return DTensor.from_local(
         local.to(device_mesh.device_type),
@@ -324,7 +330,12 @@ def _mesh_for(device_mesh: Any) -> Mesh:
     names = device_mesh.mesh_dim_names or tuple(
         f"axis{i}" for i in range(device_mesh.ndim)
     )
-    return Mesh(dict(zip(names, device_mesh.shape, strict=True)))
+    # In a job of several processes each has the whole, on its own devices.
+    own = list_local_devices()[: device_mesh.size()]
+    return Mesh(
+        dict(zip(names, device_mesh.shape, strict=True)),
+        own if len(own) == device_mesh.size() else None,
+    )
 
 
 def _places_out(layout: Layout, device_mesh: Any) -> tuple[Any, ...]:

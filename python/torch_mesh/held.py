@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from torch_mesh import _C
+from torch_mesh import _C, devices
 
 # By device, "cpu:0".
 Bytes = dict[str, int]
@@ -18,9 +18,10 @@ def of_process() -> tuple[Bytes, Bytes]:
 
     Counting begins with the first call.
     """
-    return _C.memory_of_process(
+    now, peak = _C.memory_of_process(
         [] if _C.is_memory_counted() else list(_living())
     )
+    return devices.by_name(now), devices.by_name(peak)
 
 
 def _living() -> Iterator[torch.Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from types import FrameType
 
 from torch_mesh import _C, registration
-from torch_mesh.layouts import Layout, Mesh
+from torch_mesh.layouts import Layout, Mesh, check_member
 
 _CACHE = dis.opmap["CACHE"]
 _BEFORE_WITH = dis.opmap.get("BEFORE_WITH", -1)  # up to Python 3.13
@@ -56,6 +56,7 @@ class use:
     Raises:
         ValueError: if the mesh has no such axis.
         TypeError: if `mesh` is no `Mesh`.
+        RuntimeError: if this process of a job has no device of the mesh.
 
     Example:
         >>> mesh = Mesh({"data": 2, "model": 2})
@@ -195,6 +196,7 @@ def _layout_of(
                 " mesh.\nHint: use(mesh, batch=...). [unknown-axis]"
             )
         return _C.Layout.replicated(_C.Mesh([], []))
+    check_member("use", mesh)
     names = [batch] if isinstance(batch, str) else batch
     names = list(names) if isinstance(names, Iterable) else names
     if names is not None and not (

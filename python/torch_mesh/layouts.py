@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch_mesh import _C
+from torch_mesh import _C, job
 from torch_mesh import devices as _devices
 
 if TYPE_CHECKING:
@@ -45,15 +45,17 @@ class Mesh:
     Args:
         axes: dict of axis name to size, in order; the last one runs fastest.
         devices: names such as "cpu:0", "gpu:1", as many as the product of the
-            sizes. None takes the first of `list_devices()`, or virtual CPU
-            devices `cpu:0`, `cpu:1`, ... if those do not suffice. "null" is a
-            mesh that nobody has but its first device: plans, counts and the
-            memory of that device are those of a real one, values are not.
+            sizes. None takes the first of `list_devices()`; in one process,
+            virtual CPU devices `cpu:0`, `cpu:1`, ... if those do not suffice.
+            "null" is a mesh that nobody has but its first device: plans, counts
+            and the memory of that device are those of a real one, values are
+            not. In a job of several processes a mesh may have devices of
+            several, or of some: those without a device cannot use it.
 
     Raises:
         ValueError: on sizes, names or a number of devices that do not fit;
             on memories that are not shared axis by axis, as one for each
-            process, host or row of devices is.
+            process, host or row of devices is; if the job has no such device.
         TypeError: if `axes` is no dict of text to int.
 
     Example:
@@ -78,7 +80,8 @@ class Mesh:
                 'Hint: devices=["cpu:0", "cpu:1"], with a name for each place'
                 " of the mesh. [mesh-devices]"
             )
-        self._native = _C.Mesh(pairs, [str(device) for device in devices])
+        names = _devices.engine_names("Mesh", map(str, devices))
+        self._native = _C.Mesh(pairs, names)
 
     @classmethod
     def _of(cls, native: _C.Mesh) -> Mesh:
@@ -121,8 +124,13 @@ class Mesh:
 
     @property
     def devices(self) -> list[str]:
-        """Device names, row-major."""
-        return list(self._native.devices)
+        """Device names, row-major, as `list_devices` gives them."""
+        return _devices.names_of(self._native.devices)
+
+    @property
+    def processes(self) -> list[int]:
+        """The processes of the job that have devices of it, in order."""
+        return list(_processes_of(self._native))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mesh) and self._native == other._native
@@ -370,4 +378,44 @@ def _default_devices(pairs: Sequence[tuple[str, int]]) -> list[str]:
     offered = _devices.list_devices()
     if len(offered) >= count:
         return offered[:count]
+    if job.devices_by_process() is not None:
+        raise ValueError(
+            f"Mesh: it has {count} places, and the job {len(offered)} devices."
+            f"\n  devices  {', '.join(offered)}\n"
+            f"Hint: set TORCH_MESH_CPU_DEVICES in each of the "
+            f"{job.num_processes()} processes, or make the mesh smaller. "
+            "[mesh-devices]"
+        )
     return [f"cpu:{i}" for i in range(count)]
+
+
+@functools.lru_cache(maxsize=256)
+def _processes_of(native: _C.Mesh) -> tuple[int, ...]:
+    return tuple(sorted({_devices.process_of(d) for d in native.devices}))
+
+
+def check_member(op: str, where: Mesh | Layout) -> None:
+    """Checks that this process has a device of a mesh.
+
+    Args:
+        op: whom the error is to name.
+        where: the mesh that is about to be used, or a layout on it.
+
+    Raises:
+        RuntimeError: if all its devices are of other processes.
+    """
+    if job.devices_by_process() is None:
+        return
+    mesh = where.mesh if isinstance(where, Layout) else where
+    mine, members = job.process_id(), _processes_of(mesh._native)
+    if mine in members or mesh._native.devices[0].startswith("null"):
+        return
+    raise RuntimeError(
+        f"{op}: this process has no device of the mesh.\n"
+        f"  mesh     {mesh._native}\n"
+        f"  devices  {', '.join(mesh.devices)}\n"
+        f"  they are of process {', '.join(map(str, members))}, this is "
+        f"process {mine} of {job.num_processes()}\n"
+        "Hint: make the mesh of devices of all processes, or leave out in this "
+        "process what works on it. [not-on-mesh]"
+    )

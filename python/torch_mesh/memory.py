@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from torch_mesh import _C
+from torch_mesh import _C, devices
 from torch_mesh.held import Bytes, of_process
 from torch_mesh.layouts import Layout
 
@@ -59,28 +59,32 @@ class Memory:
 
     @property
     def now(self) -> Bytes:
-        return self._now if self._counting is None else self._counting.now
+        if self._counting is None:
+            return self._now
+        return devices.by_name(self._counting.now)
 
     @property
     def peak(self) -> Bytes:
-        return self._peak if self._counting is None else self._counting.peak
+        if self._counting is None:
+            return self._peak
+        return devices.by_name(self._counting.peak)
 
     def __repr__(self) -> str:
-        names = ("parameters", "gradients", "states", "buffers")
+        kinds = ("parameters", "gradients", "states", "buffers")
         columns = {
-            **{name: getattr(self, name) for name in names},
+            **{kind: getattr(self, kind) for kind in kinds},
             "now": self.now,
             "peak": self.peak,
         }
         shown = {n: c for n, c in columns.items() if c or n in ("now", "peak")}
         # Of a model or an optimizer, the devices that hold some of it.
-        own = {d for name in names for d in columns[name]}
-        devices = sorted(own or {*self.now, *self.peak}, key=_key)
+        own = {d for kind in kinds for d in columns[kind]}
+        names = sorted(own or {*self.now, *self.peak}, key=_key)
         rows = [
             ["device", *shown],
             *(
                 [device, *(_text(c.get(device, 0)) for c in shown.values())]
-                for device in devices
+                for device in names
             ),
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

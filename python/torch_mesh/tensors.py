@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from torch_mesh import _C, registration
-from torch_mesh.layouts import Layout, Mesh, Placements, as_layout
+from torch_mesh.layouts import (
+    Layout,
+    Mesh,
+    Placements,
+    as_layout,
+    check_member,
+)
 from torch_mesh.shard_gradients import put_together, take_apart
 
 # Threads that run a step of the mesh on plain tensors.
@@ -87,6 +93,7 @@ def distribute(
     """
     ndim = tensor_for("distribute", t).dim()
     layout = as_layout(mesh, placements, ndim)
+    check_member("distribute", layout)
     if plain_threads and runs_plain():
         return plain_copy(t)
     registration.register()
@@ -205,6 +212,7 @@ def from_shards(
     ]
     ndim = next((part.dim() for part in parts if part is not None), None)
     layout = as_layout(mesh, placements, ndim)
+    check_member("from_shards", layout)
     registration.register()
     return put_together(parts, layout)
 
@@ -272,6 +280,7 @@ def borrow(
     """
     ndim = tensor_for("borrow", t).dim()
     layout = as_layout(mesh, placements, ndim)
+    check_member("borrow", layout)
     if plain_threads and runs_plain():
         return plain_copy(t)
     registration.register()

@@ -18,6 +18,18 @@ me, addresses = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 """
 
+# Without Keras, which takes longer to load than all else.
+PLAIN = """
+import sys
+import torch
+import torch_mesh as tm
+me, addresses = int(sys.argv[1]), sys.argv[2]
+"""
+
+PLAIN_START = """
+tm.initialize(addresses, num_processes=2, process_id=me, timeout=60)
+"""
+
 START = """
 distribution_lib.initialize(
     job_addresses=addresses, num_processes=2, process_id=me, timeout=60
@@ -36,24 +48,35 @@ def free_addresses(count):
     return addresses
 
 
-def run(program, ids=(0, 1), start=START, environment=None, addresses=None):
+def run(
+    program,
+    ids=(0, 1),
+    start=START,
+    environment=None,
+    addresses=None,
+    plain=False,
+):
     """Runs `program` once for each of `ids`, at the same time.
 
     Args:
-        program: Python text, after `PREAMBLE` and `start`.
+        program: Python text, after a preamble and `start`.
         ids: What each process takes as its index.
         start: Python text before the program; "" does not begin a job.
         environment: Function from index to more variables.
         addresses: Of the processes; None takes free ones.
+        plain: Whether it does without Keras.
 
     Returns:
         List of `(exit code, stdout, stderr)`, one for each process.
     """
-    text = PREAMBLE + start + textwrap.dedent(program)
+    if plain and start is START:
+        start = PLAIN_START
+    text = (PLAIN if plain else PREAMBLE) + start + textwrap.dedent(program)
     addresses = addresses or free_addresses(2)
     processes = []
     for i in ids:
         env = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
+        env["OMP_WAIT_POLICY"] = "passive"
         env.update(environment(i) if environment else {})
         processes.append(
             subprocess.Popen(

@@ -104,7 +104,9 @@ def test_initialize_twice_and_a_new_job_after_the_end():
 
 HELD_TO_THE_END = """
         from torch.distributed.tensor import Shard, distribute_tensor
-        x = tm.distribute(torch.ones(4, 6), tm.Mesh({"data": 2}), ("S1",))
+        own = tm.list_local_devices()[:2]
+        mesh = tm.Mesh({"data": 2}, own)
+        x = tm.distribute(torch.ones(4, 6), mesh, ("S1",))
         held = tm.to_dtensor(x)
         also_held = distribute_tensor(held.full_tensor(), held.device_mesh)
 """

@@ -55,7 +55,7 @@ def test_a_job_of_two_and_its_collectives():
     assert pieces.tolist() == [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
 
     # A global tensor has one value, here as with one process.
-    mesh = tm.Mesh({"data": 2})
+    mesh = tm.Mesh({"data": 2}, tm.list_local_devices()[:2])
     g = tm.distribute(torch.arange(6.0), mesh, ("S0",))
     assert lib.all_reduce(g.sum()).item() == 15.0
     assert tm.layout(lib.gather_tensor(g)).placements == ("R",)
@@ -306,40 +306,40 @@ def test_a_torch_module_is_under_ddp():
     """)
 
 
-def test_devices_of_a_job_and_a_mesh_over_another_process():
+def test_devices_of_a_job_and_meshes_over_them():
     spawn.check(
         """
     lib = distribution_lib
-    import warnings
-    assert keras.distribution.list_devices() == [f"cpu:{i}" for i in range(5)]
+    everyone = [f"cpu:{i}" for i in range(5)]
+    assert keras.distribution.list_devices() == everyone == tm.list_devices()
     assert keras.distribution.get_device_count("cpu") == 5
     assert lib.list_devices("tpu") == [] == lib.list_local_devices("gpu")
     own = [["cpu:0", "cpu:1"], ["cpu:2", "cpu:3", "cpu:4"]][me]
     assert lib.list_local_devices() == own
-    for devices, code in [(None, "[other-process]"),
-                          (["cpu:9"], "[no-such-device]")]:
-        try:
-            keras.distribution.set_distribution(
-                keras.distribution.DataParallel(devices=devices)
-            )
-            raise SystemExit("no error")
-        except (NotImplementedError, ValueError) as error:
-            assert code in str(error), str(error)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            distribution = keras.distribution.DataParallel(devices=own)
-            keras.distribution.set_distribution(distribution)
-    assert sum("[own-mesh]" in str(w.message) for w in caught) == 1
+    distribution = keras.distribution.DataParallel()
+    assert distribution.num_processes == 2
     mesh = distribution.device_mesh.backend_mesh
-    assert mesh.devices == [f"cpu:{i}" for i in range(len(own))]
+    assert mesh.devices == everyone and mesh.processes == [0, 1]
+    assert mesh == tm.Mesh({"batch": 5})
+    def fails(call, kind, code):
+        try:
+            call()
+        except kind as error:
+            assert code in str(error), str(error)
+        else:
+            raise SystemExit("no error")
+    set_distribution = keras.distribution.set_distribution
+    other = [["cpu:2"], ["cpu:0"]][me]
+    for devices, kind, code in [(["cpu:9"], ValueError, "[no-such-device]"),
+                                (other, RuntimeError, "[not-on-mesh]")]:
+        fails(lambda: set_distribution(
+            keras.distribution.DataParallel(devices=devices)), kind, code)
+    # A mesh of this process's own devices is as in one process.
+    set_distribution(keras.distribution.DataParallel(devices=own))
     x = lib.scatter_tensor(torch.arange(6.0))
+    assert tm.layout(x).mesh.devices == own
     assert x.sum().item() == 15.0
-    try:
-        lib.replicate_model(torch.nn.Linear(2, 2))
-        raise SystemExit("no error")
-    except NotImplementedError as error:
-        assert "[other-process]" in str(error)
+    assert list(tm.memory([x]).parameters) in ([], own)
     """,
         environment=lambda i: {"TORCH_MESH_CPU_DEVICES": str(2 + i)},
     )
@@ -354,7 +354,7 @@ def test_dtensors_of_two_processes():
     import copy
     for shape in [(5, 4), (1, 3), (4, 4)]:
         whole = torch.arange(float(np.prod(shape))).reshape(shape)
-        mesh = tm.Mesh({"data": 2})
+        mesh = tm.Mesh({"data": 2}, tm.list_local_devices()[:2])
         for placement, theirs in [
             ("S0", Shard(0)), ("S1", Shard(1)), ("R", Replicate())
         ]:
@@ -384,7 +384,8 @@ def test_dtensors_of_two_processes():
     expected = 8 * torch.arange(8.0) ** 2
     assert torch.equal(tm.full(a.grad), expected), a.grad
     try:
-        tm.to_dtensor(tm.distribute(whole, tm.Mesh({"data": 4}), ("S0",)))
+        four = tm.Mesh({"data": 4}, tm.list_local_devices())
+        tm.to_dtensor(tm.distribute(whole, four, ("S0",)))
         raise SystemExit("no error")
     except ValueError as error:
         assert "[dtensor-mesh]" in str(error)
@@ -394,6 +395,6 @@ def test_dtensors_of_two_processes():
     assert tm.layout(placed).placements == ("S0",)
     assert torch.equal(tm.full(placed), torch.ones(4, 6))
     # Its mesh holds groups to the end, and is known to who ends them.
-    from torch_mesh.keras import ending
+    from torch_mesh import ending
     assert any(mesh is d.device_mesh for mesh in ending._meshes.values())
     """)

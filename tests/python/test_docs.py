@@ -155,7 +155,12 @@ def test_a_file_runs_as_two_processes(block, tmp_path):
             [sys.executable, file, str(number)],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "KERAS_BACKEND": "torch"},
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "torch",
+                "OMP_NUM_THREADS": "1",
+            },
+            cwd=tmp_path,
         )
         for number in range(2)
     ]

@@ -123,6 +123,21 @@ def initialize_with_device_mesh(original: Any) -> Any:
     return _initialize_with_device_mesh
 
 
+def distribution_init(original: Any) -> Any:
+    """Wraps `Distribution.__init__`: several processes run one program.
+
+    Each makes the whole batch and keeps its rows, so that Keras has no data to
+    deal out, and any kind will do.
+    """
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self._is_multi_process = False
+
+    return __init__
+
+
 def model_parallel_init(original: Any) -> Any:
     """Wraps `ModelParallel.__init__`: `batch_dim_name` is an axis."""
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from torch_mesh.keras import job
+from torch_mesh import job
 from torch_mesh.keras.data import as_tensor, place
 from torch_mesh.keras.layouts import check_axis
 

@@ -1,9 +1,6 @@
 """Devices by Keras's names.
 
-In a job of several processes `list_devices` names the devices of all of them,
-as on JAX: process after process, each kind counted through. With 2 processes of
-4 CPU devices, "cpu:4" is the first device of process 1. `torch_mesh` itself
-counts the devices of one process, so `to_local` translates.
+They are those of `torch_mesh.list_devices`, in a job of several processes too.
 
 Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
@@ -13,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch_mesh.keras import job
+from torch_mesh import devices, job
 
 _KINDS = ("cpu", "gpu", "tpu")
 
@@ -29,23 +26,17 @@ def list_devices(device_type: str | None = None) -> list[str]:
 
     Returns:
         List of names such as "cpu:0"; empty if there is no such device. After
-        `initialize` with several processes, the devices of all of them.
+        `initialize` with several processes, the devices of all of them, process
+        after process, each kind counted through.
 
     Raises:
         ValueError: if `device_type` is not a kind of device.
     """
-    kind = kind_of("list_devices", device_type)
-    counts = _counts_of_job(kind)
-    if counts is None:
-        return _here(kind)
-    kind, per_process = counts
-    return [f"{kind}:{i}" for i in range(sum(per_process))]
+    return devices.list_devices(kind_of("list_devices", device_type))
 
 
 def list_local_devices(device_type: str | None = None) -> list[str]:
     """Returns the devices of this process, by the names of `list_devices`.
-
-    A distribution can use these; those of other processes it cannot yet.
 
     Args:
         device_type: As for `list_devices`.
@@ -56,14 +47,9 @@ def list_local_devices(device_type: str | None = None) -> list[str]:
     Raises:
         ValueError: if `device_type` is not a kind of device.
     """
-    kind = kind_of("list_local_devices", device_type)
-    counts = _counts_of_job(kind)
-    if counts is None:
-        return _here(kind)
-    kind, per_process = counts
-    first = sum(per_process[: job.process_id()])
-    count = per_process[job.process_id()]
-    return [f"{kind}:{first + i}" for i in range(count)]
+    return devices.list_local_devices(
+        kind_of("list_local_devices", device_type)
+    )
 
 
 def get_device_count(device_type: str | None = None) -> int:
@@ -79,8 +65,7 @@ def get_device_count(device_type: str | None = None) -> int:
     Raises:
         ValueError: if `device_type` is not a kind of device.
     """
-    kind_of("get_device_count", device_type)
-    return len(list_devices(device_type))
+    return len(devices.list_devices(kind_of("get_device_count", device_type)))
 
 
 def to_backend_device(device_name: Any) -> str:
@@ -107,45 +92,30 @@ def to_backend_device(device_name: Any) -> str:
     return f"{kind}:{int(index or 0)}"
 
 
-def to_local(names: Sequence[str]) -> list[str]:
-    """The devices of a mesh as this process counts them.
+def check_there(names: Sequence[str]) -> None:
+    """Checks that the devices of a mesh exist.
 
     Args:
         names: Names as `to_backend_device` gives them.
 
-    Returns:
-        List of the names that `torch_mesh.Mesh` takes.
-
     Raises:
-        ValueError: if a device does not exist. In one process there are as
-            many virtual CPU devices as a mesh asks for.
-        NotImplementedError: if one belongs to another process.
+        ValueError: if one does not. In one process there are as many virtual
+            CPU devices as a mesh asks for.
     """
-    mine = job.process_id()
-    local = []
+    is_job = job.devices_by_process() is not None
     for name in names:
-        kind, _, number = name.partition(":")
-        counts = _counts_of_job(kind)
-        if counts is None:
-            if kind != "cpu" and name not in list_devices(kind):
-                _raise_no_such(name, list_devices())
-            local.append(name)
+        kind = name.partition(":")[0]
+        if kind == "cpu" and not is_job:
             continue
-        owner, index = _owner(int(number), counts[1])
-        if owner is None:
-            _raise_no_such(name, list_devices(kind))
-        if owner != mine:
-            own = list_local_devices(kind)
-            raise NotImplementedError(
-                f'DeviceMesh: "{name}" is a device of process {owner}, this '
-                f"is process {mine}; a mesh stays within one process.\n"
-                f"  devices of this process  {', '.join(own) or 'none'}\n"
-                "Hint: take devices of torch_mesh.keras.list_local_devices(), "
-                "or exchange plain tensors between processes with "
-                "replicate_model and the collectives. [other-process]"
+        if name not in devices.list_devices(kind):
+            there = ", ".join(devices.list_devices(kind if is_job else None))
+            raise ValueError(
+                f"DeviceMesh: this {'job' if is_job else 'machine'} has no "
+                f'device "{name}".\n'
+                f"  devices  {there or 'none'}\n"
+                "Hint: take names from keras.distribution.list_devices(). "
+                "[no-such-device]"
             )
-        local.append(f"{kind}:{index}")
-    return local
 
 
 def kind_of(op: str, device_type: str | None) -> str | None:
@@ -173,38 +143,3 @@ def kind_of(op: str, device_type: str | None) -> str | None:
             "[unknown-device]"
         )
     return kind
-
-
-def _here(kind: str | None) -> list[str]:
-    """The devices of this process as it counts them."""
-    import torch_mesh as tm
-
-    return [] if kind == "tpu" else list(tm.list_devices(kind))
-
-
-def _counts_of_job(kind: str | None) -> tuple[str, list[int]] | None:
-    """Kind and number of devices of each process; None outside of a job."""
-    counts = job.devices_by_process()
-    if counts is None:
-        return None
-    if kind is None:
-        kind = "gpu" if any(c.get("gpu") for c in counts) else "cpu"
-    return kind, [c.get(kind, 0) for c in counts]
-
-
-def _owner(number: int, counts: list[int]) -> tuple[int | None, int]:
-    """The process of a device, and the device's number there."""
-    for process, count in enumerate(counts):
-        if number < count:
-            return process, number
-        number -= count
-    return None, number
-
-
-def _raise_no_such(name: str, there: list[str]) -> None:
-    raise ValueError(
-        f'DeviceMesh: this machine has no device "{name}".\n'
-        f"  devices  {', '.join(there)}\n"
-        "Hint: take names from keras.distribution.list_devices(). "
-        "[no-such-device]"
-    )

@@ -9,6 +9,7 @@ Keras looks its functions up here at each call. This package does not: its
 modules call each other, and import nothing from here.
 """
 
+from torch_mesh.job import num_processes, process_id
 from torch_mesh.keras.collectives import (
     all_reduce,
     broadcast,
@@ -28,7 +29,6 @@ from torch_mesh.keras.devices import (
     list_local_devices,
 )
 from torch_mesh.keras.devices import to_backend_device as _to_backend_device
-from torch_mesh.keras.job import num_processes, process_id
 from torch_mesh.keras.layouts import to_backend_layout as _to_backend_layout
 from torch_mesh.keras.layouts import to_backend_mesh as _to_backend_mesh
 from torch_mesh.keras.path_adapter import TorchPathAdapter

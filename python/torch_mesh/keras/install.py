@@ -120,6 +120,10 @@ def complete() -> None:
         return
     _complete = True
     TABLE.apply(groups=AT_FIRST_DISTRIBUTION)
+    for name in ("save_model", "save_weights"):
+        done = TABLE.done.get(f"keras.src.saving.saving_api.{name}")
+        if done is not None:  # Keras's public names for them
+            rebind(done.original, done.replacement, "keras")
     if TABLE.missing:
         width = max(map(len, [*TABLE.missing, "checked"]))
         lines = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from torch_mesh.keras import devices, job
+from torch_mesh.keras import devices
 
 
 def to_backend_mesh(device_mesh: Any) -> Any:
@@ -27,7 +27,6 @@ def to_backend_mesh(device_mesh: Any) -> Any:
         ValueError: if two axes have one name, or there is not one of the
             devices. In one process there are as many virtual CPU devices as a
             mesh asks for.
-        NotImplementedError: if one of them belongs to another process.
     """
     import torch_mesh as tm
 
@@ -43,17 +42,16 @@ def to_backend_mesh(device_mesh: Any) -> Any:
     names = [
         devices.to_backend_device(d) for d in device_mesh.devices.flatten()
     ]
-    mesh = tm.Mesh(
+    devices.check_there(names)
+    return tm.Mesh(
         {
             name: int(size)
             for name, size in zip(
                 device_mesh.axis_names, device_mesh.shape, strict=True
             )
         },
-        devices=devices.to_local(names),
+        devices=names,
     )
-    job.warn_of_own_mesh(device_mesh)
-    return mesh
 
 
 def to_backend_layout(tensor_layout: Any) -> Any:

@@ -142,6 +142,12 @@ AT_IMPORT = (
             ),
             Patch(
                 DISTRIBUTION,
+                "Distribution.__init__",
+                checks.distribution_init,
+                "a mesh over processes takes data of any kind",
+            ),
+            Patch(
+                DISTRIBUTION,
                 "ModelParallel.__init__",
                 checks.model_parallel_init,
                 "an axis that the mesh has not is refused at once",
@@ -270,6 +276,102 @@ AT_FIRST_DISTRIBUTION = (
                 expects="model",
             ),
         ),
+    ),
+    Group(
+        "files of several processes",
+        (
+            *(
+                Patch(
+                    "keras.src.saving.saving_api",
+                    name,
+                    f"{_HERE}.writing:{name}",
+                    "all processes of a mesh gather, and one writes",
+                )
+                for name in ("save_model", "save_weights")
+            ),
+            *(
+                Patch(
+                    f"keras.src.callbacks.{module}",
+                    method,
+                    f"{_HERE}.writing:{replacement}",
+                    why,
+                    expects=expects,
+                )
+                for module, method, replacement, why, expects in (
+                    (
+                        "callback_list",
+                        "CallbackList._configure_async_dispatch",
+                        "configure_async_dispatch",
+                        "processes read the values of a step in one order",
+                        "self, callbacks",
+                    ),
+                    (
+                        "progbar_logger",
+                        "ProgbarLogger.set_params",
+                        "progbar_set_params",
+                        "one process of a mesh shows the progress",
+                        "self, params",
+                    ),
+                    (
+                        "csv_logger",
+                        "CSVLogger.on_train_begin",
+                        "unless_silent",
+                        "one process of a mesh writes the log",
+                        "self, logs=",
+                    ),
+                    (
+                        "csv_logger",
+                        "CSVLogger.on_epoch_end",
+                        "unless_silent",
+                        "one process of a mesh writes the log",
+                        "self, epoch, logs=",
+                    ),
+                    (
+                        "csv_logger",
+                        "CSVLogger.on_train_end",
+                        "unless_silent",
+                        "one process of a mesh writes the log",
+                        "self, logs=",
+                    ),
+                    (
+                        "tensorboard",
+                        "TensorBoard.set_model",
+                        "tensorboard_set_model",
+                        "one process of a mesh writes the log",
+                        "self, model",
+                    ),
+                    (
+                        "model_checkpoint",
+                        "ModelCheckpoint._save_model",
+                        "checkpoint_save_model",
+                        "one process of a mesh says that it saves",
+                        "self, epoch, batch, logs",
+                    ),
+                    (
+                        "backup_and_restore",
+                        "BackupAndRestore.on_train_begin",
+                        "backup_on_train_begin",
+                        "all processes of a mesh restore the same",
+                        "self, logs=",
+                    ),
+                    (
+                        "backup_and_restore",
+                        "BackupAndRestore._save_model",
+                        "backup_save_model",
+                        "one process of a mesh keeps the folder",
+                        "self",
+                    ),
+                    (
+                        "backup_and_restore",
+                        "BackupAndRestore.on_train_end",
+                        "backup_on_train_end",
+                        "one process of a mesh removes the folder",
+                        "self, logs=",
+                    ),
+                )
+            ),
+        ),
+        needs=("saving",),
     ),
     Group(
         "summaries",

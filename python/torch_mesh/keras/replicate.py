@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from torch_mesh.keras import active, collectives, data, job
+from torch_mesh import job
+from torch_mesh.keras import active, collectives, data
 from torch_mesh.keras.layouts import check_axis
 
 # The attribute of a replicated model that holds its mesh and batch axis, and
@@ -56,8 +57,6 @@ def replicate_model(
         TypeError: if `model` is not a module.
         ValueError: if a Keras model is not built or has no distribution in
             force, or the mesh lacks the axis.
-        NotImplementedError: if there are several processes and a mesh: a mesh
-            stays within one process.
     """
     import torch_mesh as tm
 
@@ -68,17 +67,8 @@ def replicate_model(
             "[no-module]"
         )
     mesh = _backend_mesh(mesh) or _mesh_of(model) or tm.current_mesh()
-    several = job.num_processes() > 1
-    if mesh is None and several:
+    if mesh is None and job.num_processes() > 1:
         return _among_processes(model, find_unused_parameters)
-    if several:
-        raise NotImplementedError(
-            "replicate_model: the mesh stays within this process, and there "
-            f"are {job.num_processes()}.\n"
-            f"  mesh  {mesh}\n"
-            "Hint: set no distribution, and give a model with plain tensors. "
-            "[other-process]"
-        )
     if _is_keras(model):
         _check_built(model)
         mesh, axis = _mesh_of_distribution(mesh, axis_name)

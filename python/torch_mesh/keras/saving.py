@@ -16,7 +16,7 @@ import torch
 
 import torch_mesh as tm
 from torch_mesh import blocks
-from torch_mesh.keras import active, compat, host_memory
+from torch_mesh.keras import active, compat, host_memory, writing
 
 core = compat.core()
 
@@ -110,6 +110,9 @@ def h5_setitem(original: Any) -> Any:
     @functools.wraps(original)
     def __setitem__(self: Any, key: str, value: Any) -> None:
         tensor = value._value if isinstance(value, core.Variable) else value
+        if writing.only_gathers() and isinstance(tensor, torch.Tensor):
+            _gather(tensor)
+            return
         if not is_large(tensor) or self.mode not in ("w", "a"):
             original(self, key, value)
             return
@@ -183,6 +186,19 @@ def is_large(tensor: Any) -> bool:
         and tensor.numel() * tensor.element_size() > blocks.BLOCK_BYTES
         and tm.is_global(tensor)
     )
+
+
+def _gather(tensor: torch.Tensor) -> None:
+    """Takes part in reading a tensor that another process writes."""
+    if not tm.is_global(tensor):
+        return
+    tensor = tensor.detach()
+    if not is_large(tensor):
+        core.convert_to_numpy(tensor)
+        return
+    elements = max(1, blocks.BLOCK_BYTES // tensor.element_size())
+    for _, start, count in blocks.pieces(tensor.shape, elements):
+        blocks.read_block(tensor, start, count)
 
 
 def _is_elsewhere(value: Any) -> bool:

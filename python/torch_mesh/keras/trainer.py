@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from keras.src import tree
 
-from torch_mesh.keras import active, compat, moves
-from torch_mesh.keras.data import distribute_data_input
+from torch_mesh.keras import active, compat, data, moves, parts
+from torch_mesh.keras.writing import members
 
 core = compat.core()
 
@@ -40,23 +40,28 @@ class ShardedStep:
         self.step = step
         self._distribution: Any = None
         self._layouts: dict[tuple[int, ...], Any] = {}
+        # Whether each process has a part of the batch, and not all of it.
+        self._joins_parts = False
 
-    def __call__(self, data: Any) -> Any:
+    def __call__(self, batches: Any) -> Any:
         distribution = active.current()
         if distribution is not None and active.on_mesh():
             if distribution is not self._distribution:
                 self._distribution = distribution
                 self._layouts = {}
-            data = self._shard_all(data)
-        return self.step(data)
+            self._joins_parts = (
+                not distribution.auto_shard_dataset and len(members()) > 1
+            )
+            batches = self._shard_all(batches)
+        return self.step(batches)
 
-    def _shard_all(self, data: Any) -> Any:
+    def _shard_all(self, batches: Any) -> Any:
         # The usual structure, [(x, y)], without a look at its kinds of nodes.
-        if type(data) is list or type(data) is tuple:
-            return type(data)([self._shard_all(part) for part in data])
-        if isinstance(data, (torch.Tensor, np.ndarray)):
-            return self._shard(data)
-        return tree.map_structure(self._shard, data)
+        if type(batches) is list or type(batches) is tuple:
+            return type(batches)([self._shard_all(part) for part in batches])
+        if isinstance(batches, (torch.Tensor, np.ndarray)):
+            return self._shard(batches)
+        return tree.map_structure(self._shard, batches)
 
     def _shard(self, x: Any) -> Any:
         if not isinstance(x, (torch.Tensor, np.ndarray)) or x.ndim == 0:
@@ -68,7 +73,9 @@ class ShardedStep:
                 self._layouts.clear()
             layout = self._distribution.get_data_layout(shape)
             self._layouts[shape] = layout
-        return distribute_data_input(
+        if self._joins_parts:
+            return parts.join(data.as_tensor(x), layout.backend_layout)
+        return data.distribute_data_input(
             x, layout, self._distribution.batch_dim_name
         )
 

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 
-_log = logging.getLogger("torch_mesh.keras")
+_log = logging.getLogger("torch_mesh")
 
 # Seconds: before the line is written, and the longest between two attempts.
 PATIENCE = 1.0

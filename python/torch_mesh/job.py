@@ -1,0 +1,239 @@
+"""Which job of several processes this process is part of.
+
+The job is torch's default process group, whoever made it. So `num_processes`
+tells the truth under `torchrun` too, and `torch.distributed` ends the job with
+`destroy_process_group`. What `initialize` (processes.py) has learned stands
+here, for all who only ask.
+
+Light: torch.distributed and the engine come when they are needed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class _Job(NamedTuple):
+    """What `initialize` has learned; it holds as long as its group does.
+
+    Attributes:
+        group: The process group that it belongs to.
+        store: Where the processes leave each other texts. Nothing in it is
+            trusted.
+        devices: Number of devices by kind, for each process.
+        seed: A number that is the same in all processes, drawn by process 0.
+        patience: Seconds to wait for another process.
+    """
+
+    group: Any
+    store: Any
+    devices: list[dict[str, int]]
+    seed: int
+    patience: float
+
+
+_job: _Job | None = None
+_begun = 0
+# How often each set of processes has met, or was told something.
+_turns: dict[str, int] = {}
+
+_MAX_TEXT = 1024
+
+
+def begin() -> int:
+    """The number of the job that this process is about to join.
+
+    All processes of a job have joined as many before it, so that its number is
+    theirs too, where several jobs write into one store.
+
+    Returns:
+        int, from 1.
+    """
+    global _begun
+    _begun += 1
+    return _begun
+
+
+def learn(
+    group: Any,
+    store: Any,
+    devices: list[dict[str, int]],
+    seed: int,
+    patience: float,
+) -> None:
+    """Keeps what `initialize` has learned.
+
+    Args:
+        group: The process group of the job.
+        store: Where the processes leave each other texts.
+        devices: Number of devices by kind, for each process.
+        seed: The same in all processes.
+        patience: Seconds to wait for another process.
+    """
+    global _job
+    _job = _Job(group, store, devices, seed, patience)
+
+
+def forget() -> None:
+    """Lets go of the job, and ends it for the engine. Sends nothing.
+
+    An ended job's store keeps its port as long as anybody holds it.
+    """
+    global _job
+    _job = None
+    _turns.clear()
+    engine = sys.modules.get("torch_mesh._C")
+    end = getattr(engine, "end_job", None)
+    if end is not None:
+        end()
+
+
+def group() -> Any:
+    """torch's default process group, None without one.
+
+    A fake one, with which programs are tried out in one process, is none.
+    """
+    try:
+        import torch.distributed as dist
+    except ImportError:
+        return None
+    if not dist.is_available() or not dist.is_initialized():
+        return None
+    found = dist.group.WORLD
+    if found is None or dist.get_backend(found) == "fake":
+        return None
+    return found
+
+
+def num_processes() -> int:
+    """Returns the number of processes of the job.
+
+    Returns:
+        int, 1 if there is no process group.
+    """
+    found = group()
+    return 1 if found is None else found.size()
+
+
+def process_id() -> int:
+    """Returns the index of this process in the job.
+
+    Returns:
+        int, 0 if there is no process group.
+    """
+    found = group()
+    return 0 if found is None else found.rank()
+
+
+def devices_by_process() -> list[dict[str, int]] | None:
+    """Number of devices by kind, for each process of the job.
+
+    Returns:
+        List of dicts such as {"cpu": 4, "gpu": 0}; None unless `initialize`
+        has brought several processes together.
+    """
+    now = _now()
+    return None if now is None else now.devices
+
+
+def seed() -> int | None:
+    """A number that is the same in all processes, None outside of a job."""
+    now = _now()
+    return None if now is None else now.seed
+
+
+def told(op: str, members: list[int], text: str = "") -> str:
+    """Gives some processes a text of the first of them; returns it in all.
+
+    The others wait for it: what the first has done before, they find done.
+
+    Args:
+        op: Whom an error is to name.
+        members: The processes, this one among them, in order. All of them call
+            this with the same, as often.
+        text: That of the first; a kilobyte at most.
+
+    Raises:
+        RuntimeError: if it does not come in time, or nobody is there to say it.
+    """
+    now = _now()
+    if now is None or len(members) < 2:
+        return text
+    key = f"told/{_turn(members)}"
+    try:
+        if process_id() == members[0]:
+            now.store.set(key, text[:_MAX_TEXT])
+            return text[:_MAX_TEXT]
+        _wait_until(now, lambda: now.store.check([key]))
+        said: bytes = now.store.get(key)
+    except (RuntimeError, ValueError) as error:
+        raise _lost(op, f"process {members[0]}", error) from error
+    return said[: 4 * _MAX_TEXT].decode("utf-8", "backslashreplace")
+
+
+def meet(op: str, members: list[int]) -> None:
+    """Returns when some processes have all come here.
+
+    Args:
+        op: Whom an error is to name.
+        members: The processes, this one among them, in order. All of them call
+            this, as often.
+
+    Raises:
+        RuntimeError: if one does not come in time, or has ended.
+    """
+    now = _now()
+    if now is None or len(members) < 2:
+        return
+    key = f"met/{_turn(members)}"
+    try:
+        now.store.add(key, 1)
+        _wait_until(now, lambda: now.store.add(key, 0) >= len(members))
+    except (RuntimeError, ValueError) as error:
+        raise _lost(op, "another process", error) from error
+
+
+def _turn(members: list[int]) -> str:
+    """What some processes do next, as part of a key."""
+    name = "-".join(map(str, members))
+    _turns[name] = _turns.get(name, 0) + 1
+    return f"{name}/{_turns[name]}"
+
+
+def _wait_until(now: _Job, is_there: Callable[[], bool]) -> None:
+    """Returns when something is there.
+
+    Raises:
+        RuntimeError: if it is not in time, or the job is over.
+    """
+    end = time.monotonic() + now.patience
+    pause = 0.001
+    verdict = getattr(sys.modules.get("torch_mesh._C"), "verdict", None)
+    while not is_there():
+        why_over = verdict() if verdict is not None else None
+        if why_over:
+            raise RuntimeError(why_over)
+        if time.monotonic() > end:
+            raise RuntimeError(f"nothing came within {now.patience:g} s")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+
+
+def _lost(op: str, whom: str, error: Exception) -> RuntimeError:
+    line = str(error).strip().partition("\n")[0]
+    return RuntimeError(
+        f"{op}: {whom} has ended, or is not done in time.\n"
+        f"  this is process {process_id()} of {num_processes()}\n"
+        f"  {line}\n"
+        "Hint: look at the output of the other processes. [peer-lost]"
+    )
+
+
+def _now() -> _Job | None:
+    """The job, unless its group has ended."""
+    if _job is None or _job.group is not group():
+        return None
+    return _job
