@@ -9,6 +9,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <pybind11/stl.h>
@@ -30,6 +31,7 @@ namespace {
 struct Decision {
   uint64_t id;             // of the job
   bool has_shared_memory;  // whether processes of one host may share any
+  bool checks_calls;       // whether they compare each
 };
 
 Decision decided(Store& store, int process) {
@@ -47,21 +49,27 @@ Decision decided(Store& store, int process) {
         " names no transport.\n"
         "Hint: unset it, or set it to c10d, so that processes of one host do "
         "not share memory.");
-    store.set(kKey, std::to_string(id) + (name == "c10d" ? " 0" : " 1"));
-    return {id, name != "c10d"};
+    const char* check = std::getenv("TORCH_MESH_CHECK");
+    const bool checks = check && std::string_view(check) == "1";
+    store.set(
+        kKey,
+        std::to_string(id) + (name == "c10d" ? " 0" : " 1") +
+            (checks ? "1" : "0"));
+    return {id, name != "c10d", checks};
   }
   const std::string said = store.get(kKey);
-  Decision decision{0, false};
+  Decision decision{0, false, false};
   const char* end = said.data() + said.size();
   const auto [rest, error] = std::from_chars(said.data(), end, decision.id);
   TORCH_MESH_CHECK_VALUE(
-      error == std::errc() && end - rest == 2,
+      error == std::errc() && end - rest == 3,
       "processes-differ",
       "initialize: process 0 says \"",
       shown(said),
       "\" of the job.\nHint: use the same release of torch-mesh in all "
       "processes.");
   decision.has_shared_memory = rest[1] == '1';
+  decision.checks_calls = rest[2] == '1';
   return decision;
 }
 
@@ -73,6 +81,7 @@ void join(const std::string& group_name, int process, int num_processes) {
   Job job;
   job.process = process;
   job.num_processes = num_processes;
+  job.checks_calls = decision.checks_calls;
   job.transports.resize(num_processes);
   const std::shared_ptr<SharedMemory> memory =
       decision.has_shared_memory
