@@ -42,6 +42,9 @@ std::string words_of(const Op& op, const CallTensors& tensors) {
 }  // namespace
 
 void note_call(const Op& op, const CallTensors& tensors) {
+  if (op.moves_no_data) {
+    return;
+  }
   const CallTensors::Entry* global = nullptr;
   uint64_t what = op.hash;
   for (const CallTensors::Entry& entry : tensors.entries) {
