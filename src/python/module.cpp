@@ -16,6 +16,7 @@
 #include "dispatch/device_index.h"
 #include "dispatch/ops.h"
 #include "python/blocks.h"
+#include "python/job.h"
 #include "python/layout_map.h"
 #include "python/local_programs.h"
 #include "python/numpy.h"
@@ -349,6 +350,7 @@ PYBIND11_MODULE(_C, m) {
   torch_mesh::bind_counters(m);
   torch_mesh::bind_layout_map(m);
   torch_mesh::bind_blocks(m);
+  torch_mesh::bind_job(m);
   torch_mesh::bind_numpy(m);
   torch_mesh::bind_local_programs(m);
 }

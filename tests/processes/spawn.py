@@ -36,20 +36,28 @@ def free_addresses(count):
     return addresses
 
 
-def run(program, ids=(0, 1), start=START, environment=None, addresses=None):
+def run(
+    program,
+    ids=(0, 1),
+    start=START,
+    environment=None,
+    addresses=None,
+    preamble=PREAMBLE,
+):
     """Runs `program` once for each of `ids`, at the same time.
 
     Args:
-        program: Python text, after `PREAMBLE` and `start`.
+        program: Python text, after `preamble` and `start`.
         ids: What each process takes as its index.
         start: Python text before the program; "" does not begin a job.
         environment: Function from index to more variables.
         addresses: Of the processes; None takes free ones.
+        preamble: Python text before all others.
 
     Returns:
         List of `(exit code, stdout, stderr)`, one for each process.
     """
-    text = PREAMBLE + start + textwrap.dedent(program)
+    text = preamble + start + textwrap.dedent(program)
     addresses = addresses or free_addresses(2)
     processes = []
     for i in ids:

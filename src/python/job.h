@@ -1,0 +1,11 @@
+// job.h: jobs of several processes, for Python.
+
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace torch_mesh {
+
+void bind_job(pybind11::module_& m);
+
+}  // namespace torch_mesh
