@@ -578,10 +578,12 @@ std::unique_ptr<Transport> c10d_transport(
       " of ",
       group->getSize(),
       " in its group");
-  if (!group->hasBackendForDeviceType(at::kCPU)) {
+  c10::intrusive_ptr<c10d::Backend> backend;
+  try {
+    backend = group->getBackend(at::kCPU);
+  } catch (const c10::Error&) {
     raise_no_group(group_name, "it has no backend for the CPU.");
   }
-  c10::intrusive_ptr<c10d::Backend> backend = group->getBackend(at::kCPU);
   if (backend->getBackendName() != "gloo") {
     raise_no_group(
         group_name,

@@ -160,9 +160,11 @@ void Judge::looked(Time now, uint64_t num_beats) {
   if (stood_still(last_looked_, now) || num_beats != num_beats_) {
     num_beats_ = num_beats;
     silent_ = 0;
+    is_store_silent_ = false;
     return;
   }
-  if (is_over_limit(++silent_) && !has_any_left()) {
+  is_store_silent_ = is_over_limit(++silent_);
+  if (is_store_silent_ && !has_any_left()) {
     const int keeper = settings_.store_keeper;
     decide(
         "peer-lost",
@@ -193,7 +195,7 @@ void Judge::store_failed(std::string_view error) {
       (keeper < 0 ? std::string("the job's store")
                   : name(keeper) + ", with the job's store,") +
           " is gone." + (keeper < 0 ? std::string() : last_said(keeper)) +
-          "\n  the store says" + shown_lines(error) +
+          (error.empty() ? "" : "\n  the store says" + shown_lines(error)) +
           "\nHint: look at the output of the process that keeps the store, "
           "process 0 or the launcher: it ended, or was killed.");
 }
@@ -262,6 +264,14 @@ uint64_t Judge::number(int process) const {
 bool Judge::is_running(int process) const {
   const std::optional<Beat>& beat = peers_[process].beat;
   return !beat || beat->state == Beat::State::kRunning;
+}
+
+int Judge::num_running() const {
+  int num = 0;
+  for (int i = 0; i < static_cast<int>(peers_.size()); ++i) {
+    num += is_running(i);
+  }
+  return num;
 }
 
 std::string Judge::limit_text() const {

@@ -52,7 +52,8 @@ class Judge {
   //
   //   num_beats  of this process that are out
   void looked(Time now, uint64_t num_beats);
-  // The store gave an error, after which it is not asked again.
+  // The store gave an error, after which it is not asked again; "" says no more
+  // than that.
   void store_failed(std::string_view error);
   // A connection to this process was closed by its end: two beats that do not
   // come are then enough.
@@ -73,6 +74,8 @@ class Judge {
   // Beats of `process` that came; 0: none.
   uint64_t number(int process) const;
   bool is_running(int process) const;
+  int num_running() const;
+  bool is_store_silent() const { return is_store_silent_; }
 
  private:
   struct Peer {
@@ -98,7 +101,8 @@ class Judge {
   std::optional<Time> last_heard_;
   std::optional<Time> last_looked_;
   uint64_t num_beats_ = 0;
-  int silent_ = 0;
+  int silent_ = 0;  // intervals since the last beat of this process
+  bool is_store_silent_ = false;
   std::optional<Verdict> verdict_;
 };
 

@@ -34,9 +34,9 @@ void start_monitor(
 
 // Tells the others that this process leaves, or that it failed if it said so,
 // and ends the threads. Takes some 10 ms; in the process that keeps the store
-// up to two intervals, so that the others read it before the store goes; and at
-// most 2 s more where the store does not answer: its thread is then left
-// behind.
+// up to two intervals, so that the others read it before the store goes. Where
+// the store does not answer it leaves a thread behind, after 2 s and two
+// intervals, or at once if the store is known to be lost.
 void stop_monitor();
 
 // This process ends with an error, which the others are shown: at most
