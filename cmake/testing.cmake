@@ -41,9 +41,11 @@ if(TORCH_MESH_SANITIZE MATCHES thread)
   # code touches is not watched.
   include(cmake/python.cmake)
   include(cmake/torch.cmake)
+  include(cmake/distributed.cmake)
   torch_mesh_add_test(
     test_communicator FOLDERS comm LINKS torch_mesh_core)
   torch_mesh_sources(comm_sources src/shard src/comm)
+  torch_mesh_choose_c10d(comm_sources)
   target_sources(test_communicator PRIVATE ${comm_sources} ${trace_sources})
   torch_mesh_use_torch(test_communicator)
   torch_mesh_link_openmp(test_communicator)

@@ -102,7 +102,8 @@ Strides common_strides(
   return strides;
 }
 
-// Gives the operands' sums memory of their own; one operand has it already.
+// Gives the operands' sums memory of their own, in the order in which the parts
+// lay; one operand may have it already.
 void unpack(
     const at::Tensor& run,
     const std::vector<Shards>& operands,
@@ -112,12 +113,13 @@ void unpack(
   int64_t begin = 0;
   for (size_t k = 0; k < operands.size(); ++k) {
     const Shard& part = operands[k][lane];
-    at::Tensor sum = run.as_strided(part.sizes(), strides[k], begin);
-    if (operands.size() > 1) {
-      sum =
-          at::empty_strided(part.sizes(), strides[k], run.options()).copy_(sum);
-    }
-    sums[k][lane] = std::move(sum);
+    const at::Tensor sum = run.as_strided(part.sizes(), strides[k], begin);
+    sums[k][lane] =
+        operands.size() > 1
+            ? at::empty_strided(
+                  part.sizes(), dense_strides_of(part), run.options())
+                  .copy_(sum)
+            : in_order(sum, part.strides());
     begin += part.numel();
   }
 }

@@ -11,8 +11,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
-#include "job/job.h"
 #include "job/journal.h"
+#include "job/runs.h"
 #include "shard/local_ops.h"
 #include "shard/strides.h"
 #include "trace/counters.h"
@@ -152,34 +152,22 @@ void Exchange::travel(std::string_view what) {
   };
   std::map<int, std::vector<uint64_t>> orders_out = orders_of(outgoing_);
   std::map<int, std::vector<uint64_t>> orders_in = orders_of(incoming_);
-  struct Runs {
-    std::vector<Outgoing> out;
-    std::vector<Incoming> in;
-  };
-  std::map<Transport*, Runs> runs;
+  Runs runs;
   for (auto& [process, orders] : orders_out) {
-    runs[&transport_to(process)].out.push_back({process, bytes_of(orders)});
+    runs.send(process, bytes_of(orders));
   }
   for (auto& [process, orders] : orders_in) {
-    runs[&transport_to(process)].in.push_back({process, bytes_of(orders)});
+    runs.receive(process, bytes_of(orders));
   }
   for (const Travelling& piece : outgoing_) {
-    runs[&transport_to(piece.process)].out.push_back(
-        {piece.process, bytes_to_send(piece.run)});
+    runs.send(piece.process, bytes_to_send(piece.run));
   }
   for (const Travelling& piece : incoming_) {
-    runs[&transport_to(piece.process)].in.push_back(
-        {piece.process, bytes_to_fill(piece.run)});
+    runs.receive(piece.process, bytes_to_fill(piece.run));
   }
 
-  const Stamp stamp = note_step(mesh_, what);
   try {
-    for (const auto& [transport, of_it] : runs) {
-      transport->begin(stamp, of_it.out, of_it.in);
-    }
-    for (const auto& [transport, of_it] : runs) {
-      transport->finish();
-    }
+    runs.run(note_step(mesh_, what));
   } catch (...) {
     // A transport may still read and write what it was given.
     new std::vector(std::move(outgoing_));

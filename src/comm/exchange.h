@@ -45,7 +45,8 @@ class Exchange {
   // differ.
   template <typename Words>
   void run(const Words& words) {
-    if (!outgoing_.empty() || !incoming_.empty()) {
+    // Noted by all, also by who has nothing to send or receive.
+    if (!is_all_mine_) {
       travel(words());
     }
   }

@@ -3,12 +3,12 @@
 #include "comm/host_read.h"
 
 #include <algorithm>
-#include <map>
+#include <span>
 #include <vector>
 
 #include "comm/held_locks.h"
-#include "job/job.h"
 #include "job/journal.h"
+#include "job/runs.h"
 #include "trace/counters.h"
 
 namespace torch_mesh {
@@ -30,11 +30,45 @@ std::vector<int> processes_of(const Mesh& mesh) {
 
 }  // namespace
 
+namespace {
+
+// `bytes` of the first process come to all others; each of these says that it
+// is here.
+void spread(const Mesh& mesh, std::span<std::byte> bytes, const Stamp& stamp) {
+  check_no_lock_is_held("a read by the host");
+  std::byte here[1] = {};
+  std::byte heard[1];
+  const std::vector<int> processes = processes_of(mesh);
+  const int first = processes[0];
+  Runs runs;
+  if (first != this_process()) {
+    runs.send(first, here);
+    runs.receive(first, bytes);
+  } else {
+    for (const int other : processes) {
+      if (other != first) {
+        runs.send(other, bytes);
+        runs.receive(other, heard);
+      }
+    }
+  }
+  runs.run(stamp);
+}
+
+}  // namespace
+
+void compare(const Mesh& mesh, const std::string& words) {
+  if (mesh.is_all_mine() || mesh.is_null()) {
+    return;
+  }
+  std::byte nothing[1] = {};
+  spread(mesh, nothing, note_step(mesh, words));
+}
+
 at::Tensor agreed(const Mesh& mesh, const at::Tensor& value) {
   if (mesh.is_all_mine() || mesh.is_null()) {
     return value;
   }
-  check_no_lock_is_held("a read by the host");
   const bool is_small =
       value.nbytes() != 0 && value.nbytes() <= kMostBytes && value.is_cpu();
   at::Tensor result = value;
@@ -45,32 +79,10 @@ at::Tensor agreed(const Mesh& mesh, const at::Tensor& value) {
     bytes = {static_cast<std::byte*>(result.mutable_data_ptr()),
              result.nbytes()};
   }
-  const std::vector<int> processes = processes_of(mesh);
-  const int first = processes[0];
-  std::byte heard[1];  // of the others: that they are here
-  std::map<Transport*, std::pair<std::vector<Outgoing>, std::vector<Incoming>>>
-      runs;
-  if (first != this_process()) {
-    auto& [out, in] = runs[&transport_to(first)];
-    out.push_back({first, nothing});
-    in.push_back({first, bytes});
-  } else {
-    for (const int other : processes) {
-      if (other != first) {
-        auto& [out, in] = runs[&transport_to(other)];
-        out.push_back({other, bytes});
-        in.push_back({other, heard});
-      }
-    }
-  }
-  const Stamp stamp =
-      note_step(mesh, "value for the host, in " + CurrentOp::name());
-  for (const auto& [transport, of_it] : runs) {
-    transport->begin(stamp, of_it.first, of_it.second);
-  }
-  for (const auto& [transport, of_it] : runs) {
-    transport->finish();
-  }
+  spread(
+      mesh,
+      bytes,
+      note_step(mesh, "value for the host, in " + CurrentOp::name()));
   return result;
 }
 
@@ -82,11 +94,7 @@ std::vector<std::vector<int64_t>> numbers_of_devices(
     return all;
   }
   check_no_lock_is_held("a read by the host");
-  struct Runs {
-    std::vector<Outgoing> out;
-    std::vector<Incoming> in;
-  };
-  std::map<Transport*, Runs> runs;
+  Runs runs;
   const std::vector<int> processes = processes_of(mesh);
   size_t count = 0;
   for (const std::vector<int64_t>& numbers : own) {
@@ -96,24 +104,16 @@ std::vector<std::vector<int64_t>> numbers_of_devices(
     const int owner = mesh.devices()[device].process;
     if (owner != this_process()) {
       all[device].resize(count);
-      runs[&transport_to(owner)].in.push_back(
-          {owner, std::as_writable_bytes(std::span(all[device]))});
+      runs.receive(owner, std::as_writable_bytes(std::span(all[device])));
       continue;
     }
     for (const int other : processes) {
       if (other != owner) {
-        runs[&transport_to(other)].out.push_back(
-            {other, std::as_bytes(std::span(own[device]))});
+        runs.send(other, std::as_bytes(std::span(own[device])));
       }
     }
   }
-  const Stamp stamp = note_step(mesh, "sizes, in " + CurrentOp::name());
-  for (const auto& [transport, of_it] : runs) {
-    transport->begin(stamp, of_it.out, of_it.in);
-  }
-  for (const auto& [transport, of_it] : runs) {
-    transport->finish();
-  }
+  runs.run(note_step(mesh, "sizes, in " + CurrentOp::name()));
   return all;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -19,6 +20,10 @@ namespace torch_mesh {
 // In one process, and on a mesh without axes, it is `value`.
 // Requires: all processes of the mesh call it.
 at::Tensor agreed(const Mesh& mesh, const at::Tensor& value);
+
+// Compares what the processes of the mesh do: words of any length. Throws
+// [processes-differ] with both. Nothing in one process.
+void compare(const Mesh& mesh, const std::string& words);
 
 // The same numbers of each device, as many of each: those that this process has
 // of its own, and those of the others.

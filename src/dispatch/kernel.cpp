@@ -12,13 +12,13 @@
 #include "dispatch/autograd_thread.h"
 #include "dispatch/call_key.h"
 #include "dispatch/device_index.h"
+#include "dispatch/noted_call.h"
 #include "dispatch/ops.h"
 #include "dispatch/overlapping_destinations.h"
 #include "dispatch/plain_destinations.h"
 #include "dispatch/plain_gradients.h"
 #include "dispatch/program.h"
 #include "job/job.h"
-#include "job/journal.h"
 #include "rules/families.h"
 #include "rules/modifiers.h"
 #include "run/executor.h"
@@ -259,22 +259,6 @@ void run_call(
     count_replicated(op.schema.name);
   }
   execute(op, *prepared, tensors, stack);
-}
-
-// Notes what all processes of a job should do: of the op its name, and of the
-// tensors their sizes.
-void note_call(const Op& op, const CallTensors& tensors) {
-  const CallTensors::Entry* global = nullptr;
-  uint64_t what = op.hash;
-  for (const CallTensors::Entry& entry : tensors.entries) {
-    for (const int64_t size : entry.tensor->sizes()) {
-      what = what * 31 + static_cast<uint64_t>(size);
-    }
-    global = entry.is_global && !global ? &entry : global;
-  }
-  if (global) {
-    note(layout_in_call(*global).mesh(), what);
-  }
 }
 
 void run(const Op& op, Stack& stack) {

@@ -44,18 +44,18 @@ void SharedMemory::begin(
     std::span<const Incoming> receives) {
   check_usable();
   TORCH_MESH_ASSERT(!is_begun_, "an exchange begins inside of another");
-  for (const Outgoing& send : sends) {
-    TORCH_MESH_ASSERT(serves(send.process), "no peer ", send.process);
-    peers_[send.process]->add_send(send.bytes);
-  }
-  for (const Incoming& receive : receives) {
-    TORCH_MESH_ASSERT(serves(receive.process), "no peer ", receive.process);
-    peers_[receive.process]->add_receive(receive.bytes);
-  }
   is_begun_ = true;
   stamp_ = stamp;
   std::end(stamp_.text)[-1] = 0;
   or_broken([&] {
+    for (const Outgoing& send : sends) {
+      TORCH_MESH_ASSERT(serves(send.process), "no peer ", send.process);
+      peers_[send.process]->add_send(send.bytes);
+    }
+    for (const Incoming& receive : receives) {
+      TORCH_MESH_ASSERT(serves(receive.process), "no peer ", receive.process);
+      peers_[receive.process]->add_receive(receive.bytes);
+    }
     for (const auto& peer : peers_) {
       if (peer && peer->start(job_, stamp_)) {
         peer->send();

@@ -35,7 +35,7 @@ class SharedMemory final : public Transport {
   // that share memory with this one, which both sides then know. There may be
   // none, as where the system has no memory left for it: then nothing is kept.
   // Throws what `store` throws. Nothing is left in /dev/shm, unless the process
-  // is killed while the processes look for each other.
+  // is killed in the moment in which all are here and files have names.
   //
   //   job     its random number, the same in all processes
   //   budget  bytes, of the segments of all that share memory together

@@ -3,6 +3,7 @@
 // By texts in the store, in steps that all take, also who has no memory: each
 // text is written before the others' are waited for.
 //
+//   present  all have come, so that files stand for a moment only
 //   name     of the own segment, of one page
 //   tokens   that stood in the segments of the others
 //   rings    what the own segment has now, for those who told its token
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <charconv>
 #include <functional>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -34,18 +36,47 @@ class Board {
 
   // Leaves the own text, and returns those of all.
   std::vector<std::string> exchange(const char* step, const std::string& mine) {
-    auto key = [&](int process) {
-      return folder_ + step + "/" + std::to_string(process);
-    };
+    const std::string folder = folder_ + step + "/";
+    auto key = [&](int process) { return folder + std::to_string(process); };
     store_.set(key(process_), mine);
-    std::vector<std::string> result;
+    std::vector<std::optional<std::string>> found(num_processes_);
+    found[process_] = mine;
     for (int process = 0; process < num_processes_; ++process) {
-      result.push_back(process == process_ ? mine : store_.get(key(process)));
+      if (!found[process]) {
+        found[process] = store_.get(key(process));
+        // Once one has come, most of the others have, too.
+        look(found, key);
+      }
+    }
+    std::vector<std::string> result;
+    for (const std::optional<std::string>& text : found) {
+      result.push_back(*text);
     }
     return result;
   }
 
  private:
+  // Those that are there, of those that are not found yet.
+  template <typename Key>
+  void look(std::vector<std::optional<std::string>>& found, const Key& key)
+      const {
+    std::vector<int> missing;
+    std::vector<std::string> keys;
+    for (int process = 0; process < num_processes_; ++process) {
+      if (!found[process]) {
+        missing.push_back(process);
+        keys.push_back(key(process));
+      }
+    }
+    if (keys.empty()) {
+      return;
+    }
+    const auto texts = store_.try_get(keys);
+    for (size_t i = 0; i < missing.size(); ++i) {
+      found[missing[i]] = texts[i];
+    }
+  }
+
   Store& store_;
   const int process_;
   const int num_processes_;
@@ -132,6 +163,7 @@ void SharedMemory::connect(Store& store, size_t budget) {
   std::vector<std::unique_ptr<Segment>> theirs(num);
   const auto mine_index = static_cast<size_t>(process_);
 
+  board.exchange("present", "");
   mine_ = Segment::create();
   const std::vector<std::string> names =
       board.exchange("name", mine_ ? mine_->name() : kNone);

@@ -1,4 +1,4 @@
-// job.h: joining a job, for Python.
+// job.h: jobs of several processes, for Python.
 
 #pragma once
 

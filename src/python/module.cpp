@@ -355,6 +355,7 @@ PYBIND11_MODULE(_C, m) {
   torch_mesh::bind_counters(m);
   torch_mesh::bind_layout_map(m);
   torch_mesh::bind_blocks(m);
+  torch_mesh::bind_job(m);
   torch_mesh::bind_numpy(m);
   torch_mesh::bind_local_programs(m);
   torch_mesh::bind_job(m);

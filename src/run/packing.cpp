@@ -97,9 +97,19 @@ at::Tensor make_result(
   if (take_known_strides(output, shards, is_joined)) {
     return make_global(layout, sizes, output.strides, dtype, std::move(shards));
   }
-  if (layout.sharded_axes() == 0 || first.sizes() == c10::IntArrayRef(sizes)) {
+  if (layout.sharded_axes() == 0 ||
+      (layout.mesh().is_all_mine() &&
+       first.sizes() == c10::IntArrayRef(sizes))) {
     return make_global(
         layout, sizes, first.strides(), dtype, std::move(shards));
+  }
+  if (!layout.mesh().is_all_mine()) {
+    // One that all processes come to by themselves.
+    const std::vector<int64_t> strides = contiguous_strides(sizes);
+    for (Shard& shard : shards) {
+      shard = in_order(shard.local(), strides);
+    }
+    return make_global(layout, sizes, strides, dtype, std::move(shards));
   }
   const std::vector<int64_t> strides =
       is_joined ? strides_in_order_of(sizes, as_span(first.strides()))

@@ -361,7 +361,11 @@ void find_hidden_strides(
   std::optional<std::vector<at::Tensor>> results;
   for (size_t o = 0; o < prepared.outputs.size(); ++o) {
     const Plan::Output& output = prepared.plan.outputs[o];
-    if (!hides_strides(op, args, output, prepared.outputs[o])) {
+    // No process sees how the shards of others lie.
+    const bool is_elsewhere = output.layout.sharded_axes() != 0 &&
+                              !output.layout.mesh().is_all_mine();
+    if (!is_elsewhere &&
+        !hides_strides(op, args, output, prepared.outputs[o])) {
       continue;
     }
     if (!results) {
@@ -380,8 +384,8 @@ void find_hidden_strides(
         known.shard_strides.push_back(
             strides_in_order_of(known.local_sizes[lane], as_span(strides)));
       }
-      known.is_certain = input_of_batch_norm(op) >= 0 || is_iterated(op) ||
-                         is_laid_out_by_kernel(op);
+      known.is_certain = is_elsewhere || input_of_batch_norm(op) >= 0 ||
+                         is_iterated(op) || is_laid_out_by_kernel(op);
     }
   }
 }

@@ -44,6 +44,7 @@ class Done:
     right: dict
     outcomes: list
     seconds: float
+    ends_worker: bool = False  # its processes no longer do the same
 
 
 class Worker:
@@ -134,10 +135,9 @@ def work(connection, progress, options):
                 if not is_whole:
                     return
                 continue
-            connection.send(Done(job, record.right, record.outcomes, seconds))
-            if not is_whole:
-                connection.close()
-                os._exit(0)  # a new team goes on
+            done = Done(job, record.right, record.outcomes, seconds)
+            done.ends_worker = not is_whole
+            connection.send(done)
 
 
 def suite_of(job):
@@ -202,6 +202,9 @@ def run_jobs(jobs, options, *, workers=2, hang_after=120, tell=None):
                 if done:
                     done.outcomes += lost.pop(key_of(done.job), [])
                     worker.job = None
+                    if done.ends_worker:
+                        worker.stop()
+                        pool[i] = Worker(options)
                     yield done
                     continue
                 hung = not ready and worker.idle_for(step) > hang_after

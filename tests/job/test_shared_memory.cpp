@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -13,6 +15,7 @@
 
 #include "job/exchanges.h"
 #include "job/forked_processes.h"
+#include "job/waiting.h"
 
 namespace torch_mesh {
 namespace {
@@ -120,6 +123,24 @@ TEST(SharedMemory, TenThousandExchangesInRandomPatternsCome) {
       EXPECT_EQ(num_wrong, 0);
     });
   }
+}
+
+std::atomic<int> num_slices{0};
+
+TEST(SharedMemory, ProcessesWakeEachOther) {
+  expect_exchanges(2, kSmallBudget, [](Exchanges& exchanges, int process) {
+    // Asked when a slice of waiting is over, and nobody has woken the thread.
+    set_verdict_hook([](int) { ++num_slices; });
+    for (int i = 0; i < 5; ++i) {
+      for (const int sender : {0, 1}) {
+        EXPECT_TRUE(exchanges.exchange(
+            [&](int from, int) { return from == sender ? 10'000'000 : 0; }));
+      }
+    }
+    // Some are, where others keep both from running; a hundred rings are full.
+    EXPECT_LT(num_slices, 50);
+    set_verdict_hook(nullptr);
+  });
 }
 
 TEST(SharedMemory, AnotherThreadMayFinish) {

@@ -128,20 +128,37 @@ TEST(SharedMemoryOpening, NothingIsLeftOfAProcessThatIsKilled) {
   EXPECT_TRUE(WIFSIGNALED(ends[1]));
 }
 
-TEST(SharedMemoryOpening, NothingIsLeftWhereAnotherNeverComes) {
-  expect_in_processes(1, [](int process, Store& store) {
+// Alone in a job of two: the other one comes, but gets no further than `steps`.
+void expect_nothing_is_left(const std::vector<std::string>& steps) {
+  expect_in_processes(1, [&](int process, Store& store) {
     set_wait_limit(0.1);
     std::string path;
     WatchedStore watched(
         store, [&](const std::string& key, std::string& value) {
-          path = path_of(value);
-          EXPECT_TRUE(exists(path));
+          for (const std::string& step : steps) {
+            if (is_step(key, step)) {
+              store.set(key.substr(0, key.size() - 1) + "1", "-");
+            }
+          }
+          if (is_step(key, "name")) {
+            path = path_of(value);
+            EXPECT_TRUE(exists(path));
+          }
         });
     EXPECT_EQ(
         error_code_of([&] { SharedMemory::open(watched, 0, 2, kJob); }),
         "peer-late");
+    EXPECT_EQ(path.empty(), steps.empty());
     EXPECT_FALSE(exists(path));
   });
+}
+
+TEST(SharedMemoryOpening, NothingIsLeftWhereAnotherStops) {
+  expect_nothing_is_left({});
+  expect_nothing_is_left({"present"});
+  expect_nothing_is_left({"present", "name"});
+  expect_nothing_is_left({"present", "name", "tokens"});
+  expect_nothing_is_left({"present", "name", "tokens", "rings"});
 }
 
 TEST(SharedMemoryOpening, WhoTellsAnotherTokenIsNotServed) {
@@ -194,6 +211,19 @@ TEST(SharedMemoryOpening, WhoLeavesNonsenseIsNotServed) {
       }
     });
   }
+}
+
+TEST(SharedMemoryOpening, WaysThroughFoldersAreNoNames) {
+  expect_in_processes(2, [](int process, Store& store) {
+    WatchedStore watched(
+        store, [&](const std::string& key, std::string& value) {
+          if (process == 1 && is_step(key, "name")) {
+            value = "../shm/" + value;
+          }
+        });
+    const auto memory = SharedMemory::open(watched, process, 2, kJob);
+    EXPECT_FALSE(memory->serves(1 - process));
+  });
 }
 
 TEST(SharedMemoryOpening, NobodyIsServedBeyondTheBudget) {

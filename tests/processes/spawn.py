@@ -54,24 +54,22 @@ def run(
     start=START,
     environment=None,
     addresses=None,
-    plain=False,
+    preamble=PREAMBLE,
 ):
     """Runs `program` once for each of `ids`, at the same time.
 
     Args:
-        program: Python text, after a preamble and `start`.
+        program: Python text, after `preamble` and `start`.
         ids: What each process takes as its index.
         start: Python text before the program; "" does not begin a job.
         environment: Function from index to more variables.
         addresses: Of the processes; None takes free ones.
-        plain: Whether it does without Keras.
+        preamble: Python text before all others.
 
     Returns:
         List of `(exit code, stdout, stderr)`, one for each process.
     """
-    if plain and start is START:
-        start = PLAIN_START
-    text = (PLAIN if plain else PREAMBLE) + start + textwrap.dedent(program)
+    text = preamble + start + textwrap.dedent(program)
     addresses = addresses or free_addresses(2)
     processes = []
     for i in ids:

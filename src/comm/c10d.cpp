@@ -1,0 +1,597 @@
+// c10d.cpp: the one file that includes headers of torch.distributed, of which
+// it takes the abstract classes only: groups by name, their backend and store.
+
+#include "comm/c10d.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include <ATen/ops/from_blob.h>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+
+#include <torch_mesh/error.h>
+
+#include "job/block.h"
+#include "job/monitor.h"
+#include "job/waiting.h"
+
+namespace torch_mesh {
+namespace {
+
+using WorkPtr = c10::intrusive_ptr<c10d::Work>;
+using GroupPtr = c10::intrusive_ptr<c10d::ProcessGroup>;
+
+std::string text_of(const std::exception& error) {
+  const auto* torchs = dynamic_cast<const c10::Error*>(&error);
+  return torchs ? torchs->what_without_backtrace() : error.what();
+}
+
+[[noreturn]] void raise_no_group(
+    const std::string& group_name,
+    const std::string& why) {
+  detail::raise(
+      ErrorKind::kProcess,
+      "no-process-group",
+      "the process group \"",
+      shown(group_name),
+      "\" cannot carry a mesh: ",
+      why,
+      "\nHint: torch.distributed.init_process_group(\"gloo\") makes one that "
+      "can; for GPUs \"cpu:gloo,cuda:nccl\".");
+}
+
+GroupPtr group_of(const std::string& name) {
+  try {
+    return c10d::resolve_process_group(name);
+  } catch (const c10::Error& error) {
+    raise_no_group(name, text_of(error));
+  }
+}
+
+// --- store -------------------------------------------------------------------
+
+class GroupStore final : public Store {
+ public:
+  explicit GroupStore(c10::intrusive_ptr<c10d::Store> store)
+      : store_(std::move(store)) {}
+
+  void set(const std::string& key, const std::string& value) override {
+    answered([&] {
+      store_->set(key, std::vector<uint8_t>(value.begin(), value.end()));
+    });
+  }
+  std::string get(const std::string& key) override;
+  std::vector<std::optional<std::string>> try_get(
+      const std::vector<std::string>& keys) override;
+  int64_t add(const std::string& key, int64_t amount) override {
+    return answered([&] { return store_->add(key, amount); });
+  }
+  std::unique_ptr<Store> clone() override {
+    return answered(
+        [&] { return std::make_unique<GroupStore>(store_->clone()); });
+  }
+
+ private:
+  // What `ask` returns; its error is that of a store which is gone.
+  template <typename Ask>
+  static auto answered(Ask ask) -> decltype(ask()) {
+    try {
+      return ask();
+    } catch (const std::exception& error) {
+      detail::raise(
+          ErrorKind::kProcess,
+          "peer-lost",
+          "the job's store is gone.\n  the store says  ",
+          shown(text_of(error)),
+          "\nHint: look at the output of the process that keeps it, process 0 "
+          "or the launcher.");
+    }
+  }
+
+  c10::intrusive_ptr<c10d::Store> store_;
+  std::unordered_set<std::string> known_;  // keys that are set: they stay so
+};
+
+// A thread asks, which stays behind where the answer never comes: the call into
+// a store whose process is stopped does not end, and has no time limit. It asks
+// again and again, since c10d's own waits write to stderr when their time is
+// over.
+std::string GroupStore::get(const std::string& key) {
+  struct Answer {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool is_abandoned = false;
+    std::optional<std::string> value;
+    std::exception_ptr error;
+  };
+  const auto answer = std::make_shared<Answer>();
+  std::thread([answer, key, store = store_] {
+    std::unique_lock lock(answer->mutex);
+    std::chrono::milliseconds pause{1};
+    while (!answer->is_abandoned && !answer->value && !answer->error) {
+      lock.unlock();
+      std::optional<std::string> value;
+      std::exception_ptr error;
+      try {
+        if (store->check({key})) {
+          const std::vector<uint8_t> bytes = store->get(key);
+          value.emplace(bytes.begin(), bytes.end());
+        }
+      } catch (...) {
+        error = std::current_exception();
+      }
+      lock.lock();
+      answer->value = std::move(value);
+      answer->error = error;
+      answer->changed.notify_all();
+      if (!answer->value && !answer->error) {
+        answer->changed.wait_for(lock, pause);
+        pause = std::min(2 * pause, Wait::kSlice);
+      }
+    }
+  }).detach();
+
+  const Wait wait(-1);
+  const std::string doing = "the store, for " + key;
+  std::unique_lock lock(answer->mutex);
+  auto has_come = [&] { return answer->value || answer->error; };
+  while (!answer->changed.wait_for(lock, Wait::kSlice, has_come)) {
+    lock.unlock();
+    try {
+      wait.check(doing.c_str());
+    } catch (...) {
+      lock.lock();
+      answer->is_abandoned = true;
+      answer->changed.notify_all();
+      throw;
+    }
+    lock.lock();
+  }
+  return answered([&] {
+    if (answer->error) {
+      std::rethrow_exception(answer->error);
+    }
+    return *answer->value;
+  });
+}
+
+std::vector<std::optional<std::string>> GroupStore::try_get(
+    const std::vector<std::string>& keys) {
+  return answered([&] {
+    std::vector<std::string> asked;
+    for (const std::string& key : keys) {
+      if (known_.contains(key) || store_->check({key})) {
+        known_.insert(key);
+        asked.push_back(key);
+      }
+    }
+    std::vector<std::optional<std::string>> values(keys.size());
+    if (asked.empty()) {
+      return values;
+    }
+    const std::vector<std::vector<uint8_t>> found = store_->multiGet(asked);
+    size_t at = 0;
+    for (size_t i = 0; i < keys.size() && at < found.size(); ++i) {
+      if (keys[i] == asked[at]) {
+        values[i].emplace(found[at].begin(), found[at].end());
+        ++at;
+      }
+    }
+    return values;
+  });
+}
+
+// --- waits -------------------------------------------------------------------
+
+// Waits for works of gloo in slices. A time limit given to such a wait closes
+// all connections of the group when it is over; but another thread can end the
+// wait, and the work goes on and can be waited for again. This is that thread.
+//
+// Other backends need another wait here. That of NCCL only orders streams: with
+// it one asks isCompleted() now and then, or a stream's event.
+class SlicedWait {
+ public:
+  ~SlicedWait() {
+    {
+      const std::lock_guard lock(mutex_);
+      is_over_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) {
+      thread_.join();
+    }
+  }
+
+  // False if a slice of time is over before the work is done. Throws what gloo
+  // throws. One thread at a time.
+  bool wait(const WorkPtr& work) {
+    {
+      const std::lock_guard lock(mutex_);
+      current_ = work.get();
+      ++number_;
+      if (!thread_.joinable()) {
+        thread_ = std::thread([this] { end_waits(); });
+      } else if (is_asleep_) {
+        changed_.notify_all();
+      }
+    }
+    struct Ended {
+      SlicedWait& self;
+      ~Ended() {
+        const std::lock_guard lock(self.mutex_);
+        self.current_ = nullptr;
+      }
+    } ended{*this};
+    // Without an own limit that of the group would hold.
+    return work->wait(std::chrono::hours(24 * 365));
+  }
+
+ private:
+  void end_waits() {
+    // Then nobody waits, and the thread waits to be called.
+    constexpr int kIdleSlices = 20;
+    std::unique_lock lock(mutex_);
+    uint64_t seen = 0;
+    int idle = 0;
+    while (!is_over_) {
+      if (idle == kIdleSlices) {
+        is_asleep_ = true;
+        changed_.wait(lock, [&] { return is_over_ || current_; });
+        is_asleep_ = false;
+        idle = 0;
+      }
+      changed_.wait_for(lock, Wait::kSlice, [&] { return is_over_; });
+      idle = current_ ? 0 : idle + 1;
+      if (current_ && number_ == seen) {
+        current_->abort();
+      }
+      seen = number_;
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  c10d::Work* current_ = nullptr;
+  uint64_t number_ = 0;  // of waits
+  bool is_asleep_ = false;
+  bool is_over_ = false;
+  std::thread thread_;
+};
+
+// --- transport ---------------------------------------------------------------
+
+// What gloo sends is not written to.
+at::Tensor as_tensor(const std::byte* data, size_t num_bytes) {
+  return at::from_blob(
+      const_cast<std::byte*>(data),
+      {static_cast<int64_t>(num_bytes)},
+      at::TensorOptions(at::kByte));
+}
+
+// One process, its counts of messages, and those of the exchange in progress.
+struct Peer {
+  uint64_t num_sent = 0;
+  uint64_t num_received = 0;
+
+  Runs<const std::byte> sends;
+  Runs<std::byte> receives;
+  MessageHead expected;
+  Block sent;
+  Block received;
+  Scratch packed_sends;
+  Scratch packed_receives;
+  WorkPtr sent_block;
+  WorkPtr sent_rest;
+  WorkPtr received_block;
+  WorkPtr received_rest;
+};
+
+// A message is a block, and what does not fit into it. The receiver asks for
+// the rest after it has checked the head, so that both ends name the same size;
+// the sender offers it at once, and gloo sends nothing that nobody asked for.
+//
+// For shards on GPUs: the block goes over the CPU's backend as here, the rest
+// over that of the device (`getBackend(at::kCUDA)`), as byte tensors of that
+// device on its current stream, packed by copies there; SlicedWait says how
+// such works are waited for.
+class GroupTransport final : public Transport {
+ public:
+  GroupTransport(
+      c10::intrusive_ptr<c10d::Backend> backend,
+      int num_processes,
+      uint64_t job)
+      : backend_(std::move(backend)),
+        job_(job),
+        // Two messages that meet have one tag: so those of two jobs never do.
+        block_tag_(static_cast<int>((job ^ job >> 32) & 0x3fffffff) << 1),
+        rest_tag_(block_tag_ + 1),
+        peers_(num_processes) {}
+
+  void begin(
+      const Stamp& stamp,
+      std::span<const Outgoing> sends,
+      std::span<const Incoming> receives) override {
+    breaking([&] { begin_unbroken(stamp, sends, receives); });
+  }
+  void finish() override {
+    breaking([&] { finish_unbroken(); });
+  }
+
+ private:
+  // Runs one of the above. After an error no work of this transport is left:
+  // gloo then no longer touches their memory.
+  template <typename Step>
+  void breaking(Step step) {
+    if (broken_) {
+      std::rethrow_exception(broken_);
+    }
+    try {
+      step();
+    } catch (...) {
+      broken_ = std::current_exception();
+      peers_.clear();
+      throw;
+    }
+  }
+
+  void begin_unbroken(
+      const Stamp& stamp,
+      std::span<const Outgoing> sends,
+      std::span<const Incoming> receives);
+  void finish_unbroken();
+  void send_to(int process, Peer& peer);
+  void read_block(int process, Peer& peer);
+  void read_rest(int process, Peer& peer);
+  Peer& peer_of(int process);
+
+  WorkPtr send(int process, const std::byte* data, size_t num, int tag) {
+    std::vector<at::Tensor> tensors = {as_tensor(data, num)};
+    return connected(
+        process, [&] { return backend_->send(tensors, process, tag); });
+  }
+  WorkPtr receive(int process, std::byte* data, size_t num, int tag) {
+    std::vector<at::Tensor> tensors = {as_tensor(data, num)};
+    return connected(
+        process, [&] { return backend_->recv(tensors, process, tag); });
+  }
+  // Waits for a work and drops it; nothing if there is none.
+  void finish_work(int process, WorkPtr& work);
+
+  // What `talk` returns; its error is that of a broken connection.
+  template <typename Talk>
+  auto connected(int process, Talk talk) -> decltype(talk()) {
+    std::string error;
+    try {
+      return talk();
+    } catch (const std::exception& e) {
+      error = text_of(e);
+    }
+    raise_lost(process, error);
+  }
+  [[noreturn]] void raise_lost(int process, const std::string& error) const;
+
+  const c10::intrusive_ptr<c10d::Backend> backend_;
+  const uint64_t job_;
+  const int block_tag_;
+  const int rest_tag_;
+  SlicedWait sliced_wait_;
+  std::vector<std::unique_ptr<Peer>> peers_;  // by process
+  std::string doing_;
+  std::exception_ptr broken_;
+};
+
+Peer& GroupTransport::peer_of(int process) {
+  TORCH_MESH_ASSERT(
+      process >= 0 && process < static_cast<int>(peers_.size()) &&
+          process != backend_->getRank(),
+      "a message for process ",
+      process);
+  std::unique_ptr<Peer>& peer = peers_[process];
+  if (!peer) {
+    peer = std::make_unique<Peer>();
+  }
+  return *peer;
+}
+
+void GroupTransport::begin_unbroken(
+    const Stamp& stamp,
+    std::span<const Outgoing> sends,
+    std::span<const Incoming> receives) {
+  for (const Outgoing& run : sends) {
+    peer_of(run.process).sends.add(run.bytes);
+  }
+  for (const Incoming& run : receives) {
+    peer_of(run.process).receives.add(run.bytes);
+  }
+  doing_ = shown(
+      std::string_view(stamp.text, strnlen(stamp.text, Stamp::kTextSize)));
+  // First what is to come: gloo can then write it where it belongs.
+  for (size_t i = 0; i < peers_.size(); ++i) {
+    Peer* peer = peers_[i].get();
+    if (peer && peer->receives.num_bytes > 0) {
+      peer->expected = {
+          job_, peer->num_received++, peer->receives.num_bytes, stamp};
+      peer->received_block = receive(
+          static_cast<int>(i),
+          reinterpret_cast<std::byte*>(&peer->received),
+          Block::kSize,
+          block_tag_);
+    }
+  }
+  for (size_t i = 0; i < peers_.size(); ++i) {
+    Peer* peer = peers_[i].get();
+    if (peer && peer->sends.num_bytes > 0) {
+      peer->sent.head = {job_, peer->num_sent++, peer->sends.num_bytes, stamp};
+      send_to(static_cast<int>(i), *peer);
+    }
+  }
+}
+
+void GroupTransport::send_to(int process, Peer& peer) {
+  copy_out(
+      peer.sends,
+      peer.sent.payload,
+      std::min(peer.sends.num_bytes, Block::kPayload));
+  peer.sent_block = send(
+      process,
+      reinterpret_cast<const std::byte*>(&peer.sent),
+      Block::kSize,
+      block_tag_);
+  const size_t rest = peer.sends.num_bytes;
+  if (rest == 0) {
+    return;
+  }
+  const std::byte* data = peer.sends.runs[0].data();
+  if (peer.sends.runs.size() > 1) {
+    std::byte* packed = peer.packed_sends.of_size(rest);
+    copy_out(peer.sends, packed, rest);
+    data = packed;
+  }
+  peer.sent_rest = send(process, data, rest, rest_tag_);
+}
+
+void GroupTransport::read_block(int process, Peer& peer) {
+  finish_work(process, peer.received_block);
+  check_head(peer.expected, peer.received.head, process);
+  copy_in(
+      peer.receives,
+      peer.received.payload,
+      std::min(peer.receives.num_bytes, Block::kPayload));
+  const size_t rest = peer.receives.num_bytes;
+  if (rest > 0) {
+    std::byte* data = peer.receives.runs.size() == 1
+                          ? peer.receives.runs[0].data()
+                          : peer.packed_receives.of_size(rest);
+    peer.received_rest = receive(process, data, rest, rest_tag_);
+  }
+}
+
+void GroupTransport::read_rest(int process, Peer& peer) {
+  finish_work(process, peer.received_rest);
+  if (peer.receives.runs.size() > 1) {
+    copy_in(
+        peer.receives,
+        peer.packed_receives.bytes.get(),
+        peer.receives.num_bytes);
+  }
+}
+
+void GroupTransport::finish_unbroken() {
+  auto for_each = [&](auto step) {
+    for (size_t i = 0; i < peers_.size(); ++i) {
+      if (peers_[i]) {
+        step(static_cast<int>(i), *peers_[i]);
+      }
+    }
+  };
+  for_each([&](int process, Peer& peer) {
+    if (peer.received_block) {
+      read_block(process, peer);
+    }
+  });
+  for_each([&](int process, Peer& peer) {
+    if (peer.received_rest) {
+      read_rest(process, peer);
+    }
+  });
+  for_each([&](int process, Peer& peer) {
+    finish_work(process, peer.sent_block);
+    finish_work(process, peer.sent_rest);
+    peer.sends = {};
+    peer.receives = {};
+  });
+}
+
+void GroupTransport::finish_work(int process, WorkPtr& work) {
+  if (!work) {
+    return;
+  }
+  const Wait wait(process);
+  while (!connected(process, [&] { return sliced_wait_.wait(work); })) {
+    wait.check(doing_.c_str());
+  }
+  work.reset();
+}
+
+void GroupTransport::raise_lost(int process, const std::string& error) const {
+  // The end of a connection names one that went, not the one that went first.
+  note_closed(process);
+  const Wait wait(process);
+  const auto end =
+      std::chrono::steady_clock::now() +
+      std::chrono::milliseconds(static_cast<int64_t>(verdict_within() * 1000));
+  do {
+    wait.check(doing_.c_str());
+    std::this_thread::sleep_for(Wait::kSlice / 5);
+  } while (std::chrono::steady_clock::now() < end);
+  detail::raise(
+      ErrorKind::kProcess,
+      "peer-lost",
+      process_name(process),
+      " closed its connection.\n  waited for in  ",
+      doing_,
+      last_said(process),
+      "\n  the connection says  ",
+      shown(error),
+      "\nHint: look at the output of process ",
+      process,
+      ": it ended, or was killed.");
+}
+
+}  // namespace
+
+std::unique_ptr<Store> store_of_group(
+    const std::string& group_name,
+    const std::string& prefix) {
+  const c10::intrusive_ptr<c10d::Store> store =
+      group_of(group_name)->getStore();
+  if (!store) {
+    raise_no_group(group_name, "it has no store.");
+  }
+  // A client of its own: a call that waits holds the lock of its client.
+  return GroupStore(c10::make_intrusive<c10d::PrefixStore>(prefix, store))
+      .clone();
+}
+
+std::unique_ptr<Transport> c10d_transport(
+    const std::string& group_name,
+    int process,
+    int num_processes,
+    uint64_t job) {
+  const GroupPtr group = group_of(group_name);
+  TORCH_MESH_ASSERT(
+      group->getRank() == process && group->getSize() == num_processes,
+      "process ",
+      process,
+      " of ",
+      num_processes,
+      " is ",
+      group->getRank(),
+      " of ",
+      group->getSize(),
+      " in its group");
+  c10::intrusive_ptr<c10d::Backend> backend;
+  try {
+    backend = group->getBackend(at::kCPU);
+  } catch (const c10::Error&) {
+    raise_no_group(group_name, "it has no backend for the CPU.");
+  }
+  if (backend->getBackendName() != "gloo") {
+    raise_no_group(
+        group_name,
+        "its backend for the CPU is " + backend->getBackendName() +
+            ", not gloo.");
+  }
+  return std::make_unique<GroupTransport>(
+      std::move(backend), num_processes, job);
+}
+
+}  // namespace torch_mesh

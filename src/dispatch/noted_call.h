@@ -1,0 +1,18 @@
+// noted_call.h: what a process of a job does, for the others to compare.
+
+#pragma once
+
+#include "run/call_tensors.h"
+
+namespace torch_mesh {
+
+// Goes into the number by which the processes of the call's mesh tell that they
+// do the same (job/journal.h): the op, and the sizes of its tensors. Views do
+// not: one process may look at its tensors as it likes.
+//
+// Where the job checks each call (TORCH_MESH_CHECK=1) the processes compare
+// dtypes, layouts and all plain values too, at once: throws
+// [processes-differ], which names the first call that differs.
+void note_call(const Op& op, const CallTensors& tensors);
+
+}  // namespace torch_mesh

@@ -1,0 +1,24 @@
+// runs.cpp: begins with all transports before it waits for one.
+
+#include "job/runs.h"
+
+namespace torch_mesh {
+
+void Runs::send(int process, std::span<const std::byte> bytes) {
+  runs_[&transport_to(process)].out.push_back({process, bytes});
+}
+
+void Runs::receive(int process, std::span<std::byte> bytes) {
+  runs_[&transport_to(process)].in.push_back({process, bytes});
+}
+
+void Runs::run(const Stamp& stamp) {
+  for (const auto& [transport, of_it] : runs_) {
+    transport->begin(stamp, of_it.out, of_it.in);
+  }
+  for (const auto& [transport, of_it] : runs_) {
+    transport->finish();
+  }
+}
+
+}  // namespace torch_mesh

@@ -1,0 +1,33 @@
+// runs.h: the runs of bytes of one exchange, by the transports that take them.
+
+#pragma once
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "job/job.h"
+
+namespace torch_mesh {
+
+class Runs {
+ public:
+  // To, and from, a process. Throw [no-job] if it cannot be reached.
+  void send(int process, std::span<const std::byte> bytes);
+  void receive(int process, std::span<std::byte> bytes);
+  bool empty() const { return runs_.empty(); }
+
+  // Returns when all has come, and may be written again. Throws what the
+  // transports throw (transport.h): these may then read and write the memory
+  // until the process ends.
+  void run(const Stamp& stamp);
+
+ private:
+  struct OfTransport {
+    std::vector<Outgoing> out;
+    std::vector<Incoming> in;
+  };
+  std::map<Transport*, OfTransport> runs_;
+};
+
+}  // namespace torch_mesh
