@@ -83,7 +83,8 @@ def test_nobody_listens_but_where_the_processes_meet():
         assert len(told[0]) < 600
         """.replace("\n        ", "\n"),
         addresses=f"{host}:{port}",
-        plain=True,
+        preamble=spawn.PLAIN,
+        start=spawn.PLAIN_START,
     )
 
 
@@ -106,7 +107,7 @@ def test_a_slurm_step_of_two():
             "SLURM_PROCID": str(i),
             "SLURM_STEP_NODELIST": "localhost",
         },
-        plain=True,
+        preamble=spawn.PLAIN,
     )
 
 
@@ -114,7 +115,8 @@ def test_processes_that_would_compute_other_bits_are_refused():
     results = spawn.run(
         "",
         environment=lambda i: {"OMP_NUM_THREADS": str(1 + i)},
-        plain=True,
+        preamble=spawn.PLAIN,
+        start=spawn.PLAIN_START,
     )
     for me, (code, _, error) in enumerate(results):
         assert code != 0
