@@ -81,9 +81,7 @@ class _PutTogether(torch.autograd.Function):
     """The global tensor of which each device holds one of these."""
 
     @staticmethod
-    def forward(
-        context: Any, layout: Layout, *parts: Tensor | None
-    ) -> Tensor:
+    def forward(context: Any, layout: Layout, *parts: Tensor | None) -> Tensor:
         context.layout = layout
         context.devices = [
             None if part is None else part.device for part in parts

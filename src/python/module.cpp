@@ -358,5 +358,4 @@ PYBIND11_MODULE(_C, m) {
   torch_mesh::bind_job(m);
   torch_mesh::bind_numpy(m);
   torch_mesh::bind_local_programs(m);
-  torch_mesh::bind_job(m);
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <mutex>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -47,6 +48,12 @@ struct State {
 State& state() {
   static State* state = new State;
   return *state;
+}
+
+// What is counted is of this process alone.
+std::string name_of(const DeviceKey& device) {
+  const int process = device.first == DeviceKind::kNull ? 0 : this_process();
+  return Device{device.first, device.second, process}.str();
 }
 
 // The caller holds the mutex.
@@ -140,7 +147,7 @@ HeldBytes CountingMemory::so_far() const {
   std::lock_guard lock(state().mutex);
   HeldBytes result;
   for (const auto& [device, peak] : session_->peak) {
-    const std::string name = Device{device.first, device.second}.str();
+    const std::string name = name_of(device);
     const int64_t start = at_start(session_->start, device);
     result.now[name] = state().now[device] - start;
     result.peak[name] = peak - start;
@@ -175,7 +182,7 @@ HeldBytes memory_of_process(std::span<const at::Tensor> living) {
   std::lock_guard lock(state().mutex);
   HeldBytes result;
   for (const auto& [device, now] : state().now) {
-    const std::string name = Device{device.first, device.second}.str();
+    const std::string name = name_of(device);
     const Bytes& peak = state().process->peak;
     const auto found = peak.find(device);
     result.now[name] = now;

@@ -1,6 +1,8 @@
 """What processes learn of each other when they meet, and who may listen."""
 
+import contextlib
 import json
+import socket
 import sys
 
 import pytest
@@ -81,6 +83,29 @@ def test_nobody_listens_but_where_the_processes_meet():
         assert len(told[0]) < 600
         """.replace("\n        ", "\n"),
         addresses=f"{host}:{port}",
+        plain=True,
+    )
+
+
+def test_a_slurm_step_of_two():
+    with socket.socket() as probe:
+        for port in range(61440, 65536):
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                break
+    spawn.check(
+        """
+        assert (tm.process_id(), tm.num_processes()) == (me, 2)
+        assert len(tm.list_devices()) == 2 * len(tm.list_local_devices())
+        """.replace("\n        ", "\n"),
+        start="tm.initialize(timeout=60)\n",
+        environment=lambda i: {
+            "SLURM_JOB_ID": str(port),
+            "SLURM_STEP_ID": "1",
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_PROCID": str(i),
+            "SLURM_STEP_NODELIST": "localhost",
+        },
         plain=True,
     )
 

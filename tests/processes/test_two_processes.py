@@ -339,7 +339,11 @@ def test_devices_of_a_job_and_meshes_over_them():
     x = lib.scatter_tensor(torch.arange(6.0))
     assert tm.layout(x).mesh.devices == own
     assert x.sum().item() == 15.0
-    assert list(tm.memory([x]).parameters) in ([], own)
+    assert list(tm.memory([x]).parameters) == own
+    with tm.memory() as memory:
+        y = x * 2
+    assert list(memory.peak) == own, memory
+    assert set(tm.memory([y]).now) <= set(own)
     """,
         environment=lambda i: {"TORCH_MESH_CPU_DEVICES": str(2 + i)},
     )

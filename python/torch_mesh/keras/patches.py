@@ -305,6 +305,20 @@ AT_FIRST_DISTRIBUTION = (
                         "processes read the values of a step in one order",
                         "self, callbacks",
                     ),
+                    *(
+                        (
+                            "callback_list",
+                            f"CallbackList.{hook}",
+                            hook,
+                            "what no callback looks at is not sent",
+                            "self, batch, logs=",
+                        )
+                        for hook in (
+                            "on_train_batch_end",
+                            "on_test_batch_end",
+                            "on_predict_batch_end",
+                        )
+                    ),
                     (
                         "progbar_logger",
                         "ProgbarLogger.set_params",

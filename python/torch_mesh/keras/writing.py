@@ -87,6 +87,64 @@ def configure_async_dispatch(original: Any) -> Any:
     return _configure_async_dispatch
 
 
+def on_train_batch_end(original: Any) -> Any:
+    """Wraps `CallbackList.on_train_batch_end`."""
+    return _read_if_shown(original, "on_train_batch_end")
+
+
+def on_test_batch_end(original: Any) -> Any:
+    """Wraps `CallbackList.on_test_batch_end`."""
+    return _read_if_shown(original, "on_test_batch_end")
+
+
+def on_predict_batch_end(original: Any) -> Any:
+    """Wraps `CallbackList.on_predict_batch_end`."""
+    return _read_if_shown(original, "on_predict_batch_end")
+
+
+def _read_if_shown(original: Any, hook: str) -> Any:
+    """Wraps a hook of each step: values that nobody looks at are not read.
+
+    Among processes a value that is read is a message, and a wait.
+    """
+
+    @functools.wraps(original)
+    def method(self: Any, batch: int, logs: Any = None) -> None:
+        if len(members()) > 1 and not _is_shown(self, hook):
+            logs = None
+        original(self, batch, logs)
+
+    return method
+
+
+def _is_shown(callbacks: Any, hook: str) -> bool:
+    """Whether a callback looks at what a step gives; the same in all processes.
+
+    A progress bar of several processes is asked for the one that shows it.
+    """
+    from keras.src.callbacks import (
+        BackupAndRestore,
+        ModelCheckpoint,
+        ProgbarLogger,
+    )
+    from keras.src.utils import python_utils
+
+    for callback in callbacks.callbacks:
+        if type(callback) is ProgbarLogger:
+            if (callbacks.params or {}).get("verbose") in (1, "auto"):
+                return hook != "on_predict_batch_end"
+        elif type(callback) in (BackupAndRestore, ModelCheckpoint) and (
+            callback.save_freq == "epoch"
+        ):
+            continue
+        elif not all(
+            python_utils.is_default(getattr(callback, name))
+            for name in (hook, "on_batch_end")
+        ):
+            return True
+    return False
+
+
 def progbar_set_params(original: Any) -> Any:
     """Wraps `ProgbarLogger.set_params`."""
 
