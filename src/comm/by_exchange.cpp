@@ -102,24 +102,26 @@ Strides common_strides(
   return strides;
 }
 
-// Gives the operands' sums memory of their own, in the order in which the parts
-// lay; one operand may have it already.
+// Gives the operands' sums memory of their own; one operand may have it
+// already. They lie as they were packed, or where processes pack row by row as
+// the parts lay.
 void unpack(
     const at::Tensor& run,
     const std::vector<Shards>& operands,
     int lane,
     const Strides& strides,
+    bool is_all_mine,
     std::vector<Shards>& sums) {
   int64_t begin = 0;
   for (size_t k = 0; k < operands.size(); ++k) {
     const Shard& part = operands[k][lane];
     const at::Tensor sum = run.as_strided(part.sizes(), strides[k], begin);
+    const std::vector<int64_t> wanted =
+        is_all_mine ? strides[k] : dense_strides_of(part);
     sums[k][lane] =
         operands.size() > 1
-            ? at::empty_strided(
-                  part.sizes(), dense_strides_of(part), run.options())
-                  .copy_(sum)
-            : in_order(sum, part.strides());
+            ? at::empty_strided(part.sizes(), wanted, run.options()).copy_(sum)
+            : with_strides(sum, wanted);
     begin += part.numel();
   }
 }
@@ -410,7 +412,8 @@ class ByExchange final : public Communicator {
     runs = std::move(ring).take();
     std::vector<Shards> sums(operands.size(), Shards(lanes.num));
     for (const int lane : lanes.mine) {
-      unpack(runs[lane], operands, lane, strides[lane], sums);
+      unpack(
+          runs[lane], operands, lane, strides[lane], mesh.is_all_mine(), sums);
       runs[lane].reset();
     }
     return sums;
