@@ -34,12 +34,12 @@ Stamp stamp_of(const std::string& text, uint64_t hash) {
 }
 
 // A transport whose messages are of Python's bytes.
-class TransportForTesting {
+class C10dTransportForTesting {
  public:
   using Sends = std::vector<std::pair<int, py::bytes>>;
   using Receives = std::vector<std::pair<int, size_t>>;
 
-  explicit TransportForTesting(std::unique_ptr<Transport> transport)
+  explicit C10dTransportForTesting(std::unique_ptr<Transport> transport)
       : transport_(std::move(transport)) {}
 
   // What came, run by run.
@@ -99,13 +99,13 @@ class TransportForTesting {
 
 // What src/job and src/comm do, before anything stands on them.
 void bind_parts_for_testing(py::module_& m) {
-  py::class_<TransportForTesting>(m, "TransportForTesting")
-      .def("exchange", &TransportForTesting::exchange)
-      .def("seconds", &TransportForTesting::seconds);
+  py::class_<C10dTransportForTesting>(m, "C10dTransportForTesting")
+      .def("exchange", &C10dTransportForTesting::exchange)
+      .def("seconds", &C10dTransportForTesting::seconds);
   m.def(
       "c10d_transport_for_testing",
       [](const std::string& group, int process, int num, uint64_t job) {
-        return std::make_unique<TransportForTesting>(
+        return std::make_unique<C10dTransportForTesting>(
             c10d_transport(group, process, num, job));
       });
   m.def(
