@@ -78,11 +78,18 @@ std::vector<int64_t> strides_of_whole(
   return strides;
 }
 
-// Whether any shard shows the order in which the dims of the whole lie, so that
-// each process finds the same one in its own.
+// Whether each process finds the same order of dims in its own shards: they are
+// of equal sizes, or each shows the order of all dims.
 bool shows_order(
     const LoweredPlan::Output& output,
     const std::vector<int64_t>& sizes) {
+  const bool are_equal = std::ranges::all_of(
+      output.local_sizes, [&](const std::vector<int64_t>& local) {
+        return local == output.local_sizes[0];
+      });
+  if (are_equal) {
+    return true;
+  }
   for (const std::vector<int64_t>& local : output.local_sizes) {
     for (size_t d = 0; d < sizes.size(); ++d) {
       if (local[d] <= 1 && sizes[d] > 1) {
