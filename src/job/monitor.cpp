@@ -263,7 +263,8 @@ void Monitor::wait_for_readers() {
     }
     return true;
   };
-  const auto end = Clock::now() + nanoseconds(2 * settings_.interval);
+  // A busy machine beats late.
+  const auto end = Clock::now() + nanoseconds(1 + 2 * settings_.interval);
   while (!do_all_know() && Clock::now() < end) {
     changed_.wait_for(lock, nanoseconds(settings_.interval / 20));
     lock.unlock();
@@ -300,7 +301,7 @@ void Monitor::stop() {
     is_stopping_ = true;
     changed_.notify_all();
     const double most =
-        judge_.is_store_silent() ? 0.1 : 2 + 2 * settings_.interval;
+        judge_.is_store_silent() ? 0.1 : 3 + 2 * settings_.interval;
     changed_.wait_for(lock, nanoseconds(most), [&] {
       return has_beater_ended_ && has_watcher_ended_;
     });

@@ -34,9 +34,9 @@ void start_monitor(
 
 // Tells the others that this process leaves, or that it failed if it said so,
 // and ends the threads. Takes some 10 ms; in the process that keeps the store
-// up to two intervals, so that the others read it before the store goes. Where
-// the store does not answer it leaves a thread behind, after 2 s and two
-// intervals, or at once if the store is known to be lost.
+// it waits until the others have read that, before the store goes: about an
+// interval, at most two and 1 s. Where the store does not answer a thread is
+// left behind, 2 s later, or at once if the store is known to be lost.
 void stop_monitor();
 
 // This process ends with an error, which the others are shown: at most

@@ -1,22 +1,25 @@
-// job.cpp: jobs of several processes, for Python.
+// job.cpp: torch.distributed's group brings the processes together; from then
+// on they talk by transports of their own.
 
 #include "python/job.h"
 
-#include <algorithm>
-#include <chrono>
+#include <charconv>
+#include <cstdlib>
 #include <memory>
-#include <span>
+#include <optional>
+#include <random>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
-#include <vector>
 
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <torch_mesh/error.h>
+
 #include "comm/c10d.h"
+#include "job/job.h"
 #include "job/monitor.h"
+#include "job/shared_memory.h"
 #include "job/waiting.h"
 
 namespace py = pybind11;
@@ -24,133 +27,125 @@ namespace py = pybind11;
 namespace torch_mesh {
 namespace {
 
-using Release = py::call_guard<py::gil_scoped_release>;
-
-Stamp stamp_of(const std::string& text, uint64_t hash) {
-  Stamp stamp;
-  stamp.hash = hash;
-  stamp.set_text(text);
-  return stamp;
-}
-
-// A transport whose messages are of Python's bytes.
-class TransportForTesting {
- public:
-  using Sends = std::vector<std::pair<int, py::bytes>>;
-  using Receives = std::vector<std::pair<int, size_t>>;
-
-  explicit TransportForTesting(std::unique_ptr<Transport> transport)
-      : transport_(std::move(transport)) {}
-
-  // What came, run by run.
-  py::list exchange(
-      const std::string& text,
-      uint64_t hash,
-      const Sends& sends,
-      const Receives& receives) {
-    std::vector<Outgoing> outgoing;
-    for (const auto& [process, bytes] : sends) {
-      const auto view = static_cast<std::string_view>(bytes);
-      outgoing.push_back({process, std::as_bytes(std::span(view))});
-    }
-    std::vector<std::string> results;
-    for (const auto& [process, size] : receives) {
-      results.emplace_back(size, '\0');
-    }
-    std::vector<Incoming> incoming;
-    for (size_t i = 0; i < receives.size(); ++i) {
-      incoming.push_back(
-          {receives[i].first, std::as_writable_bytes(std::span(results[i]))});
-    }
-    {
-      const py::gil_scoped_release release;
-      transport_->begin(stamp_of(text, hash), outgoing, incoming);
-      transport_->finish();
-    }
-    py::list list;
-    for (const std::string& result : results) {
-      list.append(py::bytes(result));
-    }
-    return list;
-  }
-
-  // Seconds of the fastest of `rounds` exchanges with one process.
-  double seconds(int process, size_t size, int rounds) {
-    const py::gil_scoped_release release;
-    std::vector<std::byte> sent(size);
-    std::vector<std::byte> received(size);
-    const Outgoing outgoing[] = {{process, sent}};
-    const Incoming incoming[] = {{process, received}};
-    const Stamp stamp = stamp_of("measured", 1);
-    std::chrono::duration<double> least{1e9};
-    for (int i = 0; i < rounds; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      transport_->begin(stamp, outgoing, incoming);
-      transport_->finish();
-      least = std::min<std::chrono::duration<double>>(
-          least, std::chrono::steady_clock::now() - start);
-    }
-    return least.count();
-  }
-
- private:
-  const std::unique_ptr<Transport> transport_;
+// What process 0 decides for all.
+struct Decision {
+  uint64_t id;             // of the job
+  bool has_shared_memory;  // whether processes of one host may share any
+  bool checks_calls;       // whether they compare each
 };
 
-// What src/job and src/comm do, before anything stands on them.
-void bind_parts_for_testing(py::module_& m) {
-  py::class_<TransportForTesting>(m, "TransportForTesting")
-      .def("exchange", &TransportForTesting::exchange)
-      .def("seconds", &TransportForTesting::seconds);
-  m.def(
-      "c10d_transport_for_testing",
-      [](const std::string& group, int process, int num, uint64_t job) {
-        return std::make_unique<TransportForTesting>(
-            c10d_transport(group, process, num, job));
-      });
-  m.def(
-      "start_monitor_for_testing",
-      [](const std::string& group,
-         int process,
-         int num,
-         double interval,
-         double limit) {
-        start_monitor(
-            store_of_group(group, "torch_mesh"),
-            process,
-            num,
-            {.interval = interval, .limit = limit});
-      },
-      Release());
-  m.def("stop_monitor_for_testing", &stop_monitor, Release());
-  m.def("report_failure_for_testing", &report_failure, Release());
-  m.def("verdict_for_testing", &verdict);
-  m.def(
-      "note_op_for_testing",
-      [](const std::string& text, const std::string& line) {
-        note_op(stamp_of(text, 0), line);
-      });
-  // Waits for `process` until something ends the wait.
-  m.def(
-      "wait_for_testing",
-      [](int process) {
-        for (const Wait wait(process);;) {
-          wait.check("a test");
-          std::this_thread::sleep_for(Wait::kSlice);
-        }
-      },
-      Release());
-  py::class_<Store>(m, "StoreForTesting").def("get", &Store::get, Release());
-  m.def(
-      "store_of_group_for_testing",
-      [](const std::string& group) {
-        return store_of_group(group, "torch_mesh");
-      },
-      Release());
+Decision decided(Store& store, int process) {
+  constexpr const char* kKey = "decision";
+  if (process == 0) {
+    std::random_device random;
+    const uint64_t id = uint64_t{random()} << 32 | random();
+    const char* transport = std::getenv("TORCH_MESH_TRANSPORT");
+    const std::string name = transport ? transport : "";
+    TORCH_MESH_CHECK_VALUE(
+        name.empty() || name == "shared_memory" || name == "c10d",
+        "transport-name",
+        "initialize: TORCH_MESH_TRANSPORT=",
+        shown(name),
+        " names no transport.\n"
+        "Hint: unset it, or set it to c10d, so that processes of one host do "
+        "not share memory.");
+    const char* check = std::getenv("TORCH_MESH_CHECK");
+    const bool checks = check && std::string_view(check) == "1";
+    store.set(
+        kKey,
+        std::to_string(id) + (name == "c10d" ? " 0" : " 1") +
+            (checks ? "1" : "0"));
+    return {id, name != "c10d", checks};
+  }
+  const std::string said = store.get(kKey);
+  Decision decision{0, false, false};
+  const char* end = said.data() + said.size();
+  const auto [rest, error] = std::from_chars(said.data(), end, decision.id);
+  TORCH_MESH_CHECK_VALUE(
+      error == std::errc() && end - rest == 3,
+      "processes-differ",
+      "initialize: process 0 says \"",
+      shown(said),
+      "\" of the job.\nHint: use the same release of torch-mesh in all "
+      "processes.");
+  decision.has_shared_memory = rest[1] == '1';
+  decision.checks_calls = rest[2] == '1';
+  return decision;
+}
+
+// Collective: each process of the group calls it once.
+void join(const std::string& group_name, int process, int num_processes) {
+  const std::unique_ptr<Store> store =
+      store_of_group(group_name, "torch_mesh/job/");
+  const Decision decision = decided(*store, process);
+  Job job;
+  job.process = process;
+  job.num_processes = num_processes;
+  job.checks_calls = decision.checks_calls;
+  job.transports.resize(num_processes);
+  const std::shared_ptr<SharedMemory> memory =
+      decision.has_shared_memory
+          ? SharedMemory::open(*store, process, num_processes, decision.id)
+          : nullptr;
+  std::shared_ptr<Transport> network;
+  for (int other = 0; other < num_processes; ++other) {
+    if (other == process) {
+      continue;
+    }
+    if (memory && memory->serves(other)) {
+      job.transports[other] = memory;
+      continue;
+    }
+    if (!network) {
+      network = c10d_transport(group_name, process, num_processes, decision.id);
+    }
+    job.transports[other] = network;
+  }
+  start_monitor(store->clone(), process, num_processes);
+  try {
+    start_job(std::move(job));
+  } catch (...) {
+    stop_monitor();
+    throw;
+  }
+}
+
+void leave() {
+  end_job();
+  stop_monitor();
+}
+
+// Ctrl-C is seen where Python looks for it: on its main thread.
+void look_for_signals(int /*process*/) {
+  const py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) {
+    throw py::error_already_set();
+  }
 }
 
 }  // namespace
 
-void bind_job(py::module_& m) { bind_parts_for_testing(m); }
+void bind_job(py::module_& m) {
+  set_interrupt_hook(&look_for_signals);
+  using NoGil = py::call_guard<py::gil_scoped_release>;
+  m.def(
+      "start_job",
+      &join,
+      py::arg("group_name"),
+      py::arg("process"),
+      py::arg("num_processes"),
+      NoGil());
+  m.def("end_job", &leave, NoGil());
+  m.def("job", []() -> std::optional<std::pair<int, int>> {
+    const Job* job = current_job();
+    if (!job) {
+      return std::nullopt;
+    }
+    return std::pair(job->process, job->num_processes);
+  });
+  m.def("report_failure", &report_failure, py::arg("text"), NoGil());
+  m.def("verdict", &verdict);
+  m.def("set_wait_limit", &set_wait_limit, py::arg("seconds"));
+}
 
 }  // namespace torch_mesh

@@ -1,4 +1,4 @@
-// job.h: jobs of several processes, for Python.
+// job.h: joining a job, for Python.
 
 #pragma once
 

@@ -17,6 +17,7 @@
 #include "dispatch/ops.h"
 #include "python/blocks.h"
 #include "python/job.h"
+#include "python/job_for_testing.h"
 #include "python/layout_map.h"
 #include "python/local_programs.h"
 #include "python/numpy.h"
@@ -356,6 +357,7 @@ PYBIND11_MODULE(_C, m) {
   torch_mesh::bind_layout_map(m);
   torch_mesh::bind_blocks(m);
   torch_mesh::bind_job(m);
+  torch_mesh::bind_job_for_testing(m);
   torch_mesh::bind_numpy(m);
   torch_mesh::bind_local_programs(m);
 }

@@ -78,6 +78,21 @@ std::vector<int64_t> strides_of_whole(
   return strides;
 }
 
+// Whether any shard shows the order in which the dims of the whole lie, so that
+// each process finds the same one in its own.
+bool shows_order(
+    const LoweredPlan::Output& output,
+    const std::vector<int64_t>& sizes) {
+  for (const std::vector<int64_t>& local : output.local_sizes) {
+    for (size_t d = 0; d < sizes.size(); ++d) {
+      if (local[d] <= 1 && sizes[d] > 1) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 at::Tensor make_result(
@@ -103,8 +118,8 @@ at::Tensor make_result(
     return make_global(
         layout, sizes, first.strides(), dtype, std::move(shards));
   }
-  if (!layout.mesh().is_all_mine()) {
-    // One that all processes come to by themselves.
+  if (!layout.mesh().is_all_mine() && !shows_order(output, sizes)) {
+    // An order that all processes come to by themselves.
     const std::vector<int64_t> strides = contiguous_strides(sizes);
     for (Shard& shard : shards) {
       shard = in_order(shard.local(), strides);

@@ -62,6 +62,11 @@ def over(num_processes):
     _num_processes = num_processes
 
 
+def is_over_processes():
+    """Whether meshes have devices of several processes."""
+    return _num_processes > 1
+
+
 def mesh_of(name):
     axes = MESHES[name]
     if _num_processes == 1:

@@ -195,6 +195,7 @@ def test_a_group_without_gloo_is_refused():
         """
         error = error_of(lambda: _C.c10d_transport_for_testing("no", me, 2, 1))
         assert "[no-process-group]" in error, error
+        import torch.testing._internal.distributed.fake_pg  # makes it known
         pair = dist.new_group([0, 1], backend="fake")
         error = error_of(
             lambda: _C.c10d_transport_for_testing(pair.group_name, me, 2, 1)

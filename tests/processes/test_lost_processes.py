@@ -172,6 +172,7 @@ def test_a_job_that_was_stopped_as_a_whole_goes_on():
     results = run(
         """
         begin = time.time()
+        dist.barrier()
         if me == 0:
             all = " ".join(map(str, pids))
             stopper = subprocess.Popen(
