@@ -113,14 +113,16 @@ def _telling(original: Any) -> Any:
 
 
 def _tell(kind: Any, error: Any) -> None:
-    """Tells the other processes of an exception, if the engine can."""
-    engine = sys.modules.get("torch_mesh._C")
-    report = getattr(engine, "report_failure", None)
-    if report is None or job.num_processes() == 1:
+    """Tells the other processes of an exception."""
+    if job.num_processes() == 1:
         return
+    from torch_mesh import _C
+
     with contextlib.suppress(Exception):  # the exception comes first
         text = f"{kind.__name__}: {error}"
-        report(text if len(text) <= _MAX_TOLD else text[:_MAX_TOLD] + "...")
+        _C.report_failure(
+            text if len(text) <= _MAX_TOLD else text[:_MAX_TOLD] + "..."
+        )
 
 
 def _leave() -> None:

@@ -86,9 +86,8 @@ def forget() -> None:
     _job = None
     _turns.clear()
     engine = sys.modules.get("torch_mesh._C")
-    end = getattr(engine, "end_job", None)
-    if end is not None:
-        end()
+    if engine is not None:
+        engine.end_job()
 
 
 def group() -> Any:
@@ -211,9 +210,10 @@ def _wait_until(now: _Job, is_there: Callable[[], bool]) -> None:
     """
     end = time.monotonic() + now.patience
     pause = 0.001
-    verdict = getattr(sys.modules.get("torch_mesh._C"), "verdict", None)
+    from torch_mesh import _C
+
     while not is_there():
-        why_over = verdict() if verdict is not None else None
+        why_over = _C.verdict()
         if why_over:
             raise RuntimeError(why_over)
         if time.monotonic() > end:

@@ -283,10 +283,8 @@ def _start_engine(group: Any, answer: float) -> None:
     """Has the engine open its ways to the other processes."""
     from torch_mesh import _C
 
-    native: Any = _C
-    if hasattr(native, "start_job"):
-        native.set_wait_limit(answer)
-        native.start_job(group.group_name, group.rank(), group.size())
+    _C.set_wait_limit(answer)
+    _C.start_job(group.group_name, group.rank(), group.size())
 
 
 # What the processes are like
