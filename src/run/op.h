@@ -67,7 +67,7 @@ struct Op {
   std::vector<ParamKind> params;
   std::vector<uint32_t> param_hashes;  // of their names
   std::string base_name;               // "aten::add_"
-  uint64_t hash = 0;  // of its name; equal in all processes
+  uint64_t hash = 0;                   // of its name; equal in all processes
   bool is_view = false;                // a result aliases an argument
   bool moves_no_data = false;          // a view, or made as one
   bool is_inplace_view = false;  // t_, squeeze_, ...: changes the metadata

@@ -78,8 +78,8 @@ std::vector<int64_t> strides_of_whole(
   return strides;
 }
 
-// Whether each process finds the same order of dims in its own shards: they are
-// of equal sizes, or each shows the order of all dims.
+}  // namespace
+
 bool shows_order(
     const LoweredPlan::Output& output,
     const std::vector<int64_t>& sizes) {
@@ -99,8 +99,6 @@ bool shows_order(
   }
   return true;
 }
-
-}  // namespace
 
 at::Tensor make_result(
     const LoweredPlan& plan,

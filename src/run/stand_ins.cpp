@@ -15,6 +15,7 @@
 
 #include "rules/families.h"
 #include "run/arguments.h"
+#include "run/packing.h"
 #include "shard/span.h"
 
 namespace torch_mesh {
@@ -363,7 +364,8 @@ void find_hidden_strides(
     const Plan::Output& output = prepared.plan.outputs[o];
     // No process sees how the shards of others lie.
     const bool is_elsewhere = output.layout.sharded_axes() != 0 &&
-                              !output.layout.mesh().is_all_mine();
+                              !output.layout.mesh().is_all_mine() &&
+                              !shows_order(prepared.outputs[o], output.sizes);
     if (!is_elsewhere &&
         !hides_strides(op, args, output, prepared.outputs[o])) {
       continue;

@@ -4,10 +4,9 @@ import itertools
 import math
 
 import torch
+from tests.conformance import team
 
 import torch_mesh as tm
-
-from tests.conformance import team
 
 MESHES = {
     "2": {"data": 2},
