@@ -116,7 +116,7 @@ def _zeros_like(part: tuple[Any, ...] | None) -> Tensor | None:
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def take_apart(x: Tensor) -> list[Tensor | None]:
+def take_apart(x: Tensor) -> list[Any]:
     """The shards of a global tensor, row-major; differentiable.
 
     Args:

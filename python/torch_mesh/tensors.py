@@ -172,10 +172,11 @@ def shards(x: Tensor) -> list[Tensor]:
     Raises:
         ValueError: if `x` is not on the mesh.
     """
-    return [
-        shard if shard is None else _C.read_only(shard)
-        for shard in _C.shards(tensor_for("shards", x))
-    ]
+    held = _C.shards(tensor_for("shards", x))
+    for i, shard in enumerate(held):
+        if shard is not None:
+            held[i] = _C.read_only(shard)
+    return held
 
 
 def from_shards(
