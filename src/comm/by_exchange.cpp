@@ -22,6 +22,7 @@
 #include "comm/exchange.h"
 #include "comm/fold.h"
 #include "comm/pieces.h"
+#include "comm/workspace.h"
 #include "core/groups.h"
 #include "core/shapes.h"
 #include "shard/local_ops.h"
@@ -70,13 +71,25 @@ using Strides = std::vector<std::vector<int64_t>>;  // [operand]
 at::Tensor packed(
     const std::vector<Shards>& operands,
     int lane,
-    const Strides& strides) {
+    const Strides& strides,
+    bool reuses_memory) {
   std::vector<at::Tensor> runs;
   for (size_t k = 0; k < operands.size(); ++k) {
     const at::Tensor part = with_strides(operands[k][lane].local(), strides[k]);
     runs.push_back(part.as_strided({part.numel()}, {1}, part.storage_offset()));
   }
-  return runs.size() == 1 ? runs[0] : at::cat(runs);
+  if (runs.size() == 1) {
+    return runs[0];
+  }
+  if (!reuses_memory) {
+    return at::cat(runs);
+  }
+  int64_t numel = 0;
+  for (const at::Tensor& run : runs) {
+    numel += run.numel();
+  }
+  at::Tensor all = workspace(numel, runs[0].scalar_type());
+  return at::cat_out(all, runs);
 }
 
 // The order in which a member packs its operands: those who sum together must
@@ -135,14 +148,19 @@ class Ring {
       const Mesh& mesh,
       const Lanes& lanes,
       std::vector<at::Tensor> runs,
-      size_t num_values)
+      size_t num_values,
+      bool reuses_memory)
       : mesh_(mesh),
         lanes_(lanes),
         num_values_(num_values),
         parts_(std::move(runs)) {
+    // Of many values the sums are copied out of it.
     for (const at::Tensor& run : parts_) {
       held_.push_back(
-          run.defined() ? at::empty({run.numel()}, run.options()) : run);
+          !run.defined() ? run
+          : reuses_memory && num_values > 1
+              ? workspace(run.numel(), run.scalar_type())
+              : at::empty({run.numel()}, run.options()));
     }
   }
 
@@ -399,13 +417,15 @@ class ByExchange final : public Communicator {
       AxisMask cut_axes,
       const std::vector<Shards>& operands) override {
     const Lanes& lanes = mesh.lanes(cut_axes);
+    const bool reuses_memory =
+        !mesh.is_all_mine() && operands[0].any().local().is_cpu();
     std::vector<Strides> strides(lanes.num);
     std::vector<at::Tensor> runs(lanes.num);
     for (const int lane : lanes.mine) {
       strides[lane] = common_strides(mesh, how, lanes, lane, operands);
-      runs[lane] = packed(operands, lane, strides[lane]);
+      runs[lane] = packed(operands, lane, strides[lane], reuses_memory);
     }
-    Ring ring(mesh, lanes, std::move(runs), operands.size());
+    Ring ring(mesh, lanes, std::move(runs), operands.size(), reuses_memory);
     for (const Step::Part& part : how) {
       ring.run(part);
     }

@@ -11,6 +11,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
+#include "comm/workspace.h"
 #include "job/journal.h"
 #include "job/runs.h"
 #include "shard/local_ops.h"
@@ -133,7 +134,7 @@ void Exchange::receive(
   }
   places_.push_back(pieces_.size());
   pieces_.emplace_back();
-  at::Tensor run = at::empty({numel}, options.device(at::kCPU));
+  at::Tensor run = workspace(numel, c10::typeMetaToScalarType(options.dtype()));
   incoming_.push_back(
       {to, mesh_.devices()[from].process, std::move(run), std::move(sizes)});
 }

@@ -51,8 +51,9 @@ class Exchange {
     }
   }
 
-  // The next piece for a device of this process: on the device, memory of
-  // nobody's concern, but for one that was read where it lies.
+  // The next piece for a device of this process, on the device: a view of where
+  // it was read, or memory that others get once nobody refers to it. So it is
+  // copied, or added to others, and not kept.
   at::Tensor take();
 
   bool is_mine(int device) const {
