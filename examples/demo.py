@@ -1,10 +1,17 @@
 """Trains both examples on a mesh and on one plain device, and compares them.
 
+The second one then trains on the same mesh again, which two processes have
+between them.
+
 Run: make demo, or python examples/demo.py
 """
 
+import json
 import os
+import socket
+import subprocess
 import sys
+import tempfile
 import time
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -20,6 +27,9 @@ import torch_mesh as tm
 import torch_mesh.keras
 
 SEED = 0
+GPT_MESH = (2, 2)
+GPT_EPOCHS = 3
+NUM_PROCESSES = 2
 console = rich.console.Console(width=100 if not sys.stdout.isatty() else None)
 
 
@@ -174,15 +184,22 @@ def show_speed(plain, mesh):
 def compare(title, example, data, distribution, epochs):
     """Trains on one device, then on the mesh, and prints both side by side.
 
-    Returns the model on the mesh.
+    Returns (the model on the mesh, history and speed on the one device).
     """
-    (x, _), _ = data
-    num_steps = epochs * -(-len(x) // example.BATCH_SIZE)
     console.rule(title)
     console.print("One plain device")
     keras.distribution.set_distribution(None)
-    _, plain, plain_speed = train(example, data, epochs)
+    _, *plain = train(example, data, epochs)
+    return beside(plain, example, data, distribution, epochs), plain
 
+
+def beside(plain, example, data, distribution, epochs):
+    """Trains on the mesh, and prints it beside one device.
+
+    Returns the model.
+    """
+    (x, _), _ = data
+    num_steps = epochs * -(-len(x) // example.BATCH_SIZE)
     mesh = distribution.device_mesh
     axes = " ".join(
         f"{name}={n}"
@@ -194,11 +211,52 @@ def compare(title, example, data, distribution, epochs):
         model, history, speed = train(example, data, epochs)
 
     console.print()
-    show_losses(plain, history)
+    show_losses(plain[0], history)
     show_variables(model)
     show_collectives(counts, num_steps)
-    show_speed(plain_speed, speed)
+    show_speed(plain[1], speed)
     return model
+
+
+def compare_in_processes(title, plain):
+    """Trains the GPT in processes that have the mesh between them."""
+    console.rule(title)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    num_devices = GPT_MESH[0] * GPT_MESH[1] // NUM_PROCESSES
+    environment = {
+        **os.environ,
+        "TORCH_MESH_CPU_DEVICES": str(num_devices),
+        # Processes that wait do not take the cores of those that work.
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": "1",
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(plain, file)
+        file.flush()
+        processes = [
+            subprocess.Popen(
+                [sys.executable, __file__, str(i), address, file.name],
+                env=environment,
+            )
+            for i in range(NUM_PROCESSES)
+        ]
+        codes = [process.wait() for process in processes]
+    if any(codes):
+        raise SystemExit(f"the processes ended with {codes}")
+
+
+def work(process, address, path):
+    """What each of them runs: the program of one process, but for a line."""
+    keras.distribution.initialize(address, NUM_PROCESSES, process)
+    if process != 0:
+        console.quiet = True
+    with open(path) as file:
+        plain = json.load(file)
+    distribution = gpt.distribution(GPT_MESH)
+    # The first epoch is that of the longer run.
+    plain[0] = {name: values[:1] for name, values in plain[0].items()}
+    beside(plain, gpt, gpt.load_data(), distribution, epochs=1)
 
 
 def main():
@@ -210,12 +268,12 @@ def main():
         digits.distribution((4,)),
         epochs=6,
     )
-    model = compare(
+    model, plain = compare(
         "The standard library's text: a GPT, ModelParallel on 2 x 2 devices",
         gpt,
         gpt.load_data(),
-        gpt.distribution((2, 2)),
-        epochs=3,
+        gpt.distribution(GPT_MESH),
+        epochs=GPT_EPOCHS,
     )
     console.rule("Text that the GPT writes, on the mesh")
     for seed, prompt in enumerate(("def ", "class ")):
@@ -223,8 +281,14 @@ def main():
         console.print(text, markup=False, highlight=False)
         console.rule(characters=".")
     keras.distribution.set_distribution(None)
+    compare_in_processes(
+        "The GPT again: 2 processes with 2 of the devices each", plain
+    )
     console.print(f"{time.perf_counter() - start:.0f} s in all")
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        work(int(sys.argv[1]), *sys.argv[2:])
+    else:
+        main()
