@@ -267,7 +267,7 @@ void run(const Op& op, Stack& stack) {
       stack.data() + stack.size() - num_args, num_args);
   CallTensors tensors = tensors_of(op, args);
   if (current_job()) [[unlikely]] {
-    note_call(op, tensors);
+    note_call(op, args, tensors);
   }
   std::optional<ExplainedOp> explained;
   if (is_explaining()) [[unlikely]] {

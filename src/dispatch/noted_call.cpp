@@ -2,8 +2,12 @@
 
 #include "dispatch/noted_call.h"
 
+#include <bit>
+#include <sstream>
 #include <string>
 #include <string_view>
+
+#include <ATen/Context.h>
 
 #include "comm/host_read.h"
 #include "job/job.h"
@@ -26,8 +30,51 @@ uint64_t bytes_of(const at::Tensor& plain) {
   return hash;
 }
 
-// "aten::add.Tensor f32[8, 4] (S0) f32[4] plain 1f..".
-std::string words_of(const Op& op, const CallTensors& tensors) {
+uint64_t number_of(const Layout& layout) {
+  uint64_t hash = 0;
+  for (const Placement& placement : layout.placements()) {
+    hash = mixed(hash, static_cast<uint64_t>(placement.kind));
+    hash = mixed(hash, static_cast<uint64_t>(placement.dim));
+    hash = mixed(hash, static_cast<uint64_t>(placement.block));
+  }
+  return hash;
+}
+
+// Of numbers and lists of them; 0 of anything else.
+uint64_t number_of(const c10::IValue& arg) {
+  if (arg.isInt()) {
+    return static_cast<uint64_t>(arg.toInt());
+  }
+  if (arg.isBool()) {
+    return arg.toBool() ? 1 : 2;
+  }
+  if (arg.isDouble()) {
+    return std::bit_cast<uint64_t>(arg.toDouble());
+  }
+  if (arg.isIntList()) {
+    uint64_t hash = 3;
+    for (const int64_t number : arg.toIntVector()) {
+      hash = mixed(hash, static_cast<uint64_t>(number));
+    }
+    return hash;
+  }
+  return 0;
+}
+
+// The words of a number or a list of numbers; none of anything else.
+std::string words_of(const c10::IValue& arg) {
+  std::ostringstream words;
+  if (arg.isInt() || arg.isBool() || arg.isDouble() || arg.isIntList()) {
+    words << " " << arg;
+  }
+  return words.str();
+}
+
+// "aten::add.Tensor f32[8, 4] (S0) f32[4] plain of value 1.. 2".
+std::string words_of(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors) {
   std::string words = op.schema.name;
   for (const CallTensors::Entry& entry : tensors.entries) {
     words += " " + text_of(entry);
@@ -36,32 +83,52 @@ std::string words_of(const Op& op, const CallTensors& tensors) {
       words += " of value " + std::to_string(bytes_of(*entry.tensor));
     }
   }
+  for (const c10::IValue& arg : args) {
+    words += words_of(arg);
+  }
+  if (op.is_random) {
+    const at::Generator& generator =
+        at::globalContext().defaultGenerator(at::kCPU);
+    words += " generator " + std::to_string(bytes_of(generator.get_state()));
+  }
   return words;
 }
 
 }  // namespace
 
-void note_call(const Op& op, const CallTensors& tensors) {
+void note_call(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors) {
   if (op.moves_no_data) {
     return;
   }
   const CallTensors::Entry* global = nullptr;
   uint64_t what = op.hash;
   for (const CallTensors::Entry& entry : tensors.entries) {
+    what = mixed(what, static_cast<uint64_t>(entry.tensor->scalar_type()));
     for (const int64_t size : entry.tensor->sizes()) {
       what = mixed(what, static_cast<uint64_t>(size));
     }
-    global = entry.is_global && !global ? &entry : global;
+    if (entry.is_global) {
+      what = mixed(what, number_of(layout_in_call(entry)));
+      what = mixed(what, static_cast<uint64_t>(entry.tensor->storage_offset()));
+      global = global ? global : &entry;
+    } else if (entry.tensor->dim() == 0 && entry.tensor->is_cpu()) {
+      what = mixed(what, bytes_of(*entry.tensor));  // a number, as in x * 2
+    }
   }
   if (!global) {
     return;
   }
+  for (const c10::IValue& arg : args) {
+    what = mixed(what, number_of(arg));
+  }
   const Mesh mesh = layout_in_call(*global).mesh();
   if (current_job()->checks_calls) {
-    compare(mesh, words_of(op, tensors));
-  } else {
-    note(mesh, what);
+    compare(mesh, words_of(op, args, tensors));
   }
+  note(mesh, what);
 }
 
 }  // namespace torch_mesh

@@ -7,12 +7,16 @@
 namespace torch_mesh {
 
 // Goes into the number by which the processes of the call's mesh tell that they
-// do the same (job/journal.h): the op, and the sizes of its tensors. Views do
-// not: one process may look at its tensors as it likes.
+// do the same (job/journal.h): the op, its numbers, and the sizes, dtypes,
+// offsets and layouts of its tensors. Views do not: one process may look at its
+// tensors as it likes.
 //
-// Where the job checks each call (TORCH_MESH_CHECK=1) the processes compare
-// dtypes, layouts and all plain values too, at once: throws
+// Where the job checks each call (TORCH_MESH_CHECK=1) the processes compare all
+// plain values and the state of the random generator too, at once: throws
 // [processes-differ], which names the first call that differs.
-void note_call(const Op& op, const CallTensors& tensors);
+void note_call(
+    const Op& op,
+    c10::ArrayRef<c10::IValue> args,
+    const CallTensors& tensors);
 
 }  // namespace torch_mesh

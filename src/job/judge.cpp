@@ -164,7 +164,9 @@ void Judge::looked(Time now, uint64_t num_beats) {
     return;
   }
   is_store_silent_ = is_over_limit(++silent_);
-  if (is_store_silent_ && !has_any_left()) {
+  if (is_store_silent_ && has_any_left()) {
+    end_store();
+  } else if (is_store_silent_) {
     const int keeper = settings_.store_keeper;
     decide(
         "peer-lost",
@@ -183,6 +185,7 @@ void Judge::looked(Time now, uint64_t num_beats) {
 void Judge::store_failed(std::string_view error) {
   // A job at its end: the store goes with the process that keeps it.
   if (has_any_left()) {
+    end_store();
     return;
   }
   int keeper = settings_.store_keeper;
@@ -198,6 +201,21 @@ void Judge::store_failed(std::string_view error) {
           (error.empty() ? "" : "\n  the store says" + shown_lines(error)) +
           "\nHint: look at the output of the process that keeps the store, "
           "process 0 or the launcher: it ended, or was killed.");
+}
+
+void Judge::end_store() {
+  std::string gone;
+  for (int i = 0; i < static_cast<int>(peers_.size()); ++i) {
+    if (left(i)) {
+      gone += (gone.empty() ? "" : ", ") + name(i);
+    }
+  }
+  end_of_store_ = Verdict{
+      "peer-left",
+      std::max(settings_.store_keeper, 0),
+      "the job is at its end: its store is gone, after " + gone +
+          " left.\nHint: all processes must run the same program to its end; "
+          "look at the output of those that ended first."};
 }
 
 void Judge::closed(int process) { peers_[process].is_closed = true; }

@@ -67,6 +67,9 @@ class Judge {
   // What one who waits for `process` is told, if it has ended well.
   std::optional<Verdict> left(int process) const;
   bool has_any_left() const;
+  // Of the store after a process has left: no verdict, since the job may be at
+  // its end, but the end of waits for the process that keeps it.
+  const std::optional<Verdict>& end_of_store() const { return end_of_store_; }
   // "process 1 (host x, pid 123)".
   std::string name(int process) const;
   // What `process` said last, as indented lines of a message.
@@ -91,6 +94,7 @@ class Judge {
   bool stood_still(std::optional<Time>& last, Time now) const;
   bool is_over_limit(int beats) const;
   void judge(Time now, int process);
+  void end_store();
   void judge_failure(int process, const Beat& beat);
   void decide(const char* code, int process, const std::string& text);
   std::string limit_text() const;
@@ -103,6 +107,7 @@ class Judge {
   uint64_t num_beats_ = 0;
   int silent_ = 0;  // intervals since the last beat of this process
   bool is_store_silent_ = false;
+  std::optional<Verdict> end_of_store_;
   std::optional<Verdict> verdict_;
 };
 

@@ -68,6 +68,7 @@ void check_head(
       process,
       "  ",
       said(received),
+      said(received) == said(mine) ? "\n  what differs came before" : "",
       "\nHint: all processes must run the same ops in the same order, on "
       "values "
       "of the same sizes and dtypes; TORCH_MESH_CHECK=1 names the first that "

@@ -338,6 +338,10 @@ void Monitor::check(int process) {
     if (!why && process >= 0 && process < num_processes_) {
       why = judge_.left(process);
     }
+    const std::optional<Verdict>& end = judge_.end_of_store();
+    if (!why && end && end->process == process) {
+      why = end;
+    }
   }
   if (why) {
     throw CoreError(ErrorKind::kProcess, why->code, why->text);

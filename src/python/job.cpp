@@ -17,6 +17,7 @@
 #include <torch_mesh/error.h>
 
 #include "comm/c10d.h"
+#include "comm/workspace.h"
 #include "job/job.h"
 #include "job/monitor.h"
 #include "job/shared_memory.h"
@@ -113,6 +114,7 @@ void join(const std::string& group_name, int process, int num_processes) {
 void leave() {
   end_job();
   stop_monitor();
+  free_workspaces();
 }
 
 // Ctrl-C is seen where Python looks for it: on its main thread.

@@ -316,7 +316,7 @@ bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from) {
   if (!is_run_of_bytes || !to.is_cpu() || to.scalar_type() != c10::kByte ||
       to.sizes() != from.sizes() || !to.is_contiguous() ||
       to.storage_offset() != 0 || storage.dtype() == c10::kByte ||
-      start == end ||
+      start == end || !storage.layout().mesh().is_all_mine() ||
       contiguous_strides(storage.base_sizes()) !=
           std::vector<int64_t>(
               storage.base_strides().begin(), storage.base_strides().end())) {
