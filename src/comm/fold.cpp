@@ -2,6 +2,7 @@
 
 #include "comm/fold.h"
 
+#include <algorithm>
 #include <bit>
 #include <utility>
 #include <vector>
@@ -67,6 +68,19 @@ void sum_into(const at::Tensor& sum, Parts parts) {
   if (parts.parts.size() == 1) {
     if (!parts.parts[0].is_same(sum)) {
       sum.copy_(parts.parts[0]);
+    }
+    return;
+  }
+  // Piece by piece: what stands between is then small.
+  constexpr int64_t kPiece = int64_t{1} << 16;
+  if (parts.parts.size() > 2 && sum.dim() == 1 && sum.numel() > kPiece) {
+    std::vector<at::Tensor> pieces(parts.parts.size());
+    for (int64_t begin = 0; begin < sum.numel(); begin += kPiece) {
+      const int64_t length = std::min(kPiece, sum.numel() - begin);
+      for (size_t i = 0; i < pieces.size(); ++i) {
+        pieces[i] = parts.parts[i].narrow(0, begin, length);
+      }
+      sum_into(sum.narrow(0, begin, length), {pieces, parts.places});
     }
     return;
   }

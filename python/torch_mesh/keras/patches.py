@@ -145,6 +145,8 @@ AT_IMPORT = (
                 "Distribution.__init__",
                 checks.distribution_init,
                 "a mesh over processes takes data of any kind",
+                expects="self, device_mesh, batch_dim_name=, "
+                "auto_shard_dataset=",
             ),
             Patch(
                 DISTRIBUTION,
@@ -286,8 +288,19 @@ AT_FIRST_DISTRIBUTION = (
                     name,
                     f"{_HERE}.writing:{name}",
                     "all processes of a mesh gather, and one writes",
+                    expects=expects,
                 )
-                for name in ("save_model", "save_weights")
+                for name, expects in (
+                    (
+                        "save_model",
+                        "model, filepath, overwrite=, zipped=, **kwargs",
+                    ),
+                    (
+                        "save_weights",
+                        "model, filepath, overwrite=, max_shard_size=, "
+                        "**kwargs",
+                    ),
+                )
             ),
             *(
                 Patch(
