@@ -81,6 +81,13 @@ void Judge::heard(
     Time now,
     const std::vector<std::optional<std::string>>& beats) {
   const bool anew = stood_still(last_heard_, now);
+  // Beats that come at once, as those of a process that ends, give the others
+  // no time to answer.
+  const bool counts =
+      !last_counted_ || seconds(*last_counted_, now) >= settings_.interval / 2;
+  if (counts) {
+    last_counted_ = now;
+  }
   for (size_t i = 0; i < peers_.size(); ++i) {
     Peer& peer = peers_[i];
     if (!beats[i]) {
@@ -94,8 +101,10 @@ void Judge::heard(
       }
       peer.since = now;
       peer.unchanged = 0;
-    } else {
-      peer.unchanged = anew ? 0 : peer.unchanged + 1;
+    } else if (anew) {
+      peer.unchanged = 0;
+    } else if (counts) {
+      ++peer.unchanged;
     }
   }
   // A process that says what went wrong comes before those that fell silent.

@@ -103,6 +103,7 @@ class Judge {
   const MonitorSettings settings_;
   std::vector<Peer> peers_;
   std::optional<Time> last_heard_;
+  std::optional<Time> last_counted_;  // of beats that count
   std::optional<Time> last_looked_;
   uint64_t num_beats_ = 0;
   int silent_ = 0;  // intervals since the last beat of this process
