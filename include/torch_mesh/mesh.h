@@ -98,7 +98,10 @@ class Mesh {
   const Lanes& lanes(AxisMask sharded) const;
   // Whether all devices share one memory.
   bool one_memory() const;
-  // Whether all devices are this process's.
+  // Whether a device is this process's: that of the mesh without axes is every
+  // process's own.
+  bool is_mine(int device) const;
+  // Whether all devices are.
   bool is_all_mine() const;
   // Whether it is of devices of kind kNull.
   bool is_null() const;

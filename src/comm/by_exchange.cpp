@@ -190,7 +190,12 @@ class Ring {
     for (int lane = 0; lane < lanes_.num; ++lane) {
       const Member member = member_of(axis, lane);
       for (const int from : member.group) {
-        read(exchange, lane, from, parts_, member);
+        exchange.read(
+            lanes_.first_device[lane],
+            lanes_.first_device[from],
+            [&] { return chunk_of(parts_[from], member); },
+            [&] { return chunk_of(parts_[lane], member).sizes().vec(); },
+            options());
       }
     }
     exchange.run(said("sum", axis));
@@ -231,21 +236,6 @@ class Ring {
       }
     });
     parts_ = held_;
-  }
-
-  // What `from` has of the chunk of a member that reads it.
-  void read(
-      Exchange& exchange,
-      int lane,
-      int from,
-      const std::vector<at::Tensor>& runs,
-      const Member& member) {
-    exchange.read(
-        lanes_.first_device[lane],
-        lanes_.first_device[from],
-        [&] { return chunk_of(runs[from], member); },
-        [&] { return chunk_of(runs[lane], member).sizes().vec(); },
-        options());
   }
 
   // Of each lane and each other one that sums with it: f(lane, from, the place
@@ -294,10 +284,6 @@ class Ring {
 };
 
 // --- the others --------------------------------------------------------------
-
-int64_t size_of(const Step& step) {
-  return step.after.mesh().axis(step.axis).size;
-}
 
 // Of the piece that a device keeps of a shard of these sizes.
 std::vector<int64_t> cut_sizes(
@@ -464,7 +450,7 @@ class ByExchange final : public Communicator {
     }
     exchange.run([] { return "copy of elements, in " + CurrentOp::name(); });
     for (const Copy& copy : copies) {
-      if (exchange.is_mine(copy.to)) {
+      if (mesh.is_mine(copy.to)) {
         copy.target.local().copy_(exchange.take());
       }
     }

@@ -281,8 +281,8 @@ struct Peer {
   uint64_t num_sent = 0;
   uint64_t num_received = 0;
 
-  Runs<const std::byte> sends;
-  Runs<std::byte> receives;
+  ByteRuns<const std::byte> sends;
+  ByteRuns<std::byte> receives;
   MessageHead expected;
   Block sent;
   Block received;
@@ -324,10 +324,14 @@ class GroupTransport final : public Transport {
   void finish() override {
     breaking([&] { finish_unbroken(); });
   }
+  // No work of this transport is left then: gloo no longer touches its memory.
+  void abandon(std::exception_ptr error) noexcept override {
+    broken_ = std::move(error);
+    peers_.clear();
+  }
 
  private:
-  // Runs one of the above. After an error no work of this transport is left:
-  // gloo then no longer touches their memory.
+  // Runs one of the above; an error is the end of the transport.
   template <typename Step>
   void breaking(Step step) {
     if (broken_) {
@@ -336,8 +340,7 @@ class GroupTransport final : public Transport {
     try {
       step();
     } catch (...) {
-      broken_ = std::current_exception();
-      peers_.clear();
+      abandon(std::current_exception());
       throw;
     }
   }

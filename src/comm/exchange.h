@@ -14,8 +14,6 @@
 
 #include <torch_mesh/mesh.h>
 
-#include "job/transport.h"
-
 namespace torch_mesh {
 
 class Exchange {
@@ -25,8 +23,9 @@ class Exchange {
   // Device `to` reads a piece of device `from`. Which of the two functions is
   // called depends on whose they are; none, if both are others'.
   //
-  //   piece()    it; may be a view
-  //   options()  of it, and sizes() its sizes, where another process has it
+  //   piece()  it; may be a view
+  //   sizes()  its sizes, where another process has it
+  //   options  its dtype
   template <typename Piece, typename Sizes>
   void read(
       int to,
@@ -34,9 +33,10 @@ class Exchange {
       const Piece& piece,
       const Sizes& sizes,
       const at::TensorOptions& options) {
-    if (is_mine(from)) {
-      is_mine(to) ? read_here(to, from, piece()) : send(to, from, piece());
-    } else if (is_mine(to)) {
+    if (mesh_.is_mine(from)) {
+      mesh_.is_mine(to) ? read_here(to, from, piece())
+                        : send(to, from, piece());
+    } else if (mesh_.is_mine(to)) {
       receive(to, from, sizes(), options);
     }
   }
@@ -46,7 +46,7 @@ class Exchange {
   template <typename Words>
   void run(const Words& words) {
     // Noted by all, also by who has nothing to send or receive.
-    if (!is_all_mine_) {
+    if (!mesh_.is_all_mine()) {
       travel(words());
     }
   }
@@ -55,10 +55,6 @@ class Exchange {
   // it was read, or memory that others get once nobody refers to it. So it is
   // copied, or added to others, and not kept.
   at::Tensor take();
-
-  bool is_mine(int device) const {
-    return is_all_mine_ || mesh_.devices()[device].is_mine();
-  }
 
  private:
   // A piece on its way: a flat run of its elements, and how to see them as it
@@ -81,7 +77,6 @@ class Exchange {
       const at::TensorOptions& options);
 
   const Mesh& mesh_;
-  const bool is_all_mine_;
   std::deque<at::Tensor> pieces_;     // those that are there to be taken
   std::vector<Travelling> outgoing_;  // in the order of their naming
   std::vector<Travelling> incoming_;

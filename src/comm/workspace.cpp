@@ -45,10 +45,14 @@ void shrink(std::vector<at::Tensor>& all) {
 }  // namespace
 
 at::Tensor workspace(int64_t numel, c10::ScalarType dtype) {
-  // Whole pages, so that sums that differ a little share one.
+  // Whole pages, so that sums that differ a little share one. What is smaller
+  // comes from the heap, whose pages are there.
   constexpr int64_t kGrain = int64_t{1} << 16;
   const int64_t num_bytes =
       numel * static_cast<int64_t>(c10::elementSize(dtype));
+  if (num_bytes < kGrain) {
+    return at::empty({numel}, dtype);
+  }
   Buffers& kept = buffers();
   const std::lock_guard lock(kept.mutex);
   const auto fits = [&](const at::Tensor& buffer) {

@@ -155,6 +155,9 @@ struct Mesh::Data {
       std::vector<Axis> axes,
       std::vector<Device> devices);
   const Lanes* make_lanes(AxisMask sharded) const;
+  bool is_mine(int device) const {
+    return is_all_mine || devices[device].is_mine();
+  }
 };
 
 namespace {
@@ -397,9 +400,8 @@ const Lanes* Mesh::Data::make_lanes(AxisMask sharded) const {
     auto [entry, is_new] =
         lane_at.try_emplace({memories[device], place}, result->num);
     if (is_new) {
-      const bool is_mine = is_all_mine || devices[device].is_mine();
-      result->is_mine_.push_back(is_mine);
-      if (is_mine) {
+      result->is_mine_.push_back(is_mine(device));
+      if (is_mine(device)) {
         result->mine.push_back(result->num);
       }
       ++result->num;
@@ -494,6 +496,8 @@ int Mesh::neighbour(int device, int axis, int64_t coordinate) const {
 }
 
 bool Mesh::is_null() const { return devices()[0].kind == DeviceKind::kNull; }
+
+bool Mesh::is_mine(int device) const { return data_->is_mine(device); }
 
 bool Mesh::is_all_mine() const { return data_->is_all_mine; }
 

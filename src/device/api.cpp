@@ -309,10 +309,6 @@ std::vector<at::Tensor> shards(const at::Tensor& tensor) {
 
 namespace {
 
-bool exists_here(const Mesh& mesh, int device) {
-  return mesh.is_all_mine() || mesh.devices()[device].is_mine();
-}
-
 // The sizes of the shards of all devices, which are of one dtype and number of
 // dims. Throws [shard-sizes], in each process.
 std::vector<std::vector<int64_t>> check_shards(
@@ -321,7 +317,7 @@ std::vector<std::vector<int64_t>> check_shards(
     int first) {
   std::vector<std::vector<int64_t>> facts(mesh.size());
   for (int device = 0; device < mesh.size(); ++device) {
-    if (exists_here(mesh, device)) {
+    if (mesh.is_mine(device)) {
       const at::Tensor& shard = shards[device];
       TORCH_MESH_CHECK_VALUE(
           shard.dim() == shards[first].dim(),
@@ -380,7 +376,7 @@ at::Tensor from_shards(
     int first = -1;  // device of this process
     for (int device = 0; device < mesh.size(); ++device) {
       const at::Tensor& shard = shards[device];
-      const bool is_mine = exists_here(mesh, device);
+      const bool is_mine = mesh.is_mine(device);
       TORCH_MESH_CHECK_VALUE(
           shard.defined() || !is_mine,
           "shard-sizes",
@@ -431,10 +427,6 @@ at::Tensor from_shards(
       sizes[dim] = total;
     }
     const Lanes& lanes = layout.lanes();
-    AxisMask summed = 0;
-    for (int axis = 0; axis < mesh.num_axes(); ++axis) {
-      summed |= AxisMask{layout[axis].is_partial()} << axis;
-    }
     std::vector<std::vector<at::Tensor>> parts(lanes.num);
     std::vector<std::vector<int64_t>> places(lanes.num);
     for (int device = 0; device < mesh.size(); ++device) {
@@ -452,7 +444,7 @@ at::Tensor from_shards(
           layout.str(),
           "\nHint: uneven dims are cut in ceil-sized chunks, the last ones "
           "smaller.");
-      if (!exists_here(mesh, device)) {
+      if (!mesh.is_mine(device)) {
         continue;
       }
       const int lane = lanes.lane_of_device[device];
@@ -466,7 +458,8 @@ at::Tensor from_shards(
         if (counts) {
           parts[lane].push_back(
               shards[device].detach().to(torch_device(mesh.devices()[device])));
-          places[lane].push_back(place_along(mesh, summed, device));
+          places[lane].push_back(
+              place_along(mesh, layout.partial_axes(), device));
         }
       }
     }

@@ -25,7 +25,7 @@ static_assert(sizeof(Block) == Block::kSize);
 
 // Bytes that are cut in runs.
 template <typename Byte>
-struct Runs {
+struct ByteRuns {
   std::vector<std::span<Byte>> runs;
   size_t num_bytes = 0;
 
@@ -54,14 +54,20 @@ struct Runs {
   }
 };
 
-inline void copy_out(Runs<const std::byte>& from, std::byte* to, size_t num) {
+inline void copy_out(
+    ByteRuns<const std::byte>& from,
+    std::byte* to,
+    size_t num) {
   from.take(num, [&](std::span<const std::byte> piece) {
     std::memcpy(to, piece.data(), piece.size());
     to += piece.size();
   });
 }
 
-inline void copy_in(Runs<std::byte>& to, const std::byte* from, size_t num) {
+inline void copy_in(
+    ByteRuns<std::byte>& to,
+    const std::byte* from,
+    size_t num) {
   to.take(num, [&](std::span<std::byte> piece) {
     std::memcpy(piece.data(), from, piece.size());
     from += piece.size();

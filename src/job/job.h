@@ -13,7 +13,7 @@ namespace torch_mesh {
 struct Job {
   int process = 0;
   int num_processes = 1;
-  // Whether the processes compare each call (dispatch/noted_call.h).
+  // Whether the processes compare each call (run/noted_call.h).
   bool checks_calls = false;
   // How to reach each process; nullptr: this one. Several may share one.
   std::vector<std::shared_ptr<Transport>> transports;

@@ -5,16 +5,10 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "job/hash.h"
+
 namespace torch_mesh {
 namespace {
-
-// FNV-1a, 64 bits: equal in all processes, which std::hash need not be.
-uint64_t mixed(uint64_t hash, std::string_view bytes) {
-  for (const char c : bytes) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  }
-  return hash;
-}
 
 std::mutex& mutex = *new std::mutex;
 auto& journals = *new std::unordered_map<Mesh, uint64_t>;
@@ -33,7 +27,7 @@ Stamp note_step(const Mesh& mesh, std::string_view text) {
 void note(const Mesh& mesh, uint64_t what) {
   const std::lock_guard lock(mutex);
   uint64_t& hash = journals[mesh];
-  hash = (hash ^ what) * 0x100000001b3u;
+  hash = mixed(hash, what);
 }
 
 }  // namespace torch_mesh

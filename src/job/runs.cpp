@@ -2,6 +2,7 @@
 
 #include "job/runs.h"
 
+#include <exception>
 #include <string_view>
 
 #include <torch_mesh/error.h>
@@ -9,6 +10,21 @@
 #include "job/monitor.h"
 
 namespace torch_mesh {
+namespace {
+
+// Who finds that processes differ may be the only one who sees it.
+void report_difference(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const CoreError& core) {
+    if (std::string_view(core.code) == "processes-differ") {
+      report_failure(core.what());
+    }
+  } catch (...) {
+  }
+}
+
+}  // namespace
 
 void Runs::send(int process, std::span<const std::byte> bytes) {
   runs_[&transport_to(process)].out.push_back({process, bytes});
@@ -27,11 +43,12 @@ void Runs::run(const Stamp& stamp) {
     for (const auto& [transport, of_it] : runs_) {
       transport->finish();
     }
-  } catch (const CoreError& error) {
-    // Who finds that processes differ may be the only one who sees it.
-    if (std::string_view(error.code) == "processes-differ") {
-      report_failure(error.what());
+  } catch (...) {
+    const std::exception_ptr error = std::current_exception();
+    for (const auto& [transport, of_it] : runs_) {
+      transport->abandon(error);
     }
+    report_difference(error);
     throw;
   }
   note_op_ended();

@@ -18,8 +18,7 @@ class Runs {
   bool empty() const { return runs_.empty(); }
 
   // Returns when all has come, and may be written again. Throws what the
-  // transports throw (transport.h): these may then read and write the memory
-  // until the process ends.
+  // transports throw (transport.h), of which none touches the memory any more.
   void run(const Stamp& stamp);
 
  private:

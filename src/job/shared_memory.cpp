@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <iterator>
+#include <utility>
 
 #include <torch_mesh/error.h>
 
@@ -85,6 +86,10 @@ void SharedMemory::finish() {
     }
   });
   is_begun_ = false;
+}
+
+void SharedMemory::abandon(std::exception_ptr error) noexcept {
+  broken_ = std::move(error);
 }
 
 void SharedMemory::check_usable() const {

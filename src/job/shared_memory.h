@@ -58,6 +58,7 @@ class SharedMemory final : public Transport {
       std::span<const Outgoing> sends,
       std::span<const Incoming> receives) override;
   void finish() override;
+  void abandon(std::exception_ptr error) noexcept override;
 
  private:
   SharedMemory(int process, int num_processes, uint64_t job);

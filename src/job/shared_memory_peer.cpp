@@ -62,68 +62,65 @@ bool SharedMemoryPeer::start(uint64_t job, const Stamp& stamp) {
   return sends || receives;
 }
 
-bool SharedMemoryPeer::send() {
+// Moves runs until `transfer` gives less than it was asked for. The other side
+// is told of what has moved by `publish`, each `num_at_once_` bytes; `ended` is
+// told which run has moved whole.
+template <typename Byte, typename Transfer, typename Publish, typename Ended>
+bool SharedMemoryPeer::move(
+    MessageParts<Byte>& message,
+    const Transfer& transfer,
+    const Publish& publish,
+    const Ended& ended) {
   bool has_moved = false;
   size_t num_unpublished = 0;
-  auto publish = [&] {
+  auto tell = [&] {
     num_unpublished = 0;
-    if (writer_.publish()) {
-      has_moved = true;
+    if (publish()) {
       theirs_->ring_doorbell();
     }
   };
-  while (!outgoing_.is_done()) {
-    std::span<const std::byte>& run = outgoing_.runs[outgoing_.next];
+  while (!message.is_done()) {
+    std::span<Byte>& run = message.runs[message.next];
     const size_t most = std::min(run.size(), num_at_once_ - num_unpublished);
-    const size_t size = writer_.write(run.first(most));
+    const size_t size = transfer(run.first(most));
     run = run.subspan(size);
     num_unpublished += size;
-    outgoing_.next += run.empty();
+    has_moved |= size > 0;
+    if (run.empty()) {
+      ended(message.next++);
+    }
     if (size < most) {
       break;
     }
     if (num_unpublished == num_at_once_) {
-      publish();
+      tell();
     }
   }
-  publish();
+  tell();
   if (has_moved) {
     wait_.reset();
   }
   return has_moved;
 }
 
+bool SharedMemoryPeer::send() {
+  return move(
+      outgoing_,
+      [&](std::span<const std::byte> bytes) { return writer_.write(bytes); },
+      [&] { return writer_.publish(); },
+      [](size_t) {});
+}
+
 bool SharedMemoryPeer::receive() {
-  bool has_moved = false;
-  size_t num_unpublished = 0;
-  auto publish = [&] {
-    num_unpublished = 0;
-    if (reader_.publish()) {
-      theirs_->ring_doorbell();
-    }
-  };
-  while (!incoming_.is_done()) {
-    std::span<std::byte>& run = incoming_.runs[incoming_.next];
-    const size_t most = std::min(run.size(), num_at_once_ - num_unpublished);
-    const size_t size = reader_.read(run.first(most));
-    run = run.subspan(size);
-    num_unpublished += size;
-    has_moved |= size > 0;
-    if (run.empty() && incoming_.next++ == 0) {
-      check_head(expected_, incoming_.head, process_);
-    }
-    if (size < most) {
-      break;
-    }
-    if (num_unpublished == num_at_once_) {
-      publish();
-    }
-  }
-  publish();
-  if (has_moved) {
-    wait_.reset();
-  }
-  return has_moved;
+  return move(
+      incoming_,
+      [&](std::span<std::byte> bytes) { return reader_.read(bytes); },
+      [&] { return reader_.publish(); },
+      [&](size_t run) {
+        if (run == 0) {
+          check_head(expected_, incoming_.head, process_);
+        }
+      });
 }
 
 void SharedMemoryPeer::begin_wait() {

@@ -62,6 +62,13 @@ class SharedMemoryPeer {
   void check_wait(const char* doing);
 
  private:
+  template <typename Byte, typename Transfer, typename Publish, typename Ended>
+  bool move(
+      MessageParts<Byte>& message,
+      const Transfer& transfer,
+      const Publish& publish,
+      const Ended& ended);
+
   const int process_;
   const std::unique_ptr<Segment> theirs_;
   RingWriter writer_;

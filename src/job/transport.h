@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <span>
 
 #include "job/message.h"
@@ -46,6 +47,10 @@ class Transport {
   // what Wait throws (waiting.h), and [processes-differ]; afterwards the
   // transport is broken, and each call says so with the same error.
   virtual void finish() = 0;
+
+  // Where another transport's part of an exchange has failed: from now on this
+  // one is broken too, by that error, and touches no memory that it was given.
+  virtual void abandon(std::exception_ptr error) noexcept = 0;
 };
 
 }  // namespace torch_mesh

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -68,6 +69,8 @@ class SocketTransport final : public Transport {
       check_head(expected_, head_in_, other_);
     }
   }
+
+  void abandon(std::exception_ptr) noexcept override {}
 
  private:
   template <typename Runs>

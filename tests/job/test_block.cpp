@@ -16,7 +16,7 @@ std::span<const std::byte> bytes(const std::string& text) {
 TEST(Runs, are_copied_out_and_in_however_they_are_cut) {
   const std::string parts[] = {"a", "bcd", "efghi", "j"};
   for (size_t first = 0; first <= 10; ++first) {
-    Runs<const std::byte> from;
+    ByteRuns<const std::byte> from;
     for (const std::string& part : parts) {
       from.add(bytes(part));
     }
@@ -27,7 +27,7 @@ TEST(Runs, are_copied_out_and_in_however_they_are_cut) {
     EXPECT_TRUE(from.runs.empty());
 
     std::string whole(10, '?');
-    Runs<std::byte> to;
+    ByteRuns<std::byte> to;
     to.add(std::as_writable_bytes(std::span(whole).first(4)));
     to.add(std::as_writable_bytes(std::span(whole).subspan(4)));
     copy_in(to, packed, first);
@@ -39,7 +39,7 @@ TEST(Runs, are_copied_out_and_in_however_they_are_cut) {
 
 TEST(Runs, what_is_left_of_one_run_needs_no_packing) {
   const std::string text = "abcdef";
-  Runs<const std::byte> runs;
+  ByteRuns<const std::byte> runs;
   runs.add(bytes(text).first(2));
   runs.add(bytes(text).subspan(2));
   std::byte front[3];
