@@ -97,8 +97,9 @@ class C10dTransportForTesting {
   const std::unique_ptr<Transport> transport_;
 };
 
-// What src/job and src/comm do, before anything stands on them.
-void bind_parts_for_testing(py::module_& m) {
+}  // namespace
+
+void bind_job_for_testing(py::module_& m) {
   py::class_<C10dTransportForTesting>(m, "C10dTransportForTesting")
       .def("exchange", &C10dTransportForTesting::exchange)
       .def("seconds", &C10dTransportForTesting::seconds);
@@ -123,8 +124,6 @@ void bind_parts_for_testing(py::module_& m) {
       },
       Release());
   m.def("stop_monitor_for_testing", &stop_monitor, Release());
-  m.def("report_failure_for_testing", &report_failure, Release());
-  m.def("verdict_for_testing", &verdict);
   m.def(
       "note_op_for_testing",
       [](const std::string& text, const std::string& line) {
@@ -148,9 +147,5 @@ void bind_parts_for_testing(py::module_& m) {
       },
       Release());
 }
-
-}  // namespace
-
-void bind_job_for_testing(py::module_& m) { bind_parts_for_testing(m); }
 
 }  // namespace torch_mesh

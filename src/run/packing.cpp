@@ -81,18 +81,17 @@ std::vector<int64_t> strides_of_whole(
 }  // namespace
 
 bool shows_order(
-    const LoweredPlan::Output& output,
-    const std::vector<int64_t>& sizes) {
-  const bool are_equal = std::ranges::all_of(
-      output.local_sizes, [&](const std::vector<int64_t>& local) {
-        return local == output.local_sizes[0];
-      });
-  if (are_equal) {
+    const Plan::Output& output,
+    const std::vector<std::vector<int64_t>>& local_sizes) {
+  if (output.layout.sharded_axes() == 0 || output.layout.mesh().is_all_mine() ||
+      std::ranges::all_of(local_sizes, [&](const std::vector<int64_t>& local) {
+        return local == local_sizes[0];
+      })) {
     return true;
   }
-  for (const std::vector<int64_t>& local : output.local_sizes) {
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      if (local[d] <= 1 && sizes[d] > 1) {
+  for (const std::vector<int64_t>& local : local_sizes) {
+    for (size_t d = 0; d < output.sizes.size(); ++d) {
+      if (local[d] <= 1 && output.sizes[d] > 1) {
         return false;
       }
     }
@@ -123,7 +122,7 @@ at::Tensor make_result(
     return make_global(
         layout, sizes, first.strides(), dtype, std::move(shards));
   }
-  if (!layout.mesh().is_all_mine() && !shows_order(output, sizes)) {
+  if (!shows_order(plan.plan.outputs[o], output.local_sizes)) {
     // An order that all processes come to by themselves.
     const std::vector<int64_t> strides = contiguous_strides(sizes);
     for (Shard& shard : shards) {

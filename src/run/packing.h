@@ -19,11 +19,12 @@ at::Tensor make_result(
     Shards shards,
     bool is_joined);
 
-// Whether each process finds the same order of dims in its own shards: they are
-// of equal sizes, or each shows the order of all dims.
+// Whether each process finds the same order of dims in its own shards of a
+// result: it has all, or they are of equal sizes, or each shows the order of
+// all dims.
 bool shows_order(
-    const LoweredPlan::Output& output,
-    const std::vector<int64_t>& sizes);
+    const Plan::Output& output,
+    const std::vector<std::vector<int64_t>>& local_sizes);
 
 // Shards of an argument that have moved. Kernels that read memory as it lies
 // may count on what autograd gave them, and their results lie as their

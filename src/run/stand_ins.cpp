@@ -363,9 +363,8 @@ void find_hidden_strides(
   for (size_t o = 0; o < prepared.outputs.size(); ++o) {
     const Plan::Output& output = prepared.plan.outputs[o];
     // No process sees how the shards of others lie.
-    const bool is_elsewhere = output.layout.sharded_axes() != 0 &&
-                              !output.layout.mesh().is_all_mine() &&
-                              !shows_order(prepared.outputs[o], output.sizes);
+    const bool is_elsewhere =
+        !shows_order(output, prepared.outputs[o].local_sizes);
     if (!is_elsewhere &&
         !hides_strides(op, args, output, prepared.outputs[o])) {
       continue;

@@ -35,6 +35,11 @@ struct Box {
   int64_t offset = 0;
 };
 
+// Whether this process has all ranges of a value in the layout.
+bool can_read_ranges(const Layout& layout) {
+  return has_ranges(layout) && layout.mesh().is_all_mine();
+}
+
 int64_t product(c10::IntArrayRef sizes) {
   int64_t result = 1;
   for (int64_t size : sizes) {
@@ -202,8 +207,7 @@ at::Tensor read_block(const at::Tensor& tensor, int64_t start, int64_t count) {
   return below_autograd("read_block", [&] {
     reduce_pending(tensor, layout_of(tensor).partial_axes());
     const Layout layout = layout_of(tensor);
-    if (meta_of(tensor).is_write_back || !has_ranges(layout) ||
-        !layout.mesh().is_all_mine()) {
+    if (meta_of(tensor).is_write_back || !can_read_ranges(layout)) {
       return host_value(tensor)
           .reshape({-1})
           .narrow(0, start, count)
@@ -316,7 +320,7 @@ bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from) {
   if (!is_run_of_bytes || !to.is_cpu() || to.scalar_type() != c10::kByte ||
       to.sizes() != from.sizes() || !to.is_contiguous() ||
       to.storage_offset() != 0 || storage.dtype() == c10::kByte ||
-      start == end || !storage.layout().mesh().is_all_mine() ||
+      start == end ||
       contiguous_strides(storage.base_sizes()) !=
           std::vector<int64_t>(
               storage.base_strides().begin(), storage.base_strides().end())) {
@@ -326,7 +330,7 @@ bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from) {
   reduce_pending(from, storage.layout().partial_axes());
   const LocalOps local;
   std::lock_guard lock(storage.mutex);
-  if (storage.broken() || !has_ranges(storage.layout())) {
+  if (storage.broken() || !can_read_ranges(storage.layout())) {
     return false;
   }
   for_common_parts(

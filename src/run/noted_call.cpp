@@ -1,8 +1,9 @@
 // noted_call.cpp: a call as a number, or as words.
 
-#include "dispatch/noted_call.h"
+#include "run/noted_call.h"
 
 #include <bit>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -10,24 +11,19 @@
 #include <ATen/Context.h>
 
 #include "comm/host_read.h"
+#include "job/hash.h"
 #include "job/job.h"
 #include "job/journal.h"
 
 namespace torch_mesh {
 namespace {
 
-uint64_t mixed(uint64_t hash, uint64_t number) {
-  return (hash ^ number) * 0x100000001b3u;
-}
-
-uint64_t bytes_of(const at::Tensor& plain) {
+uint64_t hash_of(const at::Tensor& plain) {
   const at::Tensor dense = plain.contiguous();
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : std::string_view(
-           static_cast<const char*>(dense.const_data_ptr()), dense.nbytes())) {
-    hash = mixed(hash, static_cast<unsigned char>(c));
-  }
-  return hash;
+  return mixed(
+      kEmptyHash,
+      std::string_view(
+          static_cast<const char*>(dense.const_data_ptr()), dense.nbytes()));
 }
 
 uint64_t number_of(const Layout& layout) {
@@ -80,7 +76,7 @@ std::string words_of(
     words += " " + text_of(entry);
     if (!entry.is_global && !entry.is_written && entry.tensor->is_cpu() &&
         entry.tensor->layout() == at::kStrided) {
-      words += " of value " + std::to_string(bytes_of(*entry.tensor));
+      words += " of value " + std::to_string(hash_of(*entry.tensor));
     }
   }
   for (const c10::IValue& arg : args) {
@@ -89,7 +85,7 @@ std::string words_of(
   if (op.is_random) {
     const at::Generator& generator =
         at::globalContext().defaultGenerator(at::kCPU);
-    words += " generator " + std::to_string(bytes_of(generator.get_state()));
+    words += " generator " + std::to_string(hash_of(generator.get_state()));
   }
   return words;
 }
@@ -103,7 +99,7 @@ void note_call(
   if (op.moves_no_data) {
     return;
   }
-  const CallTensors::Entry* global = nullptr;
+  std::optional<Mesh> mesh;
   uint64_t what = op.hash;
   for (const CallTensors::Entry& entry : tensors.entries) {
     what = mixed(what, static_cast<uint64_t>(entry.tensor->scalar_type()));
@@ -111,24 +107,24 @@ void note_call(
       what = mixed(what, static_cast<uint64_t>(size));
     }
     if (entry.is_global) {
-      what = mixed(what, number_of(layout_in_call(entry)));
+      const Layout layout = layout_in_call(entry);
+      what = mixed(what, number_of(layout));
       what = mixed(what, static_cast<uint64_t>(entry.tensor->storage_offset()));
-      global = global ? global : &entry;
+      mesh = mesh.value_or(layout.mesh());
     } else if (entry.tensor->dim() == 0 && entry.tensor->is_cpu()) {
-      what = mixed(what, bytes_of(*entry.tensor));  // a number, as in x * 2
+      what = mixed(what, hash_of(*entry.tensor));  // a number, as in x * 2
     }
   }
-  if (!global) {
+  if (!mesh) {
     return;
   }
   for (const c10::IValue& arg : args) {
     what = mixed(what, number_of(arg));
   }
-  const Mesh mesh = layout_in_call(*global).mesh();
   if (current_job()->checks_calls) {
-    compare(mesh, words_of(op, args, tensors));
+    compare(*mesh, words_of(op, args, tensors));
   }
-  note(mesh, what);
+  note(*mesh, what);
 }
 
 }  // namespace torch_mesh
