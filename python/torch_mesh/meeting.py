@@ -226,8 +226,13 @@ def shown(said: Any) -> str:
     if isinstance(said, bytes):
         said = said[: 2 * _SHOWN].decode("utf-8", "backslashreplace")
     text = said if isinstance(said, str) else json.dumps(said)
-    text = text.encode("unicode_escape").decode("ascii")
+    text = escaped(text)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def escaped(text: str) -> str:
+    """A text without control characters, and of ASCII."""
+    return text.encode("unicode_escape").decode("ascii")
 
 
 def first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import sys
 import time
 from multiprocessing.connection import wait
 
+from tests.conformance import team as teams
 from tests.conformance.record import (
     RAISES,
     Enough,
@@ -94,31 +95,23 @@ def work(connection, progress, options):
         counted = importlib.import_module("tests.conformance.counted")
         counted.share(options.memories)
         around = counted.moved
-    team = None
-    if options.processes > 1:
-        from tests.conformance import layouts
-        from tests.conformance import team as teams
-
-        team = teams.begin(options.processes, options.transport)
-        layouts.over(options.processes)
+    team = teams.begin(options.processes, options.transport)
+    if not team.leads:
+        progress = Progress()  # that of process 0 says where they are
+    is_whole = True
     with contextlib.suppress(EOFError):
-        while True:
-            job = None
-            if team is None or team.process == 0:
-                job = connection.recv()
-            if team:
-                job = team.tell(job)
+        while is_whole:
+            job = team.next_job(connection)
             if job.unit is None:
-                if team is None or team.process == 0:
+                if team.leads:
                     connection.send(suite_of(job).units(options))
                 continue
-            if team is None or team.process == 0:
-                progress.begin(0, "before the first case")
+            progress.begin(0, "before the first case")
             start = time.monotonic()
             record = Record(
                 job.suite,
                 job.unit,
-                progress if team is None or team.process == 0 else Progress(),
+                progress,
                 job.passed_over,
                 until_wrong=options.plant is not None,
                 around=around,
@@ -130,14 +123,17 @@ def work(connection, progress, options):
             except Exception as error:
                 record.add("-", "the suite itself", RAISES, describe(error))
             seconds = time.monotonic() - start
-            is_whole = team is None or team.join(record)
-            if team and team.process != 0:
-                if not is_whole:
-                    return
-                continue
-            done = Done(job, record.right, record.outcomes, seconds)
-            done.ends_worker = not is_whole
-            connection.send(done)
+            is_whole = team.join(record)
+            if team.leads:
+                connection.send(
+                    Done(
+                        job,
+                        record.right,
+                        record.outcomes,
+                        seconds,
+                        ends_worker=not is_whole,
+                    )
+                )
 
 
 def suite_of(job):

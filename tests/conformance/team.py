@@ -26,20 +26,25 @@ class Team:
     num_processes: int
     pipes: list
 
-    def tell(self, job):
-        """The job of process 0, for all."""
-        if self.process == 0:
-            for pipe in self.pipes:
-                pipe.send(job)
-            return job
-        return self.pipes[0].recv()
+    @property
+    def leads(self):
+        return self.process == 0
+
+    def next_job(self, connection):
+        """What process 0 reads from `connection`, for all."""
+        if not self.leads:
+            return self.pipes[0].recv()
+        job = connection.recv()
+        for pipe in self.pipes:
+            pipe.send(job)
+        return job
 
     def join(self, record):
         """Adds what the others found wrong to what process 0 did.
 
         Returns whether the processes still do the same.
         """
-        if self.process != 0:
+        if not self.leads:
             self.pipes[0].send(record.outcomes)
             return not is_apart(record.outcomes)
         for number, pipe in enumerate(self.pipes, 1):
@@ -57,7 +62,12 @@ def is_apart(outcomes):
 
 
 def begin(num_processes, transport):
-    """Forks the mates of this process and joins them in a job; the `Team`."""
+    """Forks the mates of this process and joins them in a job; the `Team`.
+
+    One process is a team without a job.
+    """
+    if num_processes == 1:
+        return Team(0, 1, [])
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     pipes = []
@@ -71,6 +81,9 @@ def begin(num_processes, transport):
             break
         pipes.append(mine)
     _join(process, num_processes, port, transport)
+    from tests.conformance import layouts
+
+    layouts.over(num_processes)
     return Team(process, num_processes, pipes)
 
 

@@ -31,7 +31,7 @@ def survive(call):
     print(f"after {{time.time() - begin:.2f}} s: {{error}}", flush=True)
     assert error
     # The verdict stays.
-    assert error_of(exchange) == error or _C.verdict_for_testing()
+    assert error_of(exchange) == error or _C.verdict()
 
 
 def end(stop_monitor=True):
@@ -54,6 +54,13 @@ def run(program, num):
         start=MONITOR.format(num=num),
         preamble=PREAMBLE,
     )
+
+
+def assert_quiet(results):
+    """All processes ended well, and the engine has written nothing."""
+    for code, out, err in results:
+        assert code == 0, f"{out}\n{err}"
+        assert "torch_mesh:" not in err
 
 
 def survivors(program, victim, num=3, most=4.0, victim_code=0):
@@ -124,7 +131,7 @@ def test_an_error_of_a_process_is_shown():
             try:
                 raise ValueError("no such file")
             except ValueError as error:
-                _C.report_failure_for_testing(repr(error))
+                _C.report_failure(repr(error))
             end()
         survive(exchange)
         end()
@@ -158,14 +165,12 @@ def test_a_job_at_its_end_says_nothing():
             if me == {victim}:
                 end()
             time.sleep(1.5)
-            assert _C.verdict_for_testing() is None
+            assert _C.verdict() is None
             end()
             """,
             num=2,
         )
-        for code, out, err in results:
-            assert code == 0, f"{out}\n{err}"
-            assert "torch_mesh:" not in err
+        assert_quiet(results)
 
 
 def test_a_job_that_was_stopped_as_a_whole_goes_on():
@@ -182,14 +187,12 @@ def test_a_job_that_was_stopped_as_a_whole_goes_on():
             exchange()
             time.sleep(0.02)
         assert time.time() - begin > 4.5
-        assert _C.verdict_for_testing() is None
+        assert _C.verdict() is None
         end()
         """,
         num=2,
     )
-    for code, out, err in results:
-        assert code == 0, f"{out}\n{err}"
-        assert "torch_mesh:" not in err
+    assert_quiet(results)
 
 
 def test_without_a_monitor_a_broken_connection_names_its_process():

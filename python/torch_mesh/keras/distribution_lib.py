@@ -32,12 +32,9 @@ from torch_mesh.keras.devices import to_backend_device as _to_backend_device
 from torch_mesh.keras.layouts import to_backend_layout as _to_backend_layout
 from torch_mesh.keras.layouts import to_backend_mesh as _to_backend_mesh
 from torch_mesh.keras.path_adapter import TorchPathAdapter
-from torch_mesh.keras.processes import (
-    initialize,
-    initialize_rng,
-    is_distributed,
-)
+from torch_mesh.keras.processes import initialize_rng, is_distributed
 from torch_mesh.keras.replicate import replicate_model
+from torch_mesh.processes import initialize
 
 __all__ = [
     "TorchPathAdapter",

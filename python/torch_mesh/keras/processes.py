@@ -1,48 +1,16 @@
-"""`keras.distribution.initialize`, and Keras's seed in a job.
-
-What is not Keras's is in `torch_mesh.processes`.
+"""Keras's seed in a job. What is not Keras's is in `torch_mesh.processes`.
 
 Loaded with Keras: the engine and torch.distributed come when they are needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from torch_mesh import job, processes
 from torch_mesh.keras import active, collectives
-
-
-def initialize(
-    job_addresses: str | Sequence[str] | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-    timeout: float | None = None,
-) -> None:
-    """`torch_mesh.initialize`: makes this process part of a job.
-
-    Args:
-        job_addresses: "host:port" of each process, as one text with commas
-            between or as a list, or that of process 0 alone.
-        num_processes: Number of processes; default the number of addresses.
-        process_id: Index of this process, in [0, num_processes).
-        timeout: Seconds to wait for the other processes, now and in each
-            collective. Defaults to `TORCH_MESH_TIMEOUT`, else 300 now and
-            1800 in a collective.
-
-    Raises:
-        TypeError: if `job_addresses` is neither text nor a list of texts.
-        ValueError: if the arguments do not agree with each other or with those
-            of another process, if the environment describes a job in part, or
-            if the processes would not compute the same bits.
-        TimeoutError: if a process does not come in time.
-        RuntimeError: if this process is part of a job already, or process 0
-            cannot use its port.
-    """
-    processes.initialize(job_addresses, num_processes, process_id, timeout)
 
 
 def initialize_rng() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch_mesh as tm
-from torch_mesh import job
+from torch_mesh import job, meeting
 from torch_mesh.keras import active
 
 _local = threading.local()
@@ -221,8 +221,8 @@ def backup_on_train_begin(original: Any) -> Any:
             raise ValueError(
                 "BackupAndRestore: the processes have found other backups.\n"
                 f"  backup_dir  {self.backup_dir}\n"
-                f"  process {processes[0]} begins with epoch {_escaped(first)}"
-                f", this one with {mine}\n"
+                f"  process {processes[0]} begins with epoch "
+                f"{meeting.escaped(first)}, this one with {mine}\n"
                 "Hint: give a folder that all processes see. "
                 "[processes-differ]"
             )
@@ -343,7 +343,7 @@ def _gather(
         raise OSError(
             f"{op}: process {processes[0]} could not write the file.\n"
             f"  path   {path}\n"
-            f"  error  {_escaped(state)}\n"
+            f"  error  {meeting.escaped(state)}\n"
             "Hint: look at the output of that process. [not-written]"
         )
 
@@ -384,7 +384,3 @@ def _take_place(folder: Path, target: Path) -> None:
             shutil.rmtree(folder.parent / f"{folder.name}-old")
         else:
             os.replace(new, old)
-
-
-def _escaped(text: str) -> str:
-    return text.encode("unicode_escape").decode("ascii")
