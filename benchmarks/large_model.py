@@ -295,7 +295,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
     SEPARATE = arguments.separate
-    tm._C.separate_memories_for_testing(SEPARATE)
+    tm._C.separate_cpu_memories(SEPARATE)
     with tempfile.TemporaryDirectory() as folder:
         records = run(arguments.millions, pathlib.Path(folder))
     if arguments.json:

@@ -97,9 +97,9 @@ def adam_lists(mesh):
 
 def two_memories():
     """Returns a mesh of two devices, each with a memory of its own."""
-    _C.separate_memories_for_testing(True)
+    _C.separate_cpu_memories(True)
     mesh = make_mesh(2)
-    _C.separate_memories_for_testing(False)
+    _C.separate_cpu_memories(False)
     return mesh
 
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -91,8 +92,7 @@ class Mesh {
   int64_t coordinate(int device, int axis) const;
   // The device that differs from `device` in this coordinate alone.
   int neighbour(int device, int axis, int64_t coordinate) const;
-  // Number of the physical memory that `device` uses; all cpu devices of a
-  // process share one, unless separate_memories_for_testing is on.
+  // Number of the memory that `device` uses (cpu_memories_are_separate).
   int memory(int device) const;
   // Valid as long as the process lives.
   const Lanes& lanes(AxisMask sharded) const;
@@ -123,11 +123,18 @@ void set_this_process(int process);
 // Whether there is one with axes.
 bool any_mesh_was_made();
 
-// Makes each virtual CPU device of meshes constructed afterwards a memory of
-// its own, so that tests on one machine run what several GPUs would.
-void separate_memories_for_testing(bool separate);
-// The same with a memory for each cpu:<i>, as {0, 0, 1, 1} for two that two
-// devices share each; none: all share one.
+// Whether each virtual CPU device of a mesh has a memory of its own, as GPUs
+// have, or those of a process share one: they then hold and compute once what
+// they would each alike, and add up at once what they would send each other. If
+// nobody has said so, they share it where a mesh is of one process, and have
+// their own where it is of several.
+// Throws [cpu-memories] if TORCH_MESH_CPU_MEMORIES is neither "separate" nor
+// "shared"; unset it stands for nothing.
+std::optional<bool> cpu_memories_are_separate();
+// Says it for meshes that are made afterwards, before the variable.
+void separate_cpu_memories(std::optional<bool> separate);
+// A memory for each cpu:<i> where they are not separate, as {0, 0, 1, 1} for two
+// that two devices share each; none: all share one.
 void set_memories_for_testing(std::vector<int> memories);
 
 }  // namespace torch_mesh

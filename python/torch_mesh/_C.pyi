@@ -56,11 +56,14 @@ def redistribution(
 ) -> str:
     """The steps from one layout to another, as text."""
 
+def cpu_memories_are_separate() -> bool | None:
+    """What was said, or the environment says; None: it depends on the mesh."""
+
+def separate_cpu_memories(separate: bool | None) -> None:
+    """Gives each virtual device a memory of its own, or one to all."""
+
 def set_memories_for_testing(memories: list[int]) -> None:
     """Gives each cpu:<i> of later meshes that memory; none: one for all."""
-
-def separate_memories_for_testing(separate: bool) -> None:
-    """Gives each virtual device a memory of its own, or one to all."""
 
 def refuse_to_communicate_for_testing(refuse: bool) -> None:
     """Makes every call of a communicator an error, or ends that."""

@@ -44,6 +44,7 @@ _HOME = {
     "layout": "tensors",
     "list_devices": "devices",
     "list_local_devices": "devices",
+    "local_value": "tensors",
     "map_shards": "tensors",
     "memory": "memory",
     "num_processes": "job",
@@ -86,6 +87,7 @@ __all__ = [
     "layout",
     "list_devices",
     "list_local_devices",
+    "local_value",
     "map_shards",
     "memory",
     "num_processes",
@@ -137,6 +139,7 @@ if TYPE_CHECKING:
     from torch_mesh.tensors import full as full
     from torch_mesh.tensors import is_global as is_global
     from torch_mesh.tensors import layout as layout
+    from torch_mesh.tensors import local_value as local_value
     from torch_mesh.tensors import map_shards as map_shards
     from torch_mesh.tensors import reduce_partials as reduce_partials
     from torch_mesh.tensors import register_rule as register_rule

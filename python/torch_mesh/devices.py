@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from torch_mesh import job
+from torch_mesh import _C, job
 
 _MAX_VIRTUAL = 1024
 
 _cpu_devices: int | None = None
 
 
-def set_cpu_devices(n: int) -> None:
+def set_cpu_devices(n: int, memories: str | None = None) -> None:
     """Sets how many virtual CPU devices this process has.
 
     They are those of `list_devices("cpu")`; in a job of several processes, this
@@ -26,9 +26,15 @@ def set_cpu_devices(n: int) -> None:
 
     Args:
         n: number of devices, 1 to 1024. Goes before `TORCH_MESH_CPU_DEVICES`.
+        memories: "separate" gives each a memory of its own, as GPUs have: each
+            computes by itself, and results are, to the bit, those of the same
+            mesh over other processes. "shared": what all hold alike is held and
+            computed once. None leaves it at what was said before, or
+            `TORCH_MESH_CPU_MEMORIES` says; else it is "shared" for meshes of
+            one process and "separate" for others.
 
     Raises:
-        ValueError: if `n` is out of range.
+        ValueError: if `n` is out of range, or `memories` is none of these.
     """
     global _cpu_devices
     if not 1 <= n <= _MAX_VIRTUAL:
@@ -36,7 +42,16 @@ def set_cpu_devices(n: int) -> None:
             f"set_cpu_devices: {n} devices are not in 1 to {_MAX_VIRTUAL}.\n"
             "Hint: give the number of virtual devices you want. [cpu-devices]"
         )
+    if memories not in (None, "separate", "shared"):
+        raise ValueError(
+            f'set_cpu_devices: memories={memories!r} is neither "separate" nor '
+            '"shared".\n'
+            "Hint: leave it out, and the CPU devices of a process share its "
+            "memory, unless a mesh spans several processes. [cpu-memories]"
+        )
     _cpu_devices = n
+    if memories is not None:
+        _C.separate_cpu_memories(memories == "separate")
 
 
 def list_devices(kind: str | None = None) -> list[str]:

@@ -130,7 +130,7 @@ class Mesh:
     @property
     def processes(self) -> list[int]:
         """The processes of the job that have devices of it, in order."""
-        return list(_processes_of(self._native))
+        return list(processes_of(self._native))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mesh) and self._native == other._native
@@ -390,7 +390,8 @@ def _default_devices(pairs: Sequence[tuple[str, int]]) -> list[str]:
 
 
 @functools.lru_cache(maxsize=256)
-def _processes_of(native: _C.Mesh) -> tuple[int, ...]:
+def processes_of(native: _C.Mesh) -> tuple[int, ...]:
+    """The processes that have devices of a mesh, in order."""
     return tuple(sorted({_devices.process_of(d) for d in native.devices}))
 
 
@@ -407,7 +408,7 @@ def check_member(op: str, where: Mesh | Layout) -> None:
     if job.devices_by_process() is None:
         return
     mesh = where.mesh if isinstance(where, Layout) else where
-    mine, members = job.process_id(), _processes_of(mesh._native)
+    mine, members = job.process_id(), processes_of(mesh._native)
     if mine in members or mesh._native.devices[0].startswith("null"):
         return
     raise RuntimeError(

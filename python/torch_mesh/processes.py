@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_mesh import cluster, devices, ending, job, meeting
+from torch_mesh import _C, cluster, devices, ending, job, meeting
 
 # Seconds that a process waits for its peers to come, and for their part of a
 # collective. torch's own default for the latter: a peer may be writing a file.
@@ -300,6 +300,7 @@ def _own_facts() -> dict[str, Any]:
         "torch_mesh": torch_mesh.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "memories": _C.cpu_memories_are_separate(),
         "devices": devices.own_counts(),
         "seed": [torch.initial_seed(), zlib.crc32(state)],
         **{more.name: more.own() for more in _more},
@@ -325,6 +326,11 @@ _EQUAL = (
         "numbers of threads",
         "set OMP_NUM_THREADS, or call torch.set_num_threads, to the same in "
         "all.",
+    ),
+    (
+        "memories",
+        "memories of CPU devices (are they separate?)",
+        "set TORCH_MESH_CPU_MEMORIES to the same in all.",
     ),
 )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from torch_mesh import _C, registration
+from torch_mesh import _C, local_values, registration
 from torch_mesh.layouts import (
     Layout,
     Mesh,
@@ -177,6 +177,30 @@ def shards(x: Tensor) -> list[Tensor]:
         if shard is not None:
             held[i] = _C.read_only(shard)
     return held
+
+
+def local_value(x: Tensor) -> Tensor:
+    """What this process has of a tensor, read without the other processes.
+
+    One process alone may call it, as under `if tm.process_id() == 0`, where
+    `float(x)` and `full(x)` would wait for all.
+
+    Args:
+        x: a global tensor, or a plain one.
+
+    Returns:
+        Plain tensor in memory of its own: the whole value, if each device has
+        it or all devices are of this process; else the part that the devices of
+        this process have, its rows (columns, ...) in their order. Not
+        differentiable.
+
+    Raises:
+        ValueError: if `x` is a sum that nobody has formed, or what the devices
+            of this process have is no block.
+        RuntimeError: if no device of this process is on its mesh.
+    """
+    x = tensor_for("local_value", x).detach()
+    return local_values.local_value(x) if _C.is_global(x) else x.clone()
 
 
 def from_shards(

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from torch_mesh import _C, in_force
+from torch_mesh import _C, in_force, job
+from torch_mesh.layouts import processes_of
+from torch_mesh.local_values import local_value
 
 
 def same_answer(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,22 +24,43 @@ def same_answer(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tensor_str(original: Any) -> Any:
-    """Wraps what prints a tensor: a global one ends with its layout."""
+    """Wraps what prints a tensor: a global one ends with its layout.
+
+    Printing never waits for other processes: of a tensor over several it shows
+    what this one has.
+    """
 
     @functools.wraps(original)
     def _str(self: torch.Tensor, *, tensor_contents: str | None = None) -> str:
-        text: str = original(self, tensor_contents=tensor_contents)
-        if type(self) in (torch.Tensor, torch.nn.Parameter) and _C.is_global(
-            self
-        ):
-            layout = _C.layout_of(self)
-            shown = str(layout)
-            if layout.mesh.devices[0].startswith("null"):
-                shown += " on null devices, whose values are of no use"
-            text = text.replace("device='mesh:0'", f"layout={shown}", 1)
-        return text
+        if type(self) not in (
+            torch.Tensor,
+            torch.nn.Parameter,
+        ) or not _C.is_global(self):
+            text: str = original(self, tensor_contents=tensor_contents)
+            return text
+        layout = _C.layout_of(self)
+        shown = f"layout={layout}"
+        if tensor_contents is None and len(processes_of(layout.mesh)) > 1:
+            tensor_contents, has = _own_contents(self)
+            shown = f"size={tuple(self.shape)}, {shown}{has}"
+        if layout.mesh.devices[0].startswith("null"):
+            shown += " on null devices, whose values are of no use"
+        text = original(self, tensor_contents=tensor_contents)
+        return text.replace("device='mesh:0'", shown, 1)
 
     return _str
+
+
+def _own_contents(x: torch.Tensor) -> tuple[str, str]:
+    """What this process has of a tensor, as text, and words for what it is."""
+    try:
+        own = local_value(x.detach())
+    except ValueError:
+        return "...", ""
+    printed = torch._tensor_str._tensor_str(own, len("tensor("))
+    if own.shape == x.shape:
+        return printed, ""
+    return printed, f", of which process {job.process_id()} has this"
 
 
 def no_capsule(export: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,10 +7,12 @@
 #include <array>
 #include <atomic>
 #include <charconv>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <unordered_map>
@@ -98,9 +100,27 @@ bool any_mesh_was_made() { return any_has_axes; }
 
 namespace {
 
+// What TORCH_MESH_CPU_MEMORIES says.
+std::optional<bool> are_separate_by_environment() {
+  const char* said = std::getenv("TORCH_MESH_CPU_MEMORIES");
+  if (!said || !*said) {
+    return std::nullopt;
+  }
+  const std::string_view text = said;
+  TORCH_MESH_CHECK_VALUE(
+      text == "separate" || text == "shared",
+      "cpu-memories",
+      "TORCH_MESH_CPU_MEMORIES=\"",
+      text,
+      "\" is neither \"separate\" nor \"shared\".\nHint: unset it, and the CPU "
+      "devices of a process share its memory, unless a mesh spans several "
+      "processes.");
+  return text == "separate";
+}
+
 struct CpuMemories {
   std::mutex mutex;  // guards all that follows; a leaf of the lock order
-  bool are_separate = false;
+  std::optional<bool> are_separate;
   std::vector<int> of_device;  // those beyond share the first one's
 };
 
@@ -110,25 +130,40 @@ CpuMemories& cpu_memories() {
 }
 
 // Numbers of different kinds of device do not meet.
-int memory_of(const Device& device) {
+int memory_of(const Device& device, bool are_separate) {
   const int first =
       (static_cast<int>(device.kind) << 28) + (device.process << 14);
-  if (device.kind != DeviceKind::kCpu) {
+  if (device.kind != DeviceKind::kCpu || are_separate) {
     return first + device.index;
   }
   CpuMemories& memories = cpu_memories();
   std::lock_guard lock(memories.mutex);
-  if (memories.are_separate) {
-    return first + device.index;
-  }
   const auto index = static_cast<size_t>(device.index);
   return index < memories.of_device.size() ? first + memories.of_device[index]
                                            : first;
 }
 
+// What devices hold that share a memory is added up before anything else is
+// done with it: its bits depend on who shares. So over several processes nobody
+// does, and 2 processes of 2 devices yield what 4 of one do.
+bool are_separate(const std::vector<Device>& devices) {
+  return cpu_memories_are_separate().value_or(
+      std::ranges::any_of(devices, [&](const Device& device) {
+        return device.process != devices[0].process;
+      }));
+}
+
 }  // namespace
 
-void separate_memories_for_testing(bool separate) {
+std::optional<bool> cpu_memories_are_separate() {
+  static const std::optional<bool> by_environment =
+      are_separate_by_environment();
+  CpuMemories& memories = cpu_memories();
+  std::lock_guard lock(memories.mutex);
+  return memories.are_separate ? memories.are_separate : by_environment;
+}
+
+void separate_cpu_memories(std::optional<bool> separate) {
   std::lock_guard lock(cpu_memories().mutex);
   cpu_memories().are_separate = separate;
 }
@@ -350,8 +385,9 @@ const Mesh::Data* Mesh::Data::intern(
   auto data = std::make_unique<Data>();
   data->text = axes_text(axes);
   std::string key = data->text + "|";
+  const bool separate = are_separate(devices);
   for (const Device& device : devices) {
-    data->memories.push_back(memory_of(device));
+    data->memories.push_back(memory_of(device, separate));
     key += device.str() + "@" + std::to_string(data->memories.back()) + " ";
   }
   data->strides.resize(axes.size());

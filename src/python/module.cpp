@@ -142,7 +142,8 @@ void bind_layouts(py::module_& m) {
       py::arg("to"),
       py::arg("sizes"),
       py::arg("itemsize"));
-  m.def("separate_memories_for_testing", &separate_memories_for_testing);
+  m.def("cpu_memories_are_separate", &cpu_memories_are_separate);
+  m.def("separate_cpu_memories", &separate_cpu_memories);
   m.def("set_memories_for_testing", &set_memories_for_testing);
   m.def(
       "refuse_to_communicate_for_testing", &refuse_to_communicate_for_testing);

@@ -43,11 +43,11 @@ def run(unit, options, record):
         "fused": run_fused,
     }
     for apart in (False, True):
-        tm._C.separate_memories_for_testing(apart)
+        tm._C.separate_cpu_memories(apart)
         try:
             runs[kind](name, options, record, "apart " if apart else "")
         finally:
-            tm._C.separate_memories_for_testing(False)
+            tm._C.separate_cpu_memories(False)
 
 
 # --------------------------------------- lists of views of one storage

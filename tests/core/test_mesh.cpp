@@ -17,8 +17,8 @@ using Ints = std::vector<int>;
 
 // Each virtual CPU device has a memory of its own while this lives.
 struct SeparateMemories {
-  SeparateMemories() { separate_memories_for_testing(true); }
-  ~SeparateMemories() { separate_memories_for_testing(false); }
+  SeparateMemories() { separate_cpu_memories(true); }
+  ~SeparateMemories() { separate_cpu_memories(false); }
 };
 
 TEST(Device, ReadsTheTextItPrints) {
@@ -157,6 +157,30 @@ TEST(Mesh, SharesMemoriesAxisByAxis) {
     EXPECT_EQ(error_code_of([&] { square(memories); }), "mesh-devices");
     set_memories_for_testing({});
   }
+}
+
+TEST(Mesh, OverProcessesGivesEachDeviceAMemory) {
+  separate_cpu_memories(std::nullopt);
+  std::vector<Device> devices;
+  for (const char* name : {"cpu:0@0", "cpu:1@0", "cpu:0@1", "cpu:1@1"}) {
+    devices.push_back(Device::parse(name));
+  }
+  const auto memories = [&](const std::vector<Device>& of) {
+    const Mesh mesh({{"d", static_cast<int64_t>(of.size())}}, of);
+    std::set<int> all;
+    for (int device = 0; device < mesh.size(); ++device) {
+      all.insert(mesh.memory(device));
+    }
+    return all.size();
+  };
+  EXPECT_EQ(memories(devices), 4u);
+  EXPECT_EQ(memories({devices[0], devices[1]}), 1u);
+  EXPECT_EQ(memories({devices[2], devices[3]}), 1u);
+  separate_cpu_memories(false);
+  EXPECT_EQ(memories(devices), 2u);
+  separate_cpu_memories(true);
+  EXPECT_EQ(memories({devices[0], devices[1]}), 2u);
+  separate_cpu_memories(std::nullopt);
 }
 
 TEST(Mesh, RefusesTwoAxesOfOneName) {

@@ -16,9 +16,9 @@ namespace torch_mesh {
 inline Mesh mesh_of(
     bool separate,
     std::vector<Mesh::Axis> axes = {{"data", 2}, {"model", 3}}) {
-  separate_memories_for_testing(separate);
+  separate_cpu_memories(separate);
   const Mesh mesh(std::move(axes));
-  separate_memories_for_testing(false);
+  separate_cpu_memories(false);
   return mesh;
 }
 

@@ -49,9 +49,9 @@ Mesh Bytes::mesh(int max_axes, int64_t max_devices) {
     axes.push_back({std::string(1, static_cast<char>('a' + a)), size});
   }
   // A replica of the state of one device may stand for that of several.
-  separate_memories_for_testing(flip());
+  separate_cpu_memories(flip());
   const Mesh mesh(axes);
-  separate_memories_for_testing(false);
+  separate_cpu_memories(false);
   return mesh;
 }
 

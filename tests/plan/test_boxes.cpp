@@ -12,8 +12,8 @@ namespace {
 using Sizes = std::vector<int64_t>;
 
 struct Separate {
-  Separate() { separate_memories_for_testing(true); }
-  ~Separate() { separate_memories_for_testing(false); }
+  Separate() { separate_cpu_memories(true); }
+  ~Separate() { separate_cpu_memories(false); }
 };
 
 // The copies by which a window on a base of [7, 4] in `layout` is taken.

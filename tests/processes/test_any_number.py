@@ -72,26 +72,41 @@ def run(kind, devices, folder):
     text = PROGRAM.format(kind=kind, out=str(folder), is_on_mesh=bool(devices))
     devices = devices or [1]
     count = len(devices)
+    # What is alone on the mesh computes as several processes do.
+    apart = {"TORCH_MESH_CPU_MEMORIES": "separate"} if count == 1 else {}
     results = spawn.run(
         text,
         ids=range(count),
         start=START.format(count=count) if count > 1 else "",
-        environment=lambda i: {"TORCH_MESH_CPU_DEVICES": str(devices[i])},
+        environment=lambda i: {
+            "TORCH_MESH_CPU_DEVICES": str(devices[i]),
+            **apart,
+        },
         addresses=spawn.free_addresses(1),
     )
     for code, _, err in results:
         assert code == 0, err
+    assert (folder / "saved.weights.h5").exists()
     return [dict(np.load(folder / f"{i}.npz")) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
+def found_by(tmp_path_factory):
+    """What the processes of a kind and numbers of devices found; run once."""
+
+    @functools.cache
+    def found(kind, devices):
+        return run(kind, devices, tmp_path_factory.mktemp(kind) / "out")
+
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(found_by):
     """On one plain device."""
-    folder = tmp_path_factory.mktemp("plain") / "out"
-    return run("data", [], folder)[0]
+    return found_by("data", ())[0]
 
 
-@functools.cache
 def names_of_weights():
     return [f"arr_{i}" for i in range(8)]
 
@@ -101,14 +116,16 @@ def names_of_weights():
     [
         ("data", (2, 2)),
         ("data", (2, 1)),
+        ("data", (4,)),
+        ("model", (4,)),
         ("model", (2, 2)),
         ("model", (1, 1, 1, 1)),
         ("model", (2, 1, 1)),
     ],
     ids=str,
 )
-def test_numbers_are_those_of_one_device(kind, devices, plain, tmp_path):
-    found = run(kind, devices, tmp_path / "out")
+def test_numbers_are_those_of_one_device(kind, devices, plain, found_by):
+    found = found_by(kind, devices)
     for of_process in found:
         assert of_process.keys() == plain.keys()
         for name in ("losses", "val_loss", "accuracy"):
@@ -122,4 +139,18 @@ def test_numbers_are_those_of_one_device(kind, devices, plain, tmp_path):
         # One answer for all.
         for name, value in of_process.items():
             assert np.array_equal(value, found[0][name]), name
-    assert (tmp_path / "out" / "saved.weights.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "spreads"),
+    [
+        ("data", ((2, 2), (4,))),
+        ("model", ((1, 1, 1, 1), (4,), (2, 2), (2, 1, 1))),
+    ],
+    ids=str,
+)
+def test_bits_do_not_depend_on_how_devices_are_spread(kind, spreads, found_by):
+    first, *others = [found_by(kind, devices)[0] for devices in spreads]
+    for other in others:
+        for name, value in other.items():
+            assert value.tobytes() == first[name].tobytes(), name

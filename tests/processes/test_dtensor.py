@@ -128,7 +128,7 @@ def test_both_ways_are_differentiable(one, mesh):
 def test_each_process_has_the_shard_that_dtensor_gives_it(
     group_of, mesh, layout, apart
 ):
-    _C.separate_memories_for_testing(apart)
+    _C.separate_cpu_memories(apart)
     try:
         for rank, shape in itertools.product(
             range(4), [(5, 7), (1, 2), (4, 4)]
@@ -147,7 +147,7 @@ def test_each_process_has_the_shard_that_dtensor_gives_it(
             assert torch.equal(d.to_local(), expected)
             assert torch.equal(d.to_local(), tm.shards(x)[rank])
     finally:
-        _C.separate_memories_for_testing(False)
+        _C.separate_cpu_memories(False)
 
 
 def test_a_shard_that_is_one_memory_is_not_copied(group_of, mesh):

@@ -14,7 +14,7 @@ def clean_state():
     torch.manual_seed(1)
     yield
     tm.use(None)
-    _C.separate_memories_for_testing(False)
+    _C.separate_cpu_memories(False)
     _C.set_memories_for_testing([])
     torch.set_default_dtype(torch.float32)
 
@@ -34,14 +34,14 @@ def line():
 @pytest.fixture
 def separate_memories():
     """Each virtual device has a memory of its own, as several GPUs have."""
-    _C.separate_memories_for_testing(True)
+    _C.separate_cpu_memories(True)
     yield
-    _C.separate_memories_for_testing(False)
+    _C.separate_cpu_memories(False)
 
 
 @pytest.fixture(params=["one memory", "separate memories"])
 def memories(request):
     """Both kinds of memory of virtual devices, one after the other."""
-    _C.separate_memories_for_testing(request.param != "one memory")
+    _C.separate_cpu_memories(request.param != "one memory")
     yield request.param
-    _C.separate_memories_for_testing(False)
+    _C.separate_cpu_memories(False)

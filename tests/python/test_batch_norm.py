@@ -73,7 +73,7 @@ def test_one_memory_has_the_bits_of_plain_torch(mesh, placements):
 def test_one_memory_counts_and_lays_out_as_separate_ones(placements):
     found = []
     for separate in (False, True):
-        _C.separate_memories_for_testing(separate)
+        _C.separate_cpu_memories(separate)
         mesh = tm.Mesh({"data": 2, "model": 2})
         with tm.counting() as counts:
             results = pass_through(

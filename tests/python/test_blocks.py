@@ -24,9 +24,9 @@ SIZES = [(7, 5, 3), (4, 1, 6), (1, 9, 4), (3, 0, 4)]
 
 @pytest.fixture(params=[False, True], ids=["one memory", "separate"])
 def mesh(request):
-    tm._C.separate_memories_for_testing(request.param)
+    tm._C.separate_cpu_memories(request.param)
     yield tm.Mesh({"data": 2, "model": 3})
-    tm._C.separate_memories_for_testing(False)
+    tm._C.separate_cpu_memories(False)
 
 
 def ranges(numel):

@@ -37,7 +37,7 @@ LEAVING = {
 def test_a_gradient_arrives_on_the_mesh_of_its_tensor(
     name, mesh_name, placements, in_force, separate
 ):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh, other = mesh_of(mesh_name), tm.Mesh({"model": 4})
     value = torch.randn(5, 4)
     x = tm.distribute(value, mesh, placements).requires_grad_()

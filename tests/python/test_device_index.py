@@ -97,7 +97,7 @@ HUGE = {
 def test_memory_that_is_not_there_is_refused_when_it_is_asked_for(
     name, separate
 ):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh = tm.Mesh({"data": 2})
     x = tm.distribute(torch.ones(1), mesh, ("R",))
     with tm.use(mesh), pytest.raises(RuntimeError, match="can't allocate memo"):
@@ -122,7 +122,7 @@ def test_memory_is_judged_by_what_each_would_hold():
     one = tm.Mesh({"data": 4})
     with tm.use(one), pytest.raises(RuntimeError, match="out-of-memory"):
         torch.empty(count, device="mesh")
-    tm._C.separate_memories_for_testing(True)
+    tm._C.separate_cpu_memories(True)
     with tm.use(tm.Mesh({"data": 8})):
         assert torch.empty(count, device="mesh").shape == (count,)
 

@@ -56,7 +56,7 @@ def on(mesh, table, gradient=("S0", "R"), places=("R", "R")):
     ids=str,
 )
 def test_bags_and_gradients_are_plain_torch_s(separate, table, options):
-    _C.separate_memories_for_testing(separate)
+    _C.separate_cpu_memories(separate)
     mesh = tm.Mesh({"data": 2, "model": 2})
     plain, (of_weights,) = one_pass(lambda tensor, _: tensor, **options)
     for gradient, places in [

@@ -22,9 +22,9 @@ HEADS, SIZE = 4, 8
 
 @pytest.fixture
 def separate_memories():
-    tm._C.separate_memories_for_testing(True)
+    tm._C.separate_cpu_memories(True)
     yield
-    tm._C.separate_memories_for_testing(False)
+    tm._C.separate_cpu_memories(False)
 
 
 def attended(

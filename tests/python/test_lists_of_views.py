@@ -48,7 +48,7 @@ WRITES = {
 def test_every_view_of_a_list_is_written_in_order(
     mesh_name, placements, views, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
     with tm.use(mesh):
         for write in WRITES.values():
@@ -64,7 +64,7 @@ def test_every_view_of_a_list_is_written_in_order(
 def test_views_are_read_as_they_are_when_their_turn_comes(
     mesh_name, placements, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
 
     def program(x):
         torch._foreach_add_([x[0], x[1], x[2]], [x[1], x[2], x[0]])
@@ -120,7 +120,7 @@ OPTIMIZERS = {
 def test_weights_in_one_flat_buffer_are_trained(
     mesh_name, placements, name, way, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
 
     def train(put):
@@ -180,7 +180,7 @@ def test_elements_before_one_that_is_refused_are_written(mesh_name, placements):
 @pytest.mark.parametrize("one_memory", [True, False])
 @every_layout(2, ("2", "3"))
 def test_elements_that_broadcast(mesh_name, placements, one_memory):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
 
     def program(x):
         column = torch.arange(6.0, device=x.device)[:, None]
@@ -201,7 +201,7 @@ def test_elements_that_broadcast(mesh_name, placements, one_memory):
 @pytest.mark.parametrize("one_memory", [True, False])
 @every_layout(1, ("2", "3", "2x2"))
 def test_plain_elements_beside_global_ones(mesh_name, placements, one_memory):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
 
     def program(put):
@@ -229,7 +229,7 @@ def test_plain_elements_beside_global_ones(mesh_name, placements, one_memory):
 @pytest.mark.parametrize("kind", ["plain", "replicated", "partial"])
 @every_layout(1, ("2", "3"))
 def test_one_tensor_for_all_elements(mesh_name, placements, kind, one_memory):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
     put = {
         "plain": torch.clone,
@@ -256,7 +256,7 @@ def test_one_tensor_for_all_elements(mesh_name, placements, kind, one_memory):
 def test_an_infinite_gradient_is_found_by_all_memories(
     mesh_name, placements, where, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
 
     def program(put, put_whole):

@@ -43,7 +43,7 @@ def world_of(name):
     if name == "plain":
         return World(lambda value: value.detach().clone(), None)
     axes, placements, separate = LAYOUTS[name]
-    _C.separate_memories_for_testing(separate)
+    _C.separate_cpu_memories(separate)
     mesh = tm.Mesh(axes)
 
     def place(value):
@@ -195,7 +195,7 @@ def test_there_are_enough():
 @pytest.fixture(params=[False, True], ids=["one", "separate"])
 def half_written(request):
     """A tensor of which the last of three devices could not write its part."""
-    _C.separate_memories_for_testing(request.param)
+    _C.separate_cpu_memories(request.param)
     mesh = tm.Mesh({"data": 3})
     x = tm.distribute(torch.zeros(4, 6), mesh, ("S1",))
     rows = torch.tensor([[0, 1, 2, 3, 0, 9]])

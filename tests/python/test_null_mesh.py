@@ -8,9 +8,9 @@ from torch_mesh import _C
 
 
 def real_mesh(axes):
-    _C.separate_memories_for_testing(True)
+    _C.separate_cpu_memories(True)
     mesh = tm.Mesh(axes)
-    _C.separate_memories_for_testing(False)
+    _C.separate_cpu_memories(False)
     return mesh
 
 

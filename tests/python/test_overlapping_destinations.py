@@ -60,7 +60,7 @@ def outcome(view, write, x, index):
 def test_each_place_in_memory_gets_what_plain_torch_leaves_there(
     mesh_name, placements, view, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     try:
         for name, write in WRITES.items():
             right, index = value_of(6, 3), torch.tensor([1, 0])
@@ -70,7 +70,7 @@ def test_each_place_in_memory_gets_what_plain_torch_leaves_there(
             assert outcome(VIEWS[view], write, mine, here) == expected, name
             assert_equal(mine, right)
     finally:
-        tm._C.separate_memories_for_testing(False)
+        tm._C.separate_cpu_memories(False)
 
 
 @pytest.mark.parametrize("one_memory", [True, False])
@@ -92,13 +92,13 @@ def test_a_view_of_all_is_the_same_place(mesh_name, placements, one_memory):
         t.copy_(t.split(1, 0)[0])
         return t
 
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     try:
         right = program(value_of(4, 1, 5))
         mine = program(place(value_of(4, 1, 5), mesh_of(mesh_name), placements))
         assert_equal(mine, right)
     finally:
-        tm._C.separate_memories_for_testing(False)
+        tm._C.separate_cpu_memories(False)
 
 
 @every_layout(2, ("2", "2x2"))

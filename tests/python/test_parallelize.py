@@ -57,7 +57,7 @@ def train(model, optimizer, steps=3):
 )
 @pytest.mark.parametrize("separate", [False, True])
 def test_training_is_plain_torchs(axes, separate):
-    _C.separate_memories_for_testing(separate)
+    _C.separate_cpu_memories(separate)
     mesh = tm.Mesh(axes)
     plain = Block().double()
     model = copy.deepcopy(plain)

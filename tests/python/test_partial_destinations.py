@@ -29,7 +29,7 @@ WRITES = {
 @pytest.mark.parametrize("size", [2, 3, 8])
 @pytest.mark.parametrize("name", WRITES)
 def test_a_write_to_a_sum(name, size, one_memory, dtype):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = tm.Mesh({f"axis{size}": size})
     value = torch.arange(12).view(4, 3).to(dtype)
     a = (torch.arange(20).view(4, 5) % 3).to(dtype)

@@ -90,9 +90,9 @@ def value():
 
 @pytest.fixture(params=[True, False], ids=["one memory", "memories"])
 def one_memory(request):
-    tm._C.separate_memories_for_testing(not request.param)
+    tm._C.separate_cpu_memories(not request.param)
     yield request.param
-    tm._C.separate_memories_for_testing(False)
+    tm._C.separate_cpu_memories(False)
 
 
 @every_layout(2, ("2", "3", "2x2"))

@@ -72,7 +72,7 @@ WRITES = {
 def test_a_plain_destination_is_written_once(
     mesh_name, placements, write, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
     g, m = value_of(6, 3), value_of(3, 3)
     right, mine = value_of(6, 3) * 2, value_of(6, 3) * 2
@@ -106,7 +106,7 @@ def test_overlap_with_a_plain_destination_is_refused(mesh_name, placements):
 def test_gradients_through_a_plain_destination(
     mesh_name, placements, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
 
     def program(put):
@@ -160,7 +160,7 @@ LOSSES = {
 @pytest.mark.parametrize("loss", LOSSES)
 @every_layout(2, ("2", "3"))
 def test_a_loss_with_a_plain_target(mesh_name, placements, loss, one_memory):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     value = (value_of(6, 3) - 9) / 10
     target = (value_of(6, 3) % 2 == 0).float()
     right = value.clone().requires_grad_()
@@ -176,7 +176,7 @@ def test_a_loss_with_a_plain_target(mesh_name, placements, loss, one_memory):
 
 @pytest.mark.parametrize("one_memory", [True, False])
 def test_plain_statistics_of_a_global_batch(one_memory):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = tm.Mesh({"data": 2})
 
     def program(put):
@@ -196,7 +196,7 @@ def test_plain_statistics_of_a_global_batch(one_memory):
 
 @pytest.mark.parametrize("one_memory", [True, False])
 def test_plain_and_global_destinations_of_one_op(one_memory):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = tm.Mesh({"data": 2})
 
     def program(put):
@@ -223,7 +223,7 @@ def test_plain_and_global_destinations_of_one_op(one_memory):
 def test_a_destination_on_no_mesh_is_written_once(
     mesh_name, placements, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
 
     def program(home, x):
@@ -247,7 +247,7 @@ def test_a_destination_on_no_mesh_is_written_once(
 def test_random_numbers_of_a_global_chance_in_a_plain_tensor(
     mesh_name, placements, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     chance = value_of(40) / 50
 
     def draw(p):

@@ -105,7 +105,7 @@ BOTH_PLACES = {
 def test_a_plain_leaf_takes_part_on_the_mesh_and_off_it(
     name, placement, separate
 ):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     module = nn.Linear(3, 3)
     twin = copy.deepcopy(module)
     x, mesh = torch.randn(3, 3), tm.Mesh({"data": 2})

@@ -561,9 +561,9 @@ def test_one_state_that_an_optimizer_leaves_as_it_was_is_found():
 
 @pytest.fixture
 def separate_memories():
-    tm._C.separate_memories_for_testing(True)
+    tm._C.separate_cpu_memories(True)
     yield
-    tm._C.separate_memories_for_testing(False)
+    tm._C.separate_cpu_memories(False)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ VIEWS = {
 def test_numbers_are_drawn_without_a_collective(
     mesh_name, placements, draw, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
     value = torch.arange(35.0).view(7, 5)
     for name, view in VIEWS.items():
@@ -67,7 +67,7 @@ def test_numbers_are_drawn_without_a_collective(
 def test_a_row_and_an_element_are_drawn_without_a_collective(
     mesh_name, placements, one_memory
 ):
-    tm._C.separate_memories_for_testing(not one_memory)
+    tm._C.separate_cpu_memories(not one_memory)
     mesh = mesh_of(mesh_name)
     x, right = place(torch.ones(7), mesh, placements), torch.ones(7)
     row, element = x[2:5], x[6]

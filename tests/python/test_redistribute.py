@@ -48,9 +48,9 @@ def numbers(sizes, dtype=torch.float32):
 
 @pytest.fixture(params=[False, True], ids=["one-memory", "separate-memories"])
 def memories(request):
-    _C.separate_memories_for_testing(request.param)
+    _C.separate_cpu_memories(request.param)
     yield request.param
-    _C.separate_memories_for_testing(False)
+    _C.separate_cpu_memories(False)
 
 
 @SETTINGS

@@ -10,7 +10,7 @@ import torch_mesh as tm
 @pytest.mark.parametrize("separate", [False, True], ids=["one", "separate"])
 @every_layout(2, meshes=("2", "3", "2x2"))
 def test_full_is_differentiable(mesh_name, placements, separate):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     value = torch.randn(5, 4, dtype=torch.float64)
     x = place(value, mesh_of(mesh_name), placements).requires_grad_()
     (first,) = torch.autograd.grad(
@@ -54,7 +54,7 @@ def test_full_in_forward_mode_and_under_transforms():
 @pytest.mark.parametrize("separate", [False, True], ids=["one", "separate"])
 @every_layout(2, meshes=("2", "3", "2x2"))
 def test_from_shards_is_differentiable(mesh_name, placements, separate):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh = mesh_of(mesh_name)
     value = torch.randn(5, 4, dtype=torch.float64)
     parts = [
@@ -103,7 +103,7 @@ MAPPED = [
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_map_shards_is_differentiable_twice(source, out, f, whole, separate):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh = tm.Mesh({"data": 3})
     value = torch.randn(5, 4, dtype=torch.float64)
     x = place(value, mesh, (source,)).requires_grad_()
@@ -127,7 +127,7 @@ def test_map_shards_is_differentiable_twice(source, out, f, whole, separate):
 @pytest.mark.parametrize("x_layout", ["S0", "R"])
 def test_a_local_layer_gets_the_gradients_of_plain_torch(x_layout, separate):
     """Inputs in two layouts, and a plain weight that f uses."""
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh = tm.Mesh({"data": 2, "model": 2})
     x_value, w_value = torch.randn(5, 4), torch.randn(4, 6)
     x = tm.distribute(x_value, mesh, (x_layout, "R")).requires_grad_()

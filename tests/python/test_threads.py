@@ -152,7 +152,7 @@ def check_programs(mesh, seconds):
 @pytest.mark.parametrize("separate", [False, True], ids=["one", "separate"])
 def test_programs_on_threads_give_the_bits_of_one_thread(separate):
     """For two runs each; `make stress` repeats them for a minute."""
-    _C.separate_memories_for_testing(separate)
+    _C.separate_cpu_memories(separate)
     seconds = float(os.environ.get("TORCH_MESH_STRESS_SECONDS", 0))
     count = check_programs(mesh_of("2x2"), seconds)
     assert count >= 2 * NUM_THREADS
@@ -192,7 +192,7 @@ READERS = {
 )
 def test_a_tensor_may_be_read_by_all(placements, separate):
     """Pending sums, too: the first reader forms them for the others."""
-    _C.separate_memories_for_testing(separate)
+    _C.separate_cpu_memories(separate)
     mesh = mesh_of("2x2")
     # Integers: sums are exact in every order.
     value = torch.randint(-4, 5, (6, 8)).float()
@@ -229,7 +229,7 @@ def test_a_tensor_may_be_read_by_all(placements, separate):
 @pytest.mark.parametrize("name", ["relu", "add", "double", "dot", "mixed"])
 def test_a_pending_sum_is_formed_once_whoever_comes_first(name, separate):
     """Ops that form the sum race with ops that carry it on."""
-    _C.separate_memories_for_testing(separate)
+    _C.separate_cpu_memories(separate)
     ops = {
         "relu": [torch.relu],
         "add": [lambda x: x + 1],
@@ -250,7 +250,7 @@ def test_a_pending_sum_is_formed_once_whoever_comes_first(name, separate):
 
 def test_of_threads_that_want_one_sum_one_forms_it():
     """Others wait for it; it is counted once, and so are its bytes."""
-    _C.separate_memories_for_testing(True)
+    _C.separate_cpu_memories(True)
     mesh = mesh_of("2x2")
     value = torch.arange(48.0).view(6, 8)
     for _ in range(300):

@@ -119,11 +119,11 @@ def backward():
 
 def run_on_mesh(program, after_each=False):
     """Runs it on its mesh; raises `Different` where plain torch differs."""
-    _C.separate_memories_for_testing(program.separate)
+    _C.separate_cpu_memories(program.separate)
     try:
         run_in(World(tm.Mesh(program.mesh)), program, after_each)
     finally:
-        _C.separate_memories_for_testing(False)
+        _C.separate_cpu_memories(False)
 
 
 def run_in(world, program, after_each=False):

@@ -267,4 +267,4 @@ def clean_state():
     torch.manual_seed(1)
     yield
     tm.use(None)
-    _C.separate_memories_for_testing(False)
+    _C.separate_cpu_memories(False)

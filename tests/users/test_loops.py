@@ -174,5 +174,5 @@ def clean_state():
     torch.manual_seed(1)
     with contextlib.ExitStack() as stack:
         stack.callback(tm.use, None)
-        stack.callback(_C.separate_memories_for_testing, False)
+        stack.callback(_C.separate_cpu_memories, False)
         yield

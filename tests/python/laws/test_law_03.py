@@ -175,9 +175,9 @@ def placed_and_plain(mesh_name, placements):
 
 
 def rows_of_separate_memories():
-    _C.separate_memories_for_testing(True)
+    _C.separate_cpu_memories(True)
     mesh = tm.Mesh({"data": 4})
-    _C.separate_memories_for_testing(False)
+    _C.separate_cpu_memories(False)
     return tm.distribute(torch.zeros(64, 64), mesh, ("S0",))
 
 

@@ -25,7 +25,7 @@ def test_law_04_a_view_of_a_partial_stays_partial(line):
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_law_04_a_partial_is_reduced_once_for_all_who_hold_it(line, separate):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     x = place(torch.randn(4, 6), line, ("P+",))
     holders = [x.t(), x.detach(), x.data, x[1:]]
     with tm.counting() as counts:

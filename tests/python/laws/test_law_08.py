@@ -10,7 +10,7 @@ import torch_mesh as tm
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_law_08_sums_of_bfloat16_are_rounded_once(separate):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh = tm.Mesh({"data": 4})
     parts = [torch.tensor([v], dtype=torch.bfloat16) for v in (256, 1, 1, 1)]
     x = tm.from_shards(parts, mesh, ("P+",))
@@ -24,7 +24,7 @@ def test_law_08_sums_of_bfloat16_are_rounded_once(separate):
     "dtype", [torch.float32, torch.float64, torch.int64, torch.complex64]
 )
 def test_law_08_replicated_to_partial_and_back_keeps_the_bits(dtype, separate):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh = tm.Mesh({"data": 3})
     value = torch.tensor([0.0, -0.0, 1.0, -2.0]).to(dtype)
     x = tm.redistribute(tm.distribute(value, mesh), ("P+",))
@@ -36,7 +36,7 @@ def test_law_08_replicated_to_partial_and_back_keeps_the_bits(dtype, separate):
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_law_08_ops_of_a_partial_that_are_not_linear_see_the_sum(separate):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh = tm.Mesh({"data": 3})
     parts = [torch.tensor([2.5, -1.0]), torch.tensor([-4.0, 2.5])]
     parts.append(torch.tensor([0.75, -0.75]))

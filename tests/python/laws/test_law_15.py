@@ -60,7 +60,7 @@ def test_law_15_an_error_names_op_layouts_and_mesh(mesh):
 def test_law_15_a_half_written_destination_raises_until_it_is_overwritten(
     separate,
 ):
-    tm._C.separate_memories_for_testing(separate)
+    tm._C.separate_cpu_memories(separate)
     mesh = tm.Mesh({"data": 2})
     x = tm.distribute(torch.zeros(4, 3), mesh, ("S0",))
     # Rows of device 0 are in range, those of device 1 are not.
