@@ -133,8 +133,8 @@ bool any_mesh_was_made();
 std::optional<bool> cpu_memories_are_separate();
 // Says it for meshes that are made afterwards, before the variable.
 void separate_cpu_memories(std::optional<bool> separate);
-// A memory for each cpu:<i> where they are not separate, as {0, 0, 1, 1} for two
-// that two devices share each; none: all share one.
+// A memory for each cpu:<i> where they are not separate, as {0, 0, 1, 1} for
+// two that two devices share each; none: all share one.
 void set_memories_for_testing(std::vector<int> memories);
 
 }  // namespace torch_mesh

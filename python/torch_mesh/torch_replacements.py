@@ -38,24 +38,30 @@ def tensor_str(original: Any) -> Any:
         ) or not _C.is_global(self):
             text: str = original(self, tensor_contents=tensor_contents)
             return text
-        layout = _C.layout_of(self)
-        shown = f"layout={layout}"
-        if tensor_contents is None and len(processes_of(layout.mesh)) > 1:
+        has = ""
+        if tensor_contents is None and spans_processes(self):
             tensor_contents, has = _own_contents(self)
-            shown = f"size={tuple(self.shape)}, {shown}{has}"
-        if layout.mesh.devices[0].startswith("null"):
-            shown += " on null devices, whose values are of no use"
         text = original(self, tensor_contents=tensor_contents)
-        return text.replace("device='mesh:0'", shown, 1)
+        # To print a sum of one process forms it.
+        layout = _C.layout_of(self)
+        if layout.mesh.devices[0].startswith("null"):
+            has = " on null devices, whose values are of no use"
+        size = f"size={tuple(self.shape)}, " if spans_processes(self) else ""
+        return text.replace("device='mesh:0'", f"{size}layout={layout}{has}", 1)
 
     return _str
+
+
+def spans_processes(x: torch.Tensor) -> bool:
+    """Whether other processes have devices of its mesh, too."""
+    return len(processes_of(_C.layout_of(x).mesh)) > 1
 
 
 def _own_contents(x: torch.Tensor) -> tuple[str, str]:
     """What this process has of a tensor, as text, and words for what it is."""
     try:
         own = local_value(x.detach())
-    except ValueError:
+    except (RuntimeError, ValueError):  # not formed, no block, not on the mesh
         return "...", ""
     printed = torch._tensor_str._tensor_str(own, len("tensor("))
     if own.shape == x.shape:

@@ -13,7 +13,8 @@ both = tm.distribute(whole, mesh, ("S0", "S1"))
 columns = tm.distribute(whole, mesh, ("R", "S1"))
 weight = same.clone().requires_grad_()
 pending = both.sum()
-crossed = tm.Mesh({"rows": 2, "columns": 2}, ["cpu:0", "cpu:2", "cpu:3", "cpu:1"])
+names = ["cpu:0", "cpu:2", "cpu:3", "cpu:1"]
+crossed = tm.Mesh({"rows": 2, "columns": 2}, names)
 corners = tm.distribute(whole, crossed, ("S0", "S1"))
 if me == 0:
     begin = time.monotonic()
@@ -41,7 +42,8 @@ if me == 0:
         "tensor([0., 4., 8.], size=(6,), layout=(S0, R), "
         "of which process 0 has this)"
     ), repr(rows[:, 0])
-    assert repr(pending).startswith("tensor(..., size=(), layout="), repr(pending)
+    shown = repr(pending)
+    assert shown.startswith("tensor(..., size=(), layout="), shown
     assert "requires_grad=True" in repr(weight)
     assert time.monotonic() - begin < 3, time.monotonic() - begin
 else:
