@@ -79,6 +79,12 @@ def end_job() -> None:
 def job() -> tuple[int, int] | None:
     """Number of this process, and of all of them."""
 
+def begin_reductions_of(parameters: Sequence[Tensor]) -> None:
+    """Begins to form the gradients that are sums, while the program goes on."""
+
+def finish_background() -> None:
+    """Waits for all that was begun."""
+
 def report_failure(text: str) -> None:
     """Tells the others that this process ends with an error."""
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_mesh import _C, cluster, devices, ending, job, meeting
+from torch_mesh import cluster, devices, ending, job, meeting
 
 # Seconds that a process waits for its peers to come, and for their part of a
 # collective. torch's own default for the latter: a peer may be writing a file.
@@ -281,10 +281,11 @@ def _begin(
 
 def _start_engine(group: Any, answer: float) -> None:
     """Has the engine open its ways to the other processes."""
-    from torch_mesh import _C
+    from torch_mesh import _C, overlap
 
     _C.set_wait_limit(answer)
     _C.start_job(group.group_name, group.rank(), group.size())
+    overlap.watch_torch()
 
 
 # What the processes are like
@@ -293,6 +294,7 @@ def _start_engine(group: Any, answer: float) -> None:
 def _own_facts() -> dict[str, Any]:
     """What this process says about itself; `_compare` reads it."""
     import torch_mesh
+    from torch_mesh import _C
 
     state = torch.get_rng_state().numpy().tobytes()
     return {

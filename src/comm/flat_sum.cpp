@@ -46,20 +46,24 @@ void FlatSum::add(
   parts_.push_back(parts);
 }
 
-std::vector<Shards> FlatSum::form() {
-  const std::vector<Step::Part> how = parts_of_sum(
+std::vector<Step::Part> FlatSum::count() const {
+  std::vector<Step::Part> how = parts_of_sum(
       mesh_,
       axes_,
       cut_,
       numel_,
       static_cast<int64_t>(c10::elementSize(dtype_)));
-  numel_.clear();
-  num_bytes_ = 0;
-  const std::vector<Shards> parts = std::exchange(parts_, {});
   for (const Step::Part& part : how) {
     count_collective(
         part.kind, mesh_, part.axis, part.num_bytes, part.received);
   }
+  return how;
+}
+
+std::vector<Shards> FlatSum::form(std::span<const Step::Part> how) {
+  numel_.clear();
+  num_bytes_ = 0;
+  const std::vector<Shards> parts = std::exchange(parts_, {});
   return mesh_.one_memory()
              ? parts
              : communicator_of(mesh_).all_reduce(mesh_, how, cut_, parts);

@@ -9,6 +9,7 @@
 #include <c10/util/SmallVector.h>
 
 #include <torch_mesh/layout.h>
+#include <torch_mesh/redistribute.h>
 
 #include "shard/shard.h"
 
@@ -38,11 +39,14 @@ class FlatSum {
       std::span<const int64_t> sizes,
       const Shards& parts);
 
-  // Counts the collectives, and forms the sums, one for each value that was
-  // added: of parts in one memory it is there, and they are given back. Then it
-  // is empty again.
+  // Plans and counts the collectives that form the sums.
+  std::vector<Step::Part> count() const;
+  // Forms the sums as count() has it, one for each value that was added: of
+  // parts in one memory it is there, and they are given back. Then it is empty
+  // again. May be called on another thread.
   // Requires: a LocalOps guard on this thread; no lock of a storage is held.
-  std::vector<Shards> form();
+  std::vector<Shards> form(std::span<const Step::Part> how);
+  std::vector<Shards> form() { return form(count()); }
 
  private:
   int64_t bytes_of_first_lane(

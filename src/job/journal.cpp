@@ -13,21 +13,42 @@ namespace {
 std::mutex& mutex = *new std::mutex;
 auto& journals = *new std::unordered_map<Mesh, uint64_t>;
 
+constinit thread_local uint64_t* branch = nullptr;
+
+// What a thread notes into.
+class Journal {
+ public:
+  explicit Journal(const Mesh& mesh)
+      : lock_(mutex), hash_(branch ? *branch : journals[mesh]) {}
+  uint64_t& hash() { return hash_; }
+
+ private:
+  const std::lock_guard<std::mutex> lock_;
+  uint64_t& hash_;
+};
+
 }  // namespace
 
 Stamp note_step(const Mesh& mesh, std::string_view text) {
   Stamp stamp;
   stamp.set_text(text);
-  const std::lock_guard lock(mutex);
-  uint64_t& hash = journals[mesh];
-  hash = stamp.hash = mixed(hash, text);
+  Journal journal(mesh);
+  journal.hash() = stamp.hash = mixed(journal.hash(), text);
   return stamp;
 }
 
 void note(const Mesh& mesh, uint64_t what) {
-  const std::lock_guard lock(mutex);
-  uint64_t& hash = journals[mesh];
-  hash = mixed(hash, what);
+  Journal journal(mesh);
+  journal.hash() = mixed(journal.hash(), what);
 }
+
+uint64_t begin_branch(const Mesh& mesh) {
+  note(mesh, 1);
+  return Journal(mesh).hash();
+}
+
+OnBranch::OnBranch(uint64_t hash) : hash_(hash) { branch = &hash_; }
+
+OnBranch::~OnBranch() { branch = nullptr; }
 
 }  // namespace torch_mesh

@@ -22,4 +22,19 @@ Stamp note_step(const Mesh& mesh, std::string_view text);
 // Notes something that is done without communicating, and equally everywhere.
 void note(const Mesh& mesh, uint64_t what);
 
+// A branch of the journal of `mesh`, for steps that another thread does while
+// the program goes on: they are numbered as if they were done here.
+uint64_t begin_branch(const Mesh& mesh);
+// While this lives, what this thread notes goes into the branch.
+class OnBranch {
+ public:
+  explicit OnBranch(uint64_t branch);
+  ~OnBranch();
+  OnBranch(const OnBranch&) = delete;
+  OnBranch& operator=(const OnBranch&) = delete;
+
+ private:
+  uint64_t hash_;
+};
+
 }  // namespace torch_mesh

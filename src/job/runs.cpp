@@ -7,6 +7,7 @@
 
 #include <torch_mesh/error.h>
 
+#include "job/background.h"
 #include "job/monitor.h"
 
 namespace torch_mesh {
@@ -35,6 +36,7 @@ void Runs::receive(int process, std::span<std::byte> bytes) {
 }
 
 void Runs::run(const Stamp& stamp) {
+  finish_background();
   note_op(stamp);
   try {
     for (const auto& [transport, of_it] : runs_) {

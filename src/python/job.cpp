@@ -18,10 +18,13 @@
 
 #include "comm/c10d.h"
 #include "comm/workspace.h"
+#include "job/background.h"
 #include "job/job.h"
 #include "job/monitor.h"
 #include "job/shared_memory.h"
 #include "job/waiting.h"
+#include "tensor/global_tensor.h"
+#include "tensor/pending_sums.h"
 
 namespace py = pybind11;
 
@@ -111,7 +114,25 @@ void join(const std::string& group_name, int process, int num_processes) {
   }
 }
 
+// The gradients of these parameters that are sums over axes of which none cuts
+// the parameter: those are to be scattered, by who updates it.
+void begin_reductions_of(const std::vector<at::Tensor>& parameters) {
+  std::vector<at::Tensor> gradients;
+  std::vector<AxisMask> axes;
+  for (const at::Tensor& parameter : parameters) {
+    const at::Tensor& gradient = parameter.grad();
+    if (gradient.defined() && is_global(gradient) && is_global(parameter)) {
+      gradients.push_back(gradient);
+      axes.push_back(
+          layout_of(gradient).partial_axes() &
+          ~layout_of(parameter).sharded_axes());
+    }
+  }
+  begin_reductions(gradients, axes);
+}
+
 void leave() {
+  finish_background();
   end_job();
   stop_monitor();
   free_workspaces();
@@ -145,6 +166,12 @@ void bind_job(py::module_& m) {
     }
     return std::pair(job->process, job->num_processes);
   });
+  m.def(
+      "begin_reductions_of",
+      &begin_reductions_of,
+      py::arg("parameters"),
+      NoGil());
+  m.def("finish_background", &finish_background, NoGil());
   m.def("report_failure", &report_failure, py::arg("text"), NoGil());
   m.def("verdict", &verdict);
   m.def("set_wait_limit", &set_wait_limit, py::arg("seconds"));

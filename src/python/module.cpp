@@ -15,6 +15,7 @@
 #include "device/read_only.h"
 #include "dispatch/device_index.h"
 #include "dispatch/ops.h"
+#include "job/background.h"
 #include "python/blocks.h"
 #include "python/job.h"
 #include "python/job_for_testing.h"
@@ -305,7 +306,13 @@ void bind_counters(py::module_& m) {
       .def_readonly("replicated_ops", &Counts::replicated_ops)
       .def_readonly("ops", &Counts::ops)
       .def_readonly("plans_made", &Counts::plans_made);
-  m.def("counts", &counts);
+  m.def(
+      "counts",
+      [] {
+        finish_background();  // of which some is to be counted yet
+        return counts();
+      },
+      py::call_guard<py::gil_scoped_release>());
   m.def("keep_events", &keep_events);
   m.def("events_since", &events_since, py::arg("since"));
   m.def("release_events", &release_events);

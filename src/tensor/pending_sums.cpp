@@ -7,6 +7,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,8 @@
 
 #include "comm/flat_sum.h"
 #include "comm/run_steps.h"
+#include "job/background.h"
+#include "job/journal.h"
 #include "shard/local_ops.h"
 #include "shard/replicate_value.h"
 #include "shard/span.h"
@@ -75,17 +78,24 @@ class Bucket {
     storage.begin_reduction(reduction_);
   }
 
-  // Reduces all that was taken, and is empty again. The communicator works
-  // without a lock; if it fails, all these storages are broken.
+  bool is_empty() const { return flat_.is_empty(); }
+  std::vector<Step::Part> count() const { return flat_.count(); }
+
+  // Reduces all that was taken, and is empty again.
   void reduce() {
-    if (flat_.is_empty()) {
-      return;
+    if (!is_empty()) {
+      reduce(count());
     }
+  }
+
+  // The same as count() has it. The communicator works without a lock; if it
+  // fails, all these storages are broken.
+  void reduce(std::span<const Step::Part> how) {
     const std::vector<Claim> claims = claims_;
     std::vector<Shards> sums;
     try {
       const LocalOps local;
-      sums = flat_.form();
+      sums = flat_.form(how);
     } catch (...) {
       end_claims(
           std::make_shared<const std::string>(
@@ -151,6 +161,21 @@ class Bucket {
 // One call's way through the storages that it names.
 class Reducer {
  public:
+  // Puts all that nobody else reduces into buckets that are not full.
+  // Nothing else is done with them.
+  std::list<Bucket> fill(c10::ArrayRef<Wanted> all) {
+    std::list<Bucket> buckets;
+    for (const Wanted& wanted : all) {
+      while (Bucket* full = take(wanted)) {
+        auto place = std::ranges::find(
+            open_, full, [](const Bucket& bucket) { return &bucket; });
+        buckets.splice(buckets.end(), open_, place);
+      }
+    }
+    buckets.splice(buckets.end(), open_);
+    return buckets;
+  }
+
   // Reduces what nobody else reduces. Then no claim is open any more.
   void reduce(c10::ArrayRef<Wanted> all) {
     for (const Wanted& wanted : all) {
@@ -169,7 +194,7 @@ class Reducer {
     WantedList left;
     for (const auto& [wanted, reduction] : std::exchange(elsewhere_, {})) {
       check_no_lock_is_held("a pending sum");
-      reduction->done.wait();
+      wait_for(*reduction);
       check_not_broken(*wanted.storage);
       left.push_back(wanted);
     }
@@ -209,9 +234,8 @@ class Reducer {
   std::vector<std::pair<Wanted, std::shared_ptr<Reduction>>> elsewhere_;
 };
 
-}  // namespace
-
-void reduce_pending(
+// Each storage once.
+WantedList wanted_of(
     c10::ArrayRef<const at::Tensor*> tensors,
     c10::ArrayRef<AxisMask> axes) {
   WantedList all;
@@ -226,6 +250,75 @@ void reduce_pending(
       all.push_back({tensors[i], storage, axes[i]});
     }
   }
+  return all;
+}
+
+// Buckets, with what keeps the storages alive that they have claimed.
+struct Begun {
+  std::vector<at::Tensor> tensors;
+  std::list<Bucket> buckets;  // freed first
+  std::vector<std::vector<Step::Part>> how;
+  uint64_t branch = 0;
+
+  // Who wants one of the sums meets the error: it breaks the storages.
+  void form() {
+    const OnBranch on_branch(branch);
+    const std::string name = "sums of gradients, during backward";
+    const CurrentOp op(name);
+    size_t i = 0;
+    for (Bucket& bucket : buckets) {
+      try {
+        bucket.reduce(how[i++]);
+      } catch (...) {
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void begin_reductions(
+    c10::ArrayRef<at::Tensor> tensors,
+    c10::ArrayRef<AxisMask> axes) {
+  struct OfMesh {
+    Mesh mesh;
+    std::shared_ptr<Begun> begun = std::make_shared<Begun>();
+    std::vector<AxisMask> axes;
+  };
+  std::vector<OfMesh> meshes;  // in the order of the tensors
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Mesh mesh = layout_of(tensors[i]).mesh();
+    if (mesh.is_all_mine() || mesh.is_null()) {
+      continue;
+    }
+    auto found = std::ranges::find(meshes, mesh, &OfMesh::mesh);
+    if (found == meshes.end()) {
+      found = meshes.insert(meshes.end(), {mesh});
+    }
+    found->begun->tensors.push_back(tensors[i]);
+    found->axes.push_back(axes[i]);
+  }
+  for (const auto& [mesh, begun, of_mesh] : meshes) {
+    std::vector<const at::Tensor*> named;
+    for (const at::Tensor& tensor : begun->tensors) {
+      named.push_back(&tensor);
+    }
+    begun->buckets = Reducer().fill(wanted_of(named, of_mesh));
+    if (begun->buckets.empty()) {
+      continue;
+    }
+    for (const Bucket& bucket : begun->buckets) {
+      begun->how.push_back(bucket.count());
+    }
+    begun->branch = begin_branch(mesh);
+    begin_in_background([begun = begun] { begun->form(); });
+  }
+}
+
+void reduce_pending(
+    c10::ArrayRef<const at::Tensor*> tensors,
+    c10::ArrayRef<AxisMask> axes) {
+  WantedList all = wanted_of(tensors, axes);
   Reducer reducer;
   while (!all.empty()) {
     reducer.reduce(all);

@@ -28,6 +28,14 @@ void reduce_pending(c10::ArrayRef<const at::Tensor*> tensors);
 // Those of one global tensor.
 void reduce_pending(const at::Tensor& tensor, AxisMask axes);
 
+// Begins to form the sums of these tensors, in one bucket for each kind, and
+// returns: another thread goes on with them. Who needs one waits for it.
+// Where all devices are of this process nothing is gained, and nothing done.
+// Threads: as a collective, it has its place in the program's order.
+void begin_reductions(
+    c10::ArrayRef<at::Tensor> tensors,
+    c10::ArrayRef<AxisMask> axes);
+
 // The shards of a global tensor in another layout, of its mesh or another, for
 // reading; may alias its own. Pending sums that are reduced before anything
 // else stay reduced for all who hold them.

@@ -4,14 +4,21 @@
 
 #include <memory>
 
+#include "job/background.h"
+
 namespace torch_mesh {
+
+void wait_for(Reduction& reduction) {
+  finish_background();  // which looks for Ctrl-C; others do not take long
+  reduction.done.wait();
+}
 
 std::unique_lock<CountedMutex> lock_for_write(MeshStorage& storage) {
   std::unique_lock lock(storage.mutex);
   while (const std::shared_ptr<Reduction> reduction = storage.reduction()) {
     lock.unlock();
     check_no_lock_is_held("a write");
-    reduction->done.wait();
+    wait_for(*reduction);
     lock.lock();
   }
   return lock;

@@ -19,6 +19,9 @@ struct Reduction {
   std::latch done{1};
 };
 
+// Waits, without a lock, until it is done. Throws what Ctrl-C makes of it.
+void wait_for(Reduction& reduction);
+
 // Waits, without a lock, until no sum of the storage is in the making. To be
 // called before a write in place: one that comes between would be lost.
 void finish_reduction(MeshStorage& storage);

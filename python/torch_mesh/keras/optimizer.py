@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import torch_mesh as tm
+from torch_mesh import overlap
 from torch_mesh.keras import moves
 from torch_mesh.keras.device_name import MESH
 
@@ -34,6 +35,13 @@ def scale_loss(original: Any) -> Any:
         return original(self, loss)
 
     return scale_loss
+
+
+def _values_of(optimizer: Any, variables: Any) -> list[torch.Tensor]:
+    """The tensors of the variables that an `apply` updates."""
+    if variables is None:
+        variables = getattr(optimizer, "_trainable_variables", ())
+    return [variable.value for variable in variables]
 
 
 def apply(original: Any) -> Any:
@@ -57,6 +65,7 @@ def apply(original: Any) -> Any:
             if isinstance(g, torch.Tensor) and g.device.type == MESH
         ]
         if ours:
+            overlap.before_step(self, _values_of(self, trainable_variables))
             tm.reduce_partials(ours)
         return original(self, grads, trainable_variables)
 
