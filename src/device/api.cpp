@@ -15,6 +15,7 @@
 #include "comm/run_steps.h"
 #include "core/shapes.h"
 #include "dispatch/autograd_thread.h"
+#include "run/noted_call.h"
 #include "run/other_kinds.h"
 #include "shard/joined.h"
 #include "shard/local_ops.h"
@@ -133,6 +134,7 @@ std::optional<std::vector<int64_t>> strides_of_joined(
 at::Tensor distribute_now(const at::Tensor& tensor, const Layout& layout) {
   return below_autograd("distribute", [&] {
     check_fits(layout, tensor);
+    note_distributed(tensor, layout);
     if (const auto strides = strides_of_joined(layout, tensor)) {
       const at::Tensor whole =
           at::empty_strided(

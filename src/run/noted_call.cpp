@@ -92,6 +92,26 @@ std::string words_of(
 
 }  // namespace
 
+void note_distributed(const at::Tensor& plain, const Layout& layout) {
+  const Mesh& mesh = layout.mesh();
+  if (mesh.is_all_mine() || !current_job()) {
+    return;
+  }
+  uint64_t what = number_of(layout);
+  what = mixed(what, static_cast<uint64_t>(plain.scalar_type()));
+  for (const int64_t size : plain.sizes()) {
+    what = mixed(what, static_cast<uint64_t>(size));
+  }
+  if (current_job()->checks_calls && plain.is_cpu() &&
+      plain.layout() == at::kStrided) {
+    std::ostringstream words;
+    words << "distribute of " << plain.sizes() << " in " << layout.str()
+          << " of value " << hash_of(plain);
+    compare(mesh, words.str());
+  }
+  note(mesh, what);
+}
+
 void note_call(
     const Op& op,
     c10::ArrayRef<c10::IValue> args,

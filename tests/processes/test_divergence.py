@@ -82,3 +82,27 @@ def test_saved_bytes_are_of_the_whole():
         preamble=spawn.PLAIN,
         environment=lambda i: DEVICES,
     )
+
+
+def test_plain_values_that_differ_are_found_where_they_are_distributed():
+    outputs = spawn.run(
+        """
+        mesh = tm.Mesh({"data": 4})
+        same = tm.distribute(torch.arange(8.0), mesh, ("S0",))
+        try:
+            tm.distribute(torch.arange(8.0) + me, mesh, ("S0",))
+            print("number")
+        except RuntimeError as error:
+            print(error)
+        """,
+        start=spawn.PLAIN_START,
+        preamble=spawn.PLAIN,
+        environment=lambda i: {**DEVICES, "TORCH_MESH_CHECK": "1"},
+    )
+    texts = [out + err for _, out, err in outputs]
+    for text in texts:
+        assert not text.startswith("number"), text
+    assert any(
+        "[processes-differ]" in text and "distribute of [8]" in text
+        for text in texts
+    ), texts
