@@ -19,6 +19,7 @@
 #   make try-wheel  ... as a user would, in fresh environments
 #   make users      programs in the manner of users; writes docs/users.md
 #   make random-programs    100,000 random programs, bit for bit; FIRST=0
+#                           PROCESSES=2: on meshes over two processes
 #   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
 #   make fuzz       rules, layouts, redistributions: FUZZ_SECONDS in all (600)
 #   make stress     threads that train at once, for two minutes
@@ -191,9 +192,10 @@ users: build $(TEST_SETUP)
 # Ten parts, each of which says what it found.
 FIRST ?= 0
 PROGRAMS ?= 100000
+PROCESSES ?= 1
 random-programs: build $(TEST_SETUP)
 	for part in 0 1 2 3 4 5 6 7 8 9; do OMP_NUM_THREADS=1 $(RUN) -W ignore \
-	  -m tests.random_programs --count $$(($(PROGRAMS) / 10)) \
+	  -m tests.random_programs --processes $(PROCESSES) --count $$(($(PROGRAMS) / 10)) \
 	  --first $$(($(FIRST) + part * ($(PROGRAMS) / 10))) || exit 1; done
 
 sanitize: $(TEST_SETUP)
