@@ -55,6 +55,7 @@ _HOME = {
     "reduce_partials": "tensors",
     "register_rule": "tensors",
     "set_cpu_devices": "devices",
+    "shard_optimizer": "optimizers",
     "shards": "tensors",
     "to_dtensor": "dtensor",
     "trace": "tracing",
@@ -98,6 +99,7 @@ __all__ = [
     "reduce_partials",
     "register_rule",
     "set_cpu_devices",
+    "shard_optimizer",
     "shards",
     "to_dtensor",
     "trace",
@@ -127,6 +129,7 @@ if TYPE_CHECKING:
     from torch_mesh.memory import memory as memory
     from torch_mesh.moves import redistribute as redistribute
     from torch_mesh.moves import redistribute_ as redistribute_
+    from torch_mesh.optimizers import shard_optimizer as shard_optimizer
     from torch_mesh.parallel import parallelize as parallelize
     from torch_mesh.parity import check_parity as check_parity
     from torch_mesh.picture import Picture as Picture

@@ -22,7 +22,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from torch_mesh import _C, tensors
+from torch_mesh import _C, state_layouts, tensors
 from torch_mesh.in_force import batches_paused, current_mesh
 from torch_mesh.layouts import Layout, Placements, as_layout
 from torch_mesh.patching import Group, Patch, Table
@@ -142,7 +142,6 @@ def place(x: Tensor, layout: Layout, may_part: bool = True) -> bool:
     Returns:
         Whether it is there now.
     """
-    global _num_changes, _hook
     is_global = tensors.is_global(x)
     if is_global and _C.layout_of(x) == layout._native:
         return True
@@ -155,10 +154,18 @@ def place(x: Tensor, layout: Layout, may_part: bool = True) -> bool:
             x.data = _in_layout(x.detach(), layout)
         if grad is not None:
             x.grad = _in_layout(grad.detach(), layout)
+    _note_change()
+    return True
+
+
+def _note_change() -> None:
+    """Has the states of all optimizers follow at their next step."""
+    global _num_changes, _hook
     _num_changes += 1
     if _hook is None:
-        _hook = register_optimizer_step_pre_hook(_states_follow)
-    return True
+        _hook = register_optimizer_step_pre_hook(
+            lambda optimizer, args, kwargs: states_follow(optimizer)
+        )
 
 
 def _in_layout(x: Tensor, layout: Layout) -> Tensor:
@@ -187,15 +194,26 @@ def unwritten_like(x: Tensor, layout: Layout) -> Tensor:
     )
 
 
-def _states_follow(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Before a step: states take the layouts that their parameters have."""
+def let_states_follow(optimizer: Optimizer) -> None:
+    """Has the states of an optimizer follow at its next step."""
+    _followed.pop(optimizer, None)
+
+
+def states_follow(optimizer: Optimizer) -> None:
+    """Before a step: states take the layouts that their parameters have.
+
+    Those of a cut optimizer are cut.
+    """
     if _followed.get(optimizer) == _num_changes:
         return
     _followed[optimizer] = _num_changes
+    is_cut = state_layouts.is_cut(optimizer)
     for parameter, states in optimizer.state.items():
         if not tensors.is_global(parameter) or not isinstance(states, dict):
             continue
         layout = _settled(tensors.layout(parameter))
+        if is_cut:
+            layout = state_layouts.of_states(parameter, layout)
         for name, state in states.items():
             if (
                 isinstance(state, Tensor)
@@ -354,7 +372,8 @@ def load_from_state_dict(load: Callable[..., None]) -> Callable[..., None]:
 def process_value(process: Callable[..., Tensor]) -> Any:
     """Wraps what `Optimizer.load_state_dict` does with a state.
 
-    It stands as its parameter does.
+    It stands as its parameter does, or cut if a cut optimizer has the
+    parameter: torch does not say whose the state is.
     """
 
     @functools.wraps(process)
@@ -375,6 +394,9 @@ def process_value(process: Callable[..., Tensor]) -> Any:
                 return state
             layout = as_layout(layout.mesh)
         else:
+            if state_layouts.has_cut_states(param):
+                layout = state_layouts.of_states(param, layout)
+                _note_change()
             is_float = param.is_floating_point()
             state = value.to(param.dtype) if is_float else value
         with torch.no_grad():
