@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
-from torch_mesh import _C
+from torch_mesh import _C, state_layouts
 from torch_mesh.layouts import processes_of
 
 # Bytes of gradients that travel together.
@@ -56,6 +56,8 @@ class _Window:
         self._seen.add(key)
         if not self._begins or self._is_repeated:
             return
+        if state_layouts.has_cut_states(parameter):
+            return  # its sum is to be scattered, at the step
         self._waiting.append(parameter)
         self._num_bytes += parameter.nbytes
         if self._num_bytes >= BUCKET_BYTES:

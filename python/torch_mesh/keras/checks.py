@@ -76,7 +76,10 @@ def device_mesh_init(original: Any) -> Any:
 
 
 def data_parallel_init(original: Any) -> Any:
-    """Wraps `DataParallel.__init__`: no devices are not all devices."""
+    """Wraps `DataParallel.__init__`: no devices are not all devices.
+
+    `shard_optimizer=` is an argument of ours.
+    """
 
     @functools.wraps(original)
     def __init__(
@@ -84,8 +87,10 @@ def data_parallel_init(original: Any) -> Any:
         device_mesh: Any = None,
         devices: Any = None,
         *args: Any,
+        shard_optimizer: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.shard_optimizer = bool(shard_optimizer)
         if device_mesh is None and devices is not None and len(devices) == 0:
             raise ValueError(
                 "DataParallel: the list of devices is empty.\n"
@@ -139,10 +144,16 @@ def distribution_init(original: Any) -> Any:
 
 
 def model_parallel_init(original: Any) -> Any:
-    """Wraps `ModelParallel.__init__`: `batch_dim_name` is an axis."""
+    """Wraps `ModelParallel.__init__`: `batch_dim_name` is an axis.
+
+    `shard_optimizer=` is an argument of ours.
+    """
 
     @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self: Any, *args: Any, shard_optimizer: bool = False, **kwargs: Any
+    ) -> None:
+        self.shard_optimizer = bool(shard_optimizer)
         original(self, *args, **kwargs)
         mesh = self.device_mesh
         if mesh is not None and self.batch_dim_name not in mesh.axis_names:

@@ -25,6 +25,7 @@ from torch_mesh.keras import (
     compat,
     layout_map,
     pattern_report,
+    slots,
     torch_module,
 )
 from torch_mesh.keras import variable as variables
@@ -292,7 +293,7 @@ def _move_one(variable: Any, distribution: Any, owner: Any) -> str:
     if mesh is not None and mesh is not distribution.device_mesh:
         variable._layout = None
     if variable._layout is None:
-        variable._layout = getattr(owner, "_layout", None)
+        variable._layout = slots.layout_of(owner, distribution)
     if variable._layout is None:
         variable._layout = variables.layout_for(variable, distribution)
     if not variables.put(value, variable._layout):
@@ -309,13 +310,13 @@ def _owners(optimizer: Any) -> dict[int, Any]:
     """
     weights = optimizer._trainable_variables
     owners = {}
-    for name, slots in vars(optimizer).items():
+    for name, values in vars(optimizer).items():
         if (
-            isinstance(slots, (list, tuple))
-            and len(slots) == len(weights)
+            isinstance(values, (list, tuple))
+            and len(values) == len(weights)
             and name not in ("_variables", "_trainable_variables")
         ):
-            for slot, weight in zip(slots, weights, strict=True):
+            for slot, weight in zip(values, weights, strict=True):
                 # Factored moments have other dims than their weight.
                 if isinstance(slot, core.Variable) and (
                     slot.shape == weight.shape

@@ -15,6 +15,7 @@ GLOBAL_STATE = "keras.src.backend.common.global_state"
 _RANDOM = "keras.src.backend.torch.random"
 _RNN = "keras.src.backend.torch.rnn"
 _SAVING = "keras.src.saving.saving_lib"
+_OPTIMIZER = "keras.src.optimizers.base_optimizer"
 _SCALING = "keras.src.optimizers.loss_scale_optimizer"
 _HERE = "torch_mesh.keras"
 
@@ -433,15 +434,43 @@ AT_FIRST_DISTRIBUTION = (
                 Patch(
                     f"keras.src.optimizers.{module}",
                     f"{name}.apply",
-                    f"{_HERE}.optimizer:apply",
+                    f"{_HERE}.optimizer:{replacement}",
                     "gradients share a bucket before they are checked; slots "
                     "follow",
                     expects="self, grads, trainable_variables=",
                 )
+                for module, name, replacement in (
+                    ("base_optimizer", "BaseOptimizer", "apply"),
+                    (
+                        "loss_scale_optimizer",
+                        "LossScaleOptimizer",
+                        "apply_of_others",
+                    ),
+                    ("multi_optimizer", "MultiOptimizer", "apply_of_others"),
+                )
+            ),
+            Patch(
+                _OPTIMIZER,
+                "BaseOptimizer.add_variable_from_reference",
+                f"{_HERE}.optimizer:add_variable_from_reference",
+                "slots of a cut optimizer are made in parts",
+                expects="self, reference_variable, name=, initializer=",
+            ),
+            *(
+                Patch(
+                    module,
+                    f"{name}._backend_increment_gradient_accumulators",
+                    f"{_HERE}.optimizer:increment_gradient_accumulators",
+                    "a step that only accumulates gathers no weight",
+                    expects="self, grads, acc_grads",
+                )
                 for module, name in (
-                    ("base_optimizer", "BaseOptimizer"),
-                    ("loss_scale_optimizer", "LossScaleOptimizer"),
-                    ("multi_optimizer", "MultiOptimizer"),
+                    (_OPTIMIZER, "BaseOptimizer"),
+                    (
+                        "keras.src.backend.torch.optimizers."
+                        "torch_parallel_optimizer",
+                        "TorchParallelOptimizer",
+                    ),
                 )
             ),
             Patch(
