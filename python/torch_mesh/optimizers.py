@@ -39,8 +39,8 @@ def shard_optimizer(
     for each. Without one it stays whole, and so do weights that share their
     memory with another of the optimizer.
 
-    If `step` raises, weights that are cut have the values from before it. States
-    and other weights may be updated in part, as in plain torch.
+    If `step` raises, weights that are cut have the values from before it; other
+    weights, and states, may be updated in part, as in plain torch.
 
     Args:
         optimizer: any of `torch.optim`, or one that is made like them, before

@@ -65,6 +65,43 @@ def of_the_archive():
     )
 
 
+def of_the_copy_of_lists():
+    to, lists = [torch.zeros(2)], [torch.ones(2)]
+    torch._foreach_copy_(to, lists)
+    return torch.equal(to[0], lists[0])
+
+
+def of_a_scheduler_of_rates():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    calls = []
+
+    def step():
+        raise AssertionError
+
+    step.__func__ = lambda self: calls.append(self)
+    optimizer.step = step
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    optimizer.step()
+    return calls == [optimizer]
+
+
+def of_norms_of_gradients():
+    from torch.nn.utils import clip_grad
+
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    calls = []
+
+    def norm(tensors, *more):
+        calls.extend(tensors)
+        return torch.ones(())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_grad, "_get_total_norm", norm)
+        torch.nn.utils.clip_grad_norm_([weight], 1.0)
+    return calls == [weight.grad]
+
+
 def of_printing():
     import torch._tensor_str as tensor_str
 
@@ -198,6 +235,9 @@ IN_PYTHON = {
     "jagged": of_jagged_tensors,
     "graph-task": of_the_graph_task,
     "zip-archive": of_the_archive,
+    "list-copies": of_the_copy_of_lists,
+    "scheduled-steps": of_a_scheduler_of_rates,
+    "gradient-norms": of_norms_of_gradients,
     "printing": of_printing,
     "fake-tensors": of_fake_tensors,
     "accelerator": of_the_accelerator,
