@@ -56,7 +56,7 @@ class _Window:
         self._seen.add(key)
         if not self._begins or self._is_repeated:
             return
-        if state_layouts.has_cut_states(parameter):
+        if state_layouts.is_updated_cut(parameter):
             return  # its sum is to be scattered, at the step
         self._waiting.append(parameter)
         self._num_bytes += parameter.nbytes

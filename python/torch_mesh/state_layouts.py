@@ -101,6 +101,11 @@ def is_cut(optimizer: Optimizer) -> bool:
     return optimizer in _cut
 
 
+def is_updated_cut(weight: Tensor) -> bool:
+    """Whether an optimizer, of torch or of Keras, has cut it for an update."""
+    return weight in _axes
+
+
 def has_cut_states(weight: Tensor) -> bool:
     """Whether `note_weight` has this one."""
     return bool(_cut) and weight in _axes

@@ -19,8 +19,8 @@ void note_call(
     c10::ArrayRef<c10::IValue> args,
     const CallTensors& tensors);
 
-// The same of a plain tensor that becomes a global one: its sizes and dtype, and
-// where the job checks each call its values.
+// The same of a plain tensor that becomes a global one: its sizes and dtype,
+// and where the job checks each call its values.
 void note_distributed(const at::Tensor& plain, const Layout& layout);
 
 }  // namespace torch_mesh
