@@ -23,6 +23,8 @@
 #   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
 #   make fuzz       rules, layouts, redistributions: FUZZ_SECONDS in all (600)
 #   make stress     threads that train at once, for two minutes
+#   make faults     jobs of several processes of which one fails, differs, or is
+#                   sent packets; FIRST=0
 #   make check-github       the files of .github, offline
 #   make compat     syntax of every source against the headers of other torches
 #   make clean      remove what was built (.venv stays)
@@ -62,7 +64,7 @@ NEWEST := VENV=.venv-newest BUILD=build/newest \
   test-newest wheel try-wheel engine-wheel check-github \
   conformance conformance-full conformance-plants counted coverage \
   keras-suite keras-suite-full \
-  users random-programs \
+  users random-programs faults \
   test-cpp test-python
 
 demo: build
@@ -197,6 +199,14 @@ random-programs: build $(TEST_SETUP)
 	for part in 0 1 2 3 4 5 6 7 8 9; do OMP_NUM_THREADS=1 $(RUN) -W ignore \
 	  -m tests.random_programs --processes $(PROCESSES) --count $$(($(PROGRAMS) / 10)) \
 	  --first $$(($(FIRST) + part * ($(PROGRAMS) / 10))) || exit 1; done
+
+# Most of a trial is a wait: more of them at once than cores. What torchrun
+# starts loads all of torch and Keras each time.
+faults: build $(TEST_SETUP)
+	$(RUN) -m tests.faults --trials 160 --first $(FIRST) --jobs 3
+	$(RUN) -m tests.faults --trials 40 --first $(FIRST) --launcher torchrun
+	$(RUN) -m tests.faults --trials 40 --what divergent
+	$(RUN) -m tests.faults --trials 10000 --what packets
 
 sanitize: $(TEST_SETUP)
 	@$(MAKE) --no-print-directory sanitize-address,undefined

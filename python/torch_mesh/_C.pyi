@@ -70,8 +70,23 @@ def refuse_to_communicate_for_testing(refuse: bool) -> None:
 
 # ------------------------------------------------------------------- jobs
 
-def start_job(group_name: str, process: int, num_processes: int) -> None:
-    """Makes this process part of a job; each of the group's calls it once."""
+def start_job(
+    group_name: str,
+    process: int,
+    num_processes: int,
+    store_keeper: int,
+    prefix: str,
+) -> None:
+    """Makes this process part of a job; each of the group's calls it once.
+
+    Args:
+        group_name: As torch names it.
+        process: Index of this one.
+        num_processes: Of the group.
+        store_keeper: The process with which the group's store ends; -1 if it is
+            another's, or not known.
+        prefix: Of keys in that store, which may outlive the job.
+    """
 
 def end_job() -> None:
     """Leaves the job, and tells the others. Nothing if there is none."""
@@ -84,6 +99,16 @@ def begin_reductions_of(parameters: Sequence[Tensor]) -> None:
 
 def finish_background() -> None:
     """Waits for all that was begun."""
+
+def leave_note(doing: str, key: str, text: str) -> None:
+    """Leaves the other processes of the job a text. Counts as an op."""
+
+def wait_for_note(doing: str, key: str, process: int) -> bytes:
+    """What `process` leaves under a key, as soon as it is there.
+
+    Raises:
+        RuntimeError: if it is not in time, or the job is over.
+    """
 
 def report_failure(text: str) -> None:
     """Tells the others that this process ends with an error."""

@@ -33,7 +33,6 @@ class Described(NamedTuple):
         num_processes: at least 2.
         process: index of this one.
         has_store: whether the launcher has a store at the address already.
-        prefix: of keys in that store.
         other_host: a host of another process, if there is one.
     """
 
@@ -42,7 +41,6 @@ class Described(NamedTuple):
     num_processes: int
     process: int
     has_store: bool = False
-    prefix: str = ""
     other_host: str = ""
 
 
@@ -158,14 +156,12 @@ def _by_torchrun() -> Described | None:
     count = _number("WORLD_SIZE", 2, 1 << 20)
     process = _number("RANK", 0, count)
     has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Described(
         os.environ["MASTER_ADDR"],
         port,
         count,
         process,
         has_store,
-        f"worker/attempt_{attempt}" if has_store else "",
     )
 
 

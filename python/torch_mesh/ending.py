@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import os
 import sys
 import weakref
 from typing import Any
@@ -27,6 +28,7 @@ from torch_mesh.patching import Group, Patch, Table, rebind
 
 # Characters of an exception that the other processes are told.
 _MAX_TOLD = 500
+_MAX_NAME = 80  # of the name of a file
 
 _meshes: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _is_prepared = False
@@ -106,23 +108,37 @@ def _telling(original: Any) -> Any:
 
     @functools.wraps(original)
     def excepthook(kind: Any, error: Any, traceback: Any) -> None:
-        _tell(kind, error)
+        _tell(kind, error, traceback)
         original(kind, error, traceback)
 
     return excepthook
 
 
-def _tell(kind: Any, error: Any) -> None:
-    """Tells the other processes of an exception."""
+def _tell(kind: Any, error: Any, traceback: Any) -> None:
+    """Tells the other processes of an exception, and of its line."""
     if job.num_processes() == 1:
         return
     from torch_mesh import _C
 
     with contextlib.suppress(Exception):  # the exception comes first
         text = f"{kind.__name__}: {error}"
-        _C.report_failure(
-            text if len(text) <= _MAX_TOLD else text[:_MAX_TOLD] + "..."
-        )
+        if len(text) > _MAX_TOLD:
+            text = text[:_MAX_TOLD] + "..."
+        line = _line_of(traceback)
+        _C.report_failure(f"in {line}\n{text}" if line else text)
+
+
+def _line_of(traceback: Any) -> str:
+    """The innermost line of the script in a traceback, "train.py:41"."""
+    globals_ = vars(sys.modules["__main__"])
+    line = ""
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_globals is globals_:
+            name = os.path.basename(frame.f_code.co_filename)
+            line = f"{name[-_MAX_NAME:]}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return line
 
 
 def _leave() -> None:

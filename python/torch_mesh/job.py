@@ -10,9 +10,8 @@ Light: torch.distributed and the engine come when they are needed.
 
 from __future__ import annotations
 
+import os
 import sys
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -21,18 +20,13 @@ class _Job(NamedTuple):
 
     Attributes:
         group: The process group that it belongs to.
-        store: Where the processes leave each other texts. Nothing in it is
-            trusted.
         devices: Number of devices by kind, for each process.
         seed: A number that is the same in all processes, drawn by process 0.
-        patience: Seconds to wait for another process.
     """
 
     group: Any
-    store: Any
     devices: list[dict[str, int]]
     seed: int
-    patience: float
 
 
 _job: _Job | None = None
@@ -43,38 +37,37 @@ _turns: dict[str, int] = {}
 _MAX_TEXT = 1024
 
 
-def begin() -> int:
-    """The number of the job that this process is about to join.
+def begin() -> str:
+    """Names the job that this process is about to join.
 
-    All processes of a job have joined as many before it, so that its number is
-    theirs too, where several jobs write into one store.
+    All processes of a job have joined as many before it, in the same attempt of
+    their launcher, so that its name is theirs too. torchrun's store outlives an
+    attempt, and several jobs may write into one store.
 
     Returns:
-        int, from 1.
+        The prefix of its keys.
     """
     global _begun
     _begun += 1
-    return _begun
+    return name()
 
 
-def learn(
-    group: Any,
-    store: Any,
-    devices: list[dict[str, int]],
-    seed: int,
-    patience: float,
-) -> None:
+def name() -> str:
+    """The prefix of the keys of the job that began last."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return f"torch_mesh/attempt_{attempt}/{_begun}"
+
+
+def learn(group: Any, devices: list[dict[str, int]], seed: int) -> None:
     """Keeps what `initialize` has learned.
 
     Args:
         group: The process group of the job.
-        store: Where the processes leave each other texts.
         devices: Number of devices by kind, for each process.
         seed: The same in all processes.
-        patience: Seconds to wait for another process.
     """
     global _job
-    _job = _Job(group, store, devices, seed, patience)
+    _job = _Job(group, devices, seed)
 
 
 def forget() -> None:
@@ -158,18 +151,15 @@ def told(op: str, members: list[int], text: str = "") -> str:
     Raises:
         RuntimeError: if it does not come in time, or nobody is there to say it.
     """
-    now = _now()
-    if now is None or len(members) < 2:
+    if _now() is None or len(members) < 2:
         return text
+    from torch_mesh import _C
+
     key = f"told/{_turn(members)}"
-    try:
-        if process_id() == members[0]:
-            now.store.set(key, text[:_MAX_TEXT])
-            return text[:_MAX_TEXT]
-        _wait_until(now, lambda: now.store.check([key]))
-        said: bytes = now.store.get(key)
-    except (RuntimeError, ValueError) as error:
-        raise _lost(op, f"process {members[0]}", error) from error
+    if process_id() == members[0]:
+        _C.leave_note(op, key, text[:_MAX_TEXT])
+        return text[:_MAX_TEXT]
+    said = _C.wait_for_note(op, key, members[0])
     return said[: 4 * _MAX_TEXT].decode("utf-8", "backslashreplace")
 
 
@@ -184,15 +174,14 @@ def meet(op: str, members: list[int]) -> None:
     Raises:
         RuntimeError: if one does not come in time, or has ended.
     """
-    now = _now()
-    if now is None or len(members) < 2:
+    if _now() is None or len(members) < 2:
         return
+    from torch_mesh import _C
+
     key = f"met/{_turn(members)}"
-    try:
-        now.store.add(key, 1)
-        _wait_until(now, lambda: now.store.add(key, 0) >= len(members))
-    except (RuntimeError, ValueError) as error:
-        raise _lost(op, "another process", error) from error
+    _C.leave_note(op, f"{key}/{process_id()}", "")
+    for member in members:
+        _C.wait_for_note(op, f"{key}/{member}", member)
 
 
 def _turn(members: list[int]) -> str:
@@ -200,36 +189,6 @@ def _turn(members: list[int]) -> str:
     name = "-".join(map(str, members))
     _turns[name] = _turns.get(name, 0) + 1
     return f"{name}/{_turns[name]}"
-
-
-def _wait_until(now: _Job, is_there: Callable[[], bool]) -> None:
-    """Returns when something is there.
-
-    Raises:
-        RuntimeError: if it is not in time, or the job is over.
-    """
-    end = time.monotonic() + now.patience
-    pause = 0.001
-    from torch_mesh import _C
-
-    while not is_there():
-        why_over = _C.verdict()
-        if why_over:
-            raise RuntimeError(why_over)
-        if time.monotonic() > end:
-            raise RuntimeError(f"nothing came within {now.patience:g} s")
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
-
-
-def _lost(op: str, whom: str, error: Exception) -> RuntimeError:
-    line = str(error).strip().partition("\n")[0]
-    return RuntimeError(
-        f"{op}: {whom} has ended, or is not done in time.\n"
-        f"  this is process {process_id()} of {num_processes()}\n"
-        f"  {line}\n"
-        "Hint: look at the output of the other processes. [peer-lost]"
-    )
 
 
 def _now() -> _Job | None:

@@ -50,12 +50,12 @@ def distributed() -> Any:
     return dist
 
 
-def open_store(where: Described, number: int, wait: float) -> Any:
+def open_store(where: Described, name: str, wait: float) -> Any:
     """The store of a job: served by process 0 or a launcher, reached by all.
 
     Args:
         where: The job.
-        number: Of this job among those of the process.
+        name: Prefix of the keys of this job.
         wait: Seconds to wait for the others.
 
     Raises:
@@ -98,7 +98,7 @@ def open_store(where: Described, number: int, wait: float) -> Any:
             "timeout= or TORCH_MESH_TIMEOUT waits longer. [peer-missing]"
         ) from error
     _bind_gloo(host, port)
-    return dist.PrefixStore(f"torch_mesh/{where.prefix}/{number}", store)
+    return dist.PrefixStore(name, store)
 
 
 def say_who(store: Any, count: int, mine: int) -> None:

@@ -28,6 +28,9 @@ from torch_mesh import cluster, devices, ending, job, meeting
 _WAIT_FOR_PEERS = 300.0
 _WAIT_FOR_ANSWER = 1800.0
 
+# The process that keeps the store: a launcher, or whoever made the group.
+_UNKNOWN = -1
+
 _MAX_DEVICES = 1 << 16
 # torch's own seed of a process has 63 bits: what is less, somebody has set.
 _SET_BY_HAND = 1 << 32
@@ -227,12 +230,10 @@ def _adopt_group(
         )
     job.forget()
     dist = meeting.distributed()
-    store = dist.PrefixStore(
-        f"torch_mesh/{job.begin()}", group.get_group_store()
-    )
+    store = dist.PrefixStore(job.begin(), group.get_group_store())
     said = meeting.exchange(store, *now, _own_facts(), wait)
     _compare(said, now[0])
-    _begin(group, store, said, answer)
+    _begin(group, said, answer, _UNKNOWN)
 
 
 def _meet(where: cluster.Described, wait: float, answer: float) -> None:
@@ -255,20 +256,20 @@ def _meet(where: cluster.Described, wait: float, answer: float) -> None:
         meeting.let_all_read(store, mine, count)
         raise
     group = meeting.make_group(store, mine, count, answer, meeting.backend())
-    _begin(group, store, said, answer)
+    _begin(group, said, answer, _UNKNOWN if where.has_store else 0)
 
 
 def _begin(
-    group: Any, store: Any, said: list[dict[str, Any]], answer: float
+    group: Any, said: list[dict[str, Any]], answer: float, store_keeper: int
 ) -> None:
     """Makes the job this process's, here and in the engine."""
     counts = [_devices_in(facts, i) for i, facts in enumerate(said)]
     seeds = [_seed_in(facts, i) for i, facts in enumerate(said)]
-    job.learn(group, store, counts, seeds[0][0] % _SET_BY_HAND, answer)
+    job.learn(group, counts, seeds[0][0] % _SET_BY_HAND)
     ending.at_exit()
     if group.size() > 1:
         try:
-            _start_engine(group, answer)
+            _start_engine(group, answer, store_keeper)
         except BaseException:
             job.forget()
             with contextlib.suppress(Exception):
@@ -279,12 +280,18 @@ def _begin(
         more.settle([facts.get(more.name) for facts in said])
 
 
-def _start_engine(group: Any, answer: float) -> None:
+def _start_engine(group: Any, answer: float, store_keeper: int) -> None:
     """Has the engine open its ways to the other processes."""
     from torch_mesh import _C, overlap
 
     _C.set_wait_limit(answer)
-    _C.start_job(group.group_name, group.rank(), group.size())
+    _C.start_job(
+        group.group_name,
+        group.rank(),
+        group.size(),
+        store_keeper,
+        f"{job.name()}/engine/",
+    )
     overlap.watch_torch()
 
 

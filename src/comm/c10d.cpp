@@ -68,7 +68,7 @@ class GroupStore final : public Store {
       store_->set(key, std::vector<uint8_t>(value.begin(), value.end()));
     });
   }
-  std::string get(const std::string& key) override;
+  std::string get(const std::string& key, int process) override;
   std::vector<std::optional<std::string>> try_get(
       const std::vector<std::string>& keys) override;
   int64_t add(const std::string& key, int64_t amount) override {
@@ -104,7 +104,7 @@ class GroupStore final : public Store {
 // a store whose process is stopped does not end, and has no time limit. It asks
 // again and again, since c10d's own waits write to stderr when their time is
 // over.
-std::string GroupStore::get(const std::string& key) {
+std::string GroupStore::get(const std::string& key, int process) {
   struct Answer {
     std::mutex mutex;
     std::condition_variable changed;
@@ -139,7 +139,7 @@ std::string GroupStore::get(const std::string& key) {
     }
   }).detach();
 
-  const Wait wait(-1);
+  const Wait wait(process);
   const std::string doing = "the store, for " + key;
   std::unique_lock lock(answer->mutex);
   auto has_come = [&] { return answer->value || answer->error; };

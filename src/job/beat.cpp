@@ -9,7 +9,7 @@
 namespace torch_mesh {
 namespace {
 
-constexpr std::string_view kFirstWord = "beat1 ";
+constexpr std::string_view kFirstWord = "beat2 ";
 
 // Takes a number and the character behind it off the front of `text`.
 template <typename Number>
@@ -29,12 +29,23 @@ std::string_view cut(const std::string& text) {
 
 }  // namespace
 
+const char* code_of(Why why) {
+  constexpr const char* kCodes[] = {
+      "peer-lost",
+      "peer-failed",
+      "peer-late",
+      "peer-left",
+      "processes-differ",
+  };
+  return kCodes[static_cast<size_t>(why)];
+}
+
 std::string Beat::str() const {
   std::ostringstream text;
   text << kFirstWord << number << ' ' << begun << ' ' << ended << ' ' << hash
        << ' ' << static_cast<int>(state) << ' ' << cause << ' '
-       << cut(op).size() << ' ' << cut(line).size() << ' '
-       << cut(failure).size() << '\n'
+       << static_cast<int>(why) << ' ' << cut(op).size() << ' '
+       << cut(line).size() << ' ' << cut(failure).size() << '\n'
        << cut(op) << cut(line) << cut(failure);
   return text.str();
 }
@@ -46,16 +57,19 @@ std::optional<Beat> Beat::parse(std::string_view text) {
   text.remove_prefix(kFirstWord.size());
   Beat beat;
   int state = 0;
+  int why = 0;
   std::array<size_t, 3> lengths = {};
   const bool are_numbers = take(text, beat.number) && take(text, beat.begun) &&
                            take(text, beat.ended) && take(text, beat.hash) &&
                            take(text, state) && take(text, beat.cause) &&
-                           take(text, lengths[0]) && take(text, lengths[1]) &&
-                           take(text, lengths[2]);
-  if (!are_numbers || state < 0 || state > static_cast<int>(State::kLeft)) {
+                           take(text, why) && take(text, lengths[0]) &&
+                           take(text, lengths[1]) && take(text, lengths[2]);
+  if (!are_numbers || state < 0 || state > static_cast<int>(State::kLeft) ||
+      why < 0 || why > static_cast<int>(Why::kDiffers)) {
     return std::nullopt;
   }
   beat.state = static_cast<State>(state);
+  beat.why = static_cast<Why>(why);
   std::string* const parts[] = {&beat.op, &beat.line, &beat.failure};
   for (size_t i = 0; i < lengths.size(); ++i) {
     if (lengths[i] > kMaxText || lengths[i] > text.size()) {

@@ -10,6 +10,17 @@
 
 namespace torch_mesh {
 
+// Why a process ends its part of a job.
+enum class Why {
+  kLost,     // another one is gone
+  kFailed,   // ... ended with an error
+  kLate,     // ... is there, but does not come
+  kLeft,     // ... ended well, before it was done with
+  kDiffers,  // the processes do different things
+};
+// "peer-lost", ..., "processes-differ".
+const char* code_of(Why why);
+
 struct Beat {
   enum class State {
     kRunning,
@@ -23,8 +34,9 @@ struct Beat {
   uint64_t ended = 0;
   uint64_t hash = 0;  // Stamp::hash of the last one
   State state = State::kRunning;
-  // The process that it found lost, for which it failed; -1: none.
+  // The process for which it failed, -1: none; and why.
   int cause = -1;
+  Why why = Why::kLost;
   // Its last collective, the line of its script, its error. Not escaped; what
   // is longer than `kMaxText` is cut.
   std::string op;

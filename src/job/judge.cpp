@@ -37,6 +37,23 @@ std::string shown_lines(std::string_view text) {
   return result;
 }
 
+// What is said of the process that is to blame.
+const char* words_of(Why why) {
+  switch (why) {
+    case Why::kLost:
+      return " is lost";
+    case Why::kFailed:
+      return " ended with an error";
+    case Why::kLate:
+      return " is late";
+    case Why::kLeft:
+      return " has left the job";
+    case Why::kDiffers:
+      return " runs another program than others";
+  }
+  return "";
+}
+
 }  // namespace
 
 MonitorSettings MonitorSettings::of_environment() {
@@ -122,23 +139,25 @@ void Judge::heard(
 }
 
 void Judge::judge_failure(int process, const Beat& beat) {
-  const int lost = beat.cause;
+  const int cause = beat.cause;
   const int num_processes = static_cast<int>(peers_.size());
-  if (lost >= 0 && lost < num_processes && lost != process_ &&
-      lost != process) {
+  if (cause >= 0 && cause < num_processes && cause != process_ &&
+      cause != process) {
     decide(
-        "peer-lost",
-        lost,
-        name(lost) + " is lost, says " + name(process) + "." + last_said(lost) +
-            "\n  " + name(process) + " says" + shown_lines(beat.failure) +
-            "\nHint: look at the output of process " + std::to_string(lost) +
+        beat.why,
+        cause,
+        name(cause) + words_of(beat.why) + ", says " + name(process) + "." +
+            last_said(cause) + "\n  " + name(process) + " says" +
+            shown_lines(beat.failure) +
+            "\nHint: look at the output of process " + std::to_string(cause) +
             ".");
     return;
   }
+  const Why why = beat.why == Why::kDiffers ? Why::kDiffers : Why::kFailed;
   decide(
-      "peer-failed",
+      why,
       process,
-      name(process) + " ended with an error." + shown_lines(beat.failure) +
+      name(process) + words_of(why) + "." + shown_lines(beat.failure) +
           last_said(process) + "\nHint: look at the output of process " +
           std::to_string(process) + ".");
 }
@@ -151,13 +170,13 @@ void Judge::judge(Time now, int process) {
       "processes, lets a debugger stop one).";
   if (peer.is_closed && peer.unchanged >= 2) {
     decide(
-        "peer-lost",
+        Why::kLost,
         process,
         name(process) + " closed its connection and does not answer." +
             last_said(process) + hint);
   } else if (is_over_limit(peer.unchanged)) {
     decide(
-        "peer-lost",
+        Why::kLost,
         process,
         name(process) + " does not answer since " +
             in_seconds(seconds(peer.since, now)) + "." + last_said(process) +
@@ -178,7 +197,7 @@ void Judge::looked(Time now, uint64_t num_beats) {
   } else if (is_store_silent_) {
     const int keeper = settings_.store_keeper;
     decide(
-        "peer-lost",
+        Why::kLost,
         keeper,
         (keeper < 0 ? std::string("the job's store")
                     : name(keeper) + ", which keeps the job's store,") +
@@ -202,7 +221,7 @@ void Judge::store_failed(std::string_view error) {
     keeper = peers_[i].is_closed ? static_cast<int>(i) : -1;
   }
   decide(
-      "peer-lost",
+      Why::kLost,
       keeper,
       (keeper < 0 ? std::string("the job's store")
                   : name(keeper) + ", with the job's store,") +
@@ -220,7 +239,7 @@ void Judge::end_store() {
     }
   }
   end_of_store_ = Verdict{
-      "peer-left",
+      Why::kLeft,
       std::max(settings_.store_keeper, 0),
       "the job is at its end: its store is gone, after " + gone +
           " left.\nHint: all processes must run the same program to its end; "
@@ -239,7 +258,7 @@ std::optional<Verdict> Judge::left(int process) const {
     return std::nullopt;
   }
   return Verdict{
-      "peer-left",
+      Why::kLeft,
       process,
       name(process) + " has left the job, and is waited for." +
           last_said(process) +
@@ -283,6 +302,26 @@ std::string Judge::last_said(int process) const {
   return text;
 }
 
+int Judge::late(int awaited) const {
+  auto waits = [&](int process) {
+    const std::optional<Beat>& beat = peers_[process].beat;
+    return beat && beat->ended < beat->begun;
+  };
+  if (!waits(awaited)) {
+    return awaited;
+  }
+  int latest = awaited;
+  uint64_t least = peers_[awaited].beat->begun;
+  for (int i = 0; i < static_cast<int>(peers_.size()); ++i) {
+    const std::optional<Beat>& beat = peers_[i].beat;
+    if (i != process_ && beat && !waits(i) && beat->begun < least) {
+      latest = i;
+      least = beat->begun;
+    }
+  }
+  return latest;
+}
+
 uint64_t Judge::number(int process) const {
   const std::optional<Beat>& beat = peers_[process].beat;
   return beat ? beat->number : 0;
@@ -308,9 +347,9 @@ std::string Judge::limit_text() const {
   return text.str();
 }
 
-void Judge::decide(const char* code, int process, const std::string& text) {
+void Judge::decide(Why why, int process, const std::string& text) {
   if (!verdict_) {
-    verdict_ = Verdict{code, process, text};
+    verdict_ = Verdict{why, process, text};
   }
 }
 

@@ -28,9 +28,9 @@ struct MonitorSettings {
 
 // Why a job ends.
 struct Verdict {
-  const char* code;
+  Why why;
   int process;       // that is lost; -1: the one that keeps the store
-  std::string text;  // as of a CoreError
+  std::string text;  // as of a CoreError, whose code is code_of(why)
 };
 
 // The rules, without threads, clocks and stores. The first verdict stays.
@@ -74,6 +74,9 @@ class Judge {
   std::string name(int process) const;
   // What `process` said last, as indented lines of a message.
   std::string last_said(int process) const;
+  // Whom to name where `awaited` does not come in time: `awaited`, unless it
+  // waits itself, and another one waits for nobody and has done less.
+  int late(int awaited) const;
   // Beats of `process` that came; 0: none.
   uint64_t number(int process) const;
   bool is_running(int process) const;
@@ -96,7 +99,7 @@ class Judge {
   void judge(Time now, int process);
   void end_store();
   void judge_failure(int process, const Beat& beat);
-  void decide(const char* code, int process, const std::string& text);
+  void decide(Why why, int process, const std::string& text);
   std::string limit_text() const;
 
   const int process_;

@@ -38,6 +38,8 @@ Noted& noted() {
   return forever;
 }
 
+std::atomic<std::string (*)()> line_hook{nullptr};
+
 class Monitor {
  public:
   Monitor(
@@ -57,6 +59,11 @@ class Monitor {
   }
   void stop();
   void report(std::string_view text);
+  int note_late(int awaited);
+  void note_difference() {
+    const Lock lock(mutex_);
+    blame(-1, Why::kDiffers);
+  }
   // Throws why nobody should wait for `process`, if there is a reason.
   void check(int process);
 
@@ -85,6 +92,11 @@ class Monitor {
   bool exchange();
   void wait_for_readers();
   Beat own_beat(Lock& lock);
+  // Why this process fails, if it does and there is no verdict.
+  void blame(int process, Why why) {
+    cause_ = process;
+    why_ = why;
+  }
   std::vector<std::string> keys();
   void publish(Lock& lock);
 
@@ -101,6 +113,7 @@ class Monitor {
   Beat::State state_ = Beat::State::kRunning;
   std::string failure_;
   int cause_ = -1;
+  Why why_ = Why::kLost;
   uint64_t num_beats_ = 0;
   bool is_urgent_ = false;  // do not wait for the next interval
   bool is_stopping_ = false;
@@ -127,6 +140,7 @@ Beat Monitor::own_beat(Lock&) {
   beat.state = state_;
   beat.failure = failure_;
   beat.cause = cause_;
+  beat.why = why_;
   Noted& last = noted();
   const Lock lock(last.mutex);
   beat.begun = last.begun;
@@ -206,7 +220,7 @@ void Monitor::publish(Lock&) {
     for (size_t at = 0; (at = line.find('\n', at)) != std::string::npos;) {
       line.replace(at, 1, ";");
     }
-    line = "torch_mesh: " + line + " [" + verdict->code + "]\n";
+    line = "torch_mesh: " + line + " [" + code_of(verdict->why) + "]\n";
     [[maybe_unused]] const ssize_t done =
         write(STDERR_FILENO, line.data(), line.size());
   }
@@ -321,13 +335,27 @@ void Monitor::report(std::string_view text) {
   Lock lock(mutex_);
   state_ = Beat::State::kFailed;
   failure_ = text.substr(0, Beat::kMaxText);
-  cause_ = judge_.verdict() ? judge_.verdict()->process : -1;
+  const std::optional<Verdict>& verdict = judge_.verdict();
+  if (verdict) {
+    cause_ = verdict->process;
+    why_ = verdict->why;
+  }
   is_urgent_ = true;
   changed_.notify_all();
   const uint64_t before = num_beats_;
   changed_.wait_for(lock, nanoseconds(settings_.interval), [&] {
     return has_beater_ended_ || (!is_urgent_ && num_beats_ > before);
   });
+}
+
+int Monitor::note_late(int awaited) {
+  const Lock lock(mutex_);
+  const bool is_known = awaited >= 0 && awaited < num_processes_;
+  if (!is_known) {
+    return awaited;
+  }
+  blame(judge_.late(awaited), Why::kLate);
+  return cause_;
 }
 
 void Monitor::check(int process) {
@@ -337,6 +365,9 @@ void Monitor::check(int process) {
     why = judge_.verdict();
     if (!why && process >= 0 && process < num_processes_) {
       why = judge_.left(process);
+      if (why) {
+        blame(process, Why::kLeft);
+      }
     }
     const std::optional<Verdict>& end = judge_.end_of_store();
     if (!why && end && end->process == process) {
@@ -344,7 +375,7 @@ void Monitor::check(int process) {
     }
   }
   if (why) {
-    throw CoreError(ErrorKind::kProcess, why->code, why->text);
+    throw CoreError(ErrorKind::kProcess, code_of(why->why), why->text);
   }
 }
 
@@ -435,6 +466,13 @@ void note_op(const Stamp& stamp, std::string_view line) {
   }
 }
 
+void set_line_hook(std::string (*hook)()) { line_hook = hook; }
+
+std::string line_of_script() {
+  const auto hook = line_hook.load();
+  return hook ? hook() : std::string();
+}
+
 void note_op_ended() {
   Noted& last = noted();
   const Lock lock(last.mutex);
@@ -456,12 +494,23 @@ std::optional<std::string> verdict() {
   if (!why) {
     return std::nullopt;
   }
-  return why->text + " [" + why->code + "]";
+  return why->text + " [" + code_of(why->why) + "]";
 }
 
 void note_closed(int process) {
   if (const std::shared_ptr<Monitor> monitor = running()) {
     monitor->ask(process, [&](Judge& judge) { judge.closed(process); });
+  }
+}
+
+int note_late(int awaited) {
+  const std::shared_ptr<Monitor> monitor = running();
+  return monitor ? monitor->note_late(awaited) : awaited;
+}
+
+void note_difference() {
+  if (const std::shared_ptr<Monitor> monitor = running()) {
+    monitor->note_difference();
   }
 }
 

@@ -47,8 +47,12 @@ void report_failure(std::string_view text);
 // The collective that this process begins, or has ended. 20 to 50 ns.
 //
 //   line  of the user's script, "train.py:12"; empty: as before
-void note_op(const Stamp& stamp, std::string_view line = {});
+void note_op(const Stamp& stamp, std::string_view line);
 void note_op_ended();
+// Where the user's script is, for `note_op`: what the hook says, "" without
+// one. Called by the thread that begins a collective.
+void set_line_hook(std::string (*hook)());
+std::string line_of_script();
 
 // Why the job is over, as the text of a CoreError with its code; nullopt while
 // it goes on.
@@ -59,6 +63,12 @@ void note_closed(int process);
 // Seconds that one who called `note_closed` may wait for the verdict, which
 // knows more than a broken connection; 0 without a monitor.
 double verdict_within();
+
+// This process waits for `awaited` for too long: returns who is late, which is
+// the cause of the failure if this process reports one.
+int note_late(int awaited);
+// This process has found that another one does something else.
+void note_difference();
 
 // "process 1 (host x, pid 123)", and the indented lines of a message that say
 // what it did last; short, without a monitor.

@@ -19,6 +19,7 @@ void report_difference(const std::exception_ptr& error) {
     std::rethrow_exception(error);
   } catch (const CoreError& core) {
     if (std::string_view(core.code) == "processes-differ") {
+      note_difference();
       report_failure(core.what());
     }
   } catch (...) {
@@ -37,7 +38,7 @@ void Runs::receive(int process, std::span<std::byte> bytes) {
 
 void Runs::run(const Stamp& stamp) {
   finish_background();
-  note_op(stamp);
+  note_op(stamp, line_of_script());
   try {
     for (const auto& [transport, of_it] : runs_) {
       transport->begin(stamp, of_it.out, of_it.in);

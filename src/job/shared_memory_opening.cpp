@@ -43,7 +43,7 @@ class Board {
     found[process_] = mine;
     for (int process = 0; process < num_processes_; ++process) {
       if (!found[process]) {
-        found[process] = store_.get(key(process));
+        found[process] = store_.get(key(process), process);
         // Once one has come, most of the others have, too.
         look(found, key);
       }

@@ -17,7 +17,9 @@ class Store {
   virtual ~Store() = default;
   virtual void set(const std::string& key, const std::string& value) = 0;
   // Waits until it is set. Throws what Wait throws.
-  virtual std::string get(const std::string& key) = 0;
+  //
+  //   process  that sets it; -1: nobody in particular
+  virtual std::string get(const std::string& key, int process) = 0;
   // Those that are set, without waiting; nullopt for the others. One round trip
   // where all are.
   virtual std::vector<std::optional<std::string>> try_get(

@@ -8,6 +8,7 @@
 #include <torch_mesh/error.h>
 
 #include "job/message.h"
+#include "job/monitor.h"
 
 namespace torch_mesh {
 namespace {
@@ -50,15 +51,18 @@ void Wait::check(const char* doing) const {
   if (most == 0 || waited.count() < most) {
     return;
   }
+  const int late = note_late(process_);
   detail::raise(
       ErrorKind::kProcess,
       "peer-late",
-      "process ",
-      process_,
+      late < 0 ? "what this process waits for" : process_name(late),
       " did not come within ",
       most,
-      " s.\n  waited for in  ",
+      " s.",
+      late < 0 ? "" : last_said(late),
+      "\n  waited for in  ",
       shown(doing),
+      late == process_ ? "" : ", of " + process_name(process_),
       "\nHint: all processes must run the same program; where one may take "
       "longer, raise TORCH_MESH_TIMEOUT (seconds; 0 waits without end).");
 }

@@ -30,8 +30,8 @@ class Wait {
 
   explicit Wait(int process);
   // Returns if it is worth going on. Throws what the hooks throw, and
-  // [peer-late], as CoreError, beyond the limit: names the process, the time,
-  // and how to change it.
+  // [peer-late], as CoreError, beyond the limit: names the process that is late
+  // (Judge::late), what it did last, the time, and how to change it.
   //
   //   doing  what this process waits in, for the message
   void check(const char* doing) const;

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <random>
 #include <string>
@@ -23,6 +24,7 @@
 #include "job/monitor.h"
 #include "job/shared_memory.h"
 #include "job/waiting.h"
+#include "python/script_line.h"
 #include "tensor/global_tensor.h"
 #include "tensor/pending_sums.h"
 
@@ -61,7 +63,7 @@ Decision decided(Store& store, int process) {
             (checks ? "1" : "0"));
     return {id, name != "c10d", checks};
   }
-  const std::string said = store.get(kKey);
+  const std::string said = store.get(kKey, 0);
   Decision decision{0, false, false};
   const char* end = said.data() + said.size();
   const auto [rest, error] = std::from_chars(said.data(), end, decision.id);
@@ -77,11 +79,64 @@ Decision decided(Store& store, int process) {
   return decision;
 }
 
-// Collective: each process of the group calls it once.
-void join(const std::string& group_name, int process, int num_processes) {
-  const std::unique_ptr<Store> store =
-      store_of_group(group_name, "torch_mesh/job/");
-  const Decision decision = decided(*store, process);
+// Texts that processes leave each other, beside what moves on meshes.
+struct Notes {
+  std::mutex mutex;  // a store is asked by one thread at a time
+  std::unique_ptr<Store> store;
+};
+Notes& notes() {
+  static Notes& forever = *new Notes;
+  return forever;
+}
+
+// What `ask` makes of the job's store. It counts as one op of this process, as
+// the others see it.
+template <typename Ask>
+auto with_notes(const std::string& doing, Ask ask) {
+  const std::lock_guard lock(notes().mutex);
+  TORCH_MESH_CHECK_VALUE(
+      notes().store,
+      "no-job",
+      doing,
+      ": this process is in no job.\nHint: call initialize() first.");
+  Stamp stamp;
+  stamp.set_text(doing);
+  note_op(stamp, line_of_script());
+  return ask(*notes().store);
+}
+
+void leave_note(
+    const std::string& doing,
+    const std::string& key,
+    const std::string& text) {
+  with_notes(doing, [&](Store& store) {
+    store.set("note/" + key, text);
+    note_op_ended();
+  });
+}
+
+py::bytes wait_for_note(
+    const std::string& doing,
+    const std::string& key,
+    int process) {
+  std::string text;
+  {
+    const py::gil_scoped_release release;
+    text = with_notes(doing, [&](Store& store) {
+      std::string said = store.get("note/" + key, process);
+      note_op_ended();
+      return said;
+    });
+  }
+  return text;
+}
+
+void join_with(
+    Store& store,
+    const std::string& group_name,
+    int process,
+    int num_processes) {
+  const Decision decision = decided(store, process);
   Job job;
   job.process = process;
   job.num_processes = num_processes;
@@ -89,7 +144,7 @@ void join(const std::string& group_name, int process, int num_processes) {
   job.transports.resize(num_processes);
   const std::shared_ptr<SharedMemory> memory =
       decision.has_shared_memory
-          ? SharedMemory::open(*store, process, num_processes, decision.id)
+          ? SharedMemory::open(store, process, num_processes, decision.id)
           : nullptr;
   std::shared_ptr<Transport> network;
   for (int other = 0; other < num_processes; ++other) {
@@ -105,10 +160,30 @@ void join(const std::string& group_name, int process, int num_processes) {
     }
     job.transports[other] = network;
   }
-  start_monitor(store->clone(), process, num_processes);
+  start_job(std::move(job));
+  const std::lock_guard lock(notes().mutex);
+  notes().store = store.clone();
+}
+
+// Collective: each process of the group calls it once.
+//
+//   store_keeper  the process with which the store ends; -1: none of the job
+//   prefix        of keys: a store may outlive the job, and hold another's
+void join(
+    const std::string& group_name,
+    int process,
+    int num_processes,
+    int store_keeper,
+    const std::string& prefix) {
+  const std::unique_ptr<Store> store = store_of_group(group_name, prefix);
+  // First: a process that dies in what follows is found as any other.
+  MonitorSettings settings = MonitorSettings::of_environment();
+  settings.store_keeper = store_keeper;
+  start_monitor(store->clone(), process, num_processes, settings);
   try {
-    start_job(std::move(job));
-  } catch (...) {
+    join_with(*store, group_name, process, num_processes);
+  } catch (const std::exception& error) {
+    report_failure(error.what());
     stop_monitor();
     throw;
   }
@@ -135,6 +210,13 @@ void leave() {
   finish_background();
   end_job();
   stop_monitor();
+  {
+    // A thread that waits in it keeps it.
+    const std::unique_lock lock(notes().mutex, std::try_to_lock);
+    if (lock) {
+      notes().store.reset();
+    }
+  }
   free_workspaces();
 }
 
@@ -150,14 +232,24 @@ void look_for_signals(int /*process*/) {
 
 void bind_job(py::module_& m) {
   set_interrupt_hook(&look_for_signals);
+  set_line_hook(&script_line);
   using NoGil = py::call_guard<py::gil_scoped_release>;
   m.def(
       "start_job",
-      &join,
+      [](const std::string& group_name,
+         int process,
+         int num_processes,
+         int store_keeper,
+         const std::string& prefix) {
+        keep_script_thread();
+        const py::gil_scoped_release release;
+        join(group_name, process, num_processes, store_keeper, prefix);
+      },
       py::arg("group_name"),
       py::arg("process"),
       py::arg("num_processes"),
-      NoGil());
+      py::arg("store_keeper"),
+      py::arg("prefix"));
   m.def("end_job", &leave, NoGil());
   m.def("job", []() -> std::optional<std::pair<int, int>> {
     const Job* job = current_job();
@@ -172,6 +264,19 @@ void bind_job(py::module_& m) {
       py::arg("parameters"),
       NoGil());
   m.def("finish_background", &finish_background, NoGil());
+  m.def(
+      "leave_note",
+      &leave_note,
+      py::arg("doing"),
+      py::arg("key"),
+      py::arg("text"),
+      NoGil());
+  m.def(
+      "wait_for_note",
+      &wait_for_note,
+      py::arg("doing"),
+      py::arg("key"),
+      py::arg("process"));
   m.def("report_failure", &report_failure, py::arg("text"), NoGil());
   m.def("verdict", &verdict);
   m.def("set_wait_limit", &set_wait_limit, py::arg("seconds"));

@@ -139,7 +139,13 @@ void bind_job_for_testing(py::module_& m) {
         }
       },
       Release());
-  py::class_<Store>(m, "StoreForTesting").def("get", &Store::get, Release());
+  py::class_<Store>(m, "StoreForTesting")
+      .def(
+          "get",
+          &Store::get,
+          py::arg("key"),
+          py::arg("process") = -1,
+          Release());
   m.def(
       "store_of_group_for_testing",
       [](const std::string& group) {

@@ -88,7 +88,7 @@ std::optional<std::string> InheritedStore::find(const std::string& key) const {
   return std::nullopt;
 }
 
-std::string InheritedStore::get(const std::string& key) {
+std::string InheritedStore::get(const std::string& key, int /*process*/) {
   const Wait wait(-1);
   while (true) {
     const uint32_t changes = table_->changes;

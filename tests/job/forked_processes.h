@@ -20,7 +20,7 @@ class InheritedStore final : public Store {
   ~InheritedStore() override;
 
   void set(const std::string& key, const std::string& value) override;
-  std::string get(const std::string& key) override;
+  std::string get(const std::string& key, int process) override;
   std::vector<std::optional<std::string>> try_get(
       const std::vector<std::string>& keys) override;
   int64_t add(const std::string& key, int64_t amount) override;

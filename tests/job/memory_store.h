@@ -21,7 +21,7 @@ class MemoryStore final : public Store {
     shared_->values[key] = value;
     shared_->changed.notify_all();
   }
-  std::string get(const std::string& key) override {
+  std::string get(const std::string& key, int /*process*/) override {
     auto lock = answer();
     shared_->changed.wait(lock, [&] { return shared_->values.contains(key); });
     return shared_->values[key];

@@ -15,6 +15,7 @@ Beat beat() {
   beat.hash = ~uint64_t{0};
   beat.state = Beat::State::kFailed;
   beat.cause = 1;
+  beat.why = Why::kLate;
   beat.op = "all_gather\nof float32 12 3";
   beat.failure = std::string("zero\0inside", 11);
   return beat;
@@ -28,6 +29,7 @@ TEST(Beat, comes_back_from_its_text) {
   EXPECT_EQ(back->hash, ~uint64_t{0});
   EXPECT_EQ(back->state, Beat::State::kFailed);
   EXPECT_EQ(back->cause, 1);
+  EXPECT_EQ(back->why, Why::kLate);
   EXPECT_EQ(back->op, beat().op);
   EXPECT_EQ(back->line, "");
   EXPECT_EQ(back->failure, beat().failure);
@@ -50,12 +52,14 @@ TEST(Beat, no_part_of_its_text_is_one) {
 }
 
 TEST(Beat, texts_with_wrong_numbers_are_none) {
-  for (const char* text : {"beat1 1 2 3 4 3 0 0 0 0\n",
-                           "beat1 1 2 3 4 -1 0 0 0 0\n",
-                           "beat1 1 2 3 4 0 0 18446744073709551615 0 0\n",
-                           "beat1 1 2 3 4 0 99999999999 0 0 0\n",
-                           "beat1 -1 2 3 4 0 0 0 0 0\n",
-                           "beat2 1 2 3 4 0 0 0 0 0\n"}) {
+  for (const char* text : {"beat2 1 2 3 4 3 0 0 0 0 0\n",
+                           "beat2 1 2 3 4 -1 0 0 0 0 0\n",
+                           "beat2 1 2 3 4 0 0 0 18446744073709551615 0 0\n",
+                           "beat2 1 2 3 4 0 99999999999 0 0 0 0\n",
+                           "beat2 -1 2 3 4 0 0 0 0 0 0\n",
+                           "beat2 1 2 3 4 0 0 5 0 0 0\n",
+                           "beat2 1 2 3 4 0 0 -1 0 0 0\n",
+                           "beat1 1 2 3 4 0 0 0 0 0 0\n"}) {
     EXPECT_FALSE(Beat::parse(text)) << text;
   }
 }

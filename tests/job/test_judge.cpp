@@ -39,7 +39,7 @@ class JudgeTest : public testing::Test {
     }
   }
   std::string code() const {
-    return judge_.verdict() ? judge_.verdict()->code : "";
+    return judge_.verdict() ? code_of(judge_.verdict()->why) : "";
   }
   std::string text() const {
     return judge_.verdict() ? judge_.verdict()->text : "";
@@ -147,6 +147,43 @@ TEST_F(JudgeTest, a_process_that_failed_for_a_lost_one_names_that) {
   EXPECT_TRUE(says("process 1 is lost, says process 2."));
 }
 
+TEST_F(JudgeTest, why_a_process_failed_goes_from_one_to_the_next) {
+  beats_[2].state = Beat::State::kFailed;
+  beats_[2].cause = 1;
+  beats_[1].line = "train.py:41";
+  for (const Why why : {Why::kLate, Why::kLeft, Why::kFailed}) {
+    Judge judge(0, 3, settings());
+    beats_[2].why = why;
+    judge.heard(now_, {{}, beats_[1].str(), beats_[2].str()});
+    ASSERT_TRUE(judge.verdict());
+    EXPECT_EQ(judge.verdict()->why, why);
+    EXPECT_EQ(judge.verdict()->process, 1);
+    EXPECT_NE(judge.verdict()->text.find("train.py:41"), std::string::npos);
+  }
+}
+
+TEST_F(JudgeTest, who_finds_a_difference_tells_all_of_one) {
+  beats_[2].failure = "process 1 runs another program than process 2.";
+  beats_[2].state = Beat::State::kFailed;
+  beats_[2].why = Why::kDiffers;
+  pass(1);
+  EXPECT_EQ(code(), "processes-differ");
+  EXPECT_EQ(judge_.verdict()->process, 2);
+}
+
+TEST_F(JudgeTest, late_is_who_waits_for_nobody) {
+  for (Beat& beat : beats_) {
+    beat.begun = beat.ended = 7;
+  }
+  beats_[1].begun = 8;  // it waits
+  pass(1);
+  EXPECT_EQ(judge_.late(1), 2);
+  EXPECT_EQ(judge_.late(2), 2);
+  beats_[2].begun = 8;  // ... as all do: none is to blame but the awaited one
+  pass(1);
+  EXPECT_EQ(judge_.late(1), 1);
+}
+
 TEST_F(JudgeTest, a_process_that_others_lost_learns_it) {
   beats_[2].failure = "process 0 does not answer";
   beats_[2].state = Beat::State::kFailed;
@@ -155,7 +192,7 @@ TEST_F(JudgeTest, a_process_that_others_lost_learns_it) {
     beats_[2].cause = cause;
     judge.heard(now_, {{}, {}, beats_[2].str()});
     ASSERT_TRUE(judge.verdict()) << cause;
-    EXPECT_STREQ(judge.verdict()->code, "peer-failed");
+    EXPECT_EQ(judge.verdict()->why, Why::kFailed);
   }
 }
 
@@ -168,7 +205,7 @@ TEST_F(JudgeTest, a_process_that_left_is_lost_to_those_alone_who_wait_for_it) {
   EXPECT_FALSE(judge_.verdict());
   EXPECT_FALSE(judge_.left(2));
   ASSERT_TRUE(judge_.left(1));
-  EXPECT_STREQ(judge_.left(1)->code, "peer-left");
+  EXPECT_EQ(judge_.left(1)->why, Why::kLeft);
 }
 
 TEST_F(JudgeTest, a_store_that_does_not_answer_is_lost) {
@@ -216,13 +253,13 @@ TEST_F(JudgeTest, nobody_is_lost_without_a_limit) {
   EXPECT_FALSE(judge.verdict());
   beats_[2].state = Beat::State::kFailed;
   judge.heard(now_, {{}, {}, beats_[2].str()});
-  EXPECT_STREQ(judge.verdict()->code, "peer-failed");
+  EXPECT_EQ(judge.verdict()->why, Why::kFailed);
 }
 
 TEST_F(JudgeTest, what_is_no_beat_is_no_verdict) {
   for (int i = 0; i < 20; ++i) {
     judge_.heard(
-        now_ += kInterval, {{}, "beat1 " + std::to_string(i), "\xff\n"});
+        now_ += kInterval, {{}, "beat2 " + std::to_string(i), "\xff\n"});
   }
   // Process 2 says nothing new.
   EXPECT_EQ(judge_.verdict()->process, 2);

@@ -51,7 +51,9 @@ class MonitorTest : public testing::Test {
       }
     });
   }
-  Beat own_beat() { return Beat::parse(store_.get("beat/0")).value_or(Beat()); }
+  Beat own_beat() {
+    return Beat::parse(store_.get("beat/0", 0)).value_or(Beat());
+  }
   // Whether process 0 comes to say what `is_right` likes.
   template <typename IsRight>
   bool comes_to_say(IsRight is_right) {

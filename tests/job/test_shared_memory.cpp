@@ -171,7 +171,7 @@ TEST(SharedMemory, BytesOfAProcessThatHasEndedStillCome) {
       store.set("gone", "");
       return;
     }
-    store.get("gone");
+    store.get("gone", -1);
     std::vector<std::byte> received(1000);
     const Incoming receive{1, received};
     memory->begin(stamp_of(1), {}, {&receive, 1});

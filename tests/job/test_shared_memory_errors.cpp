@@ -139,7 +139,7 @@ TEST(SharedMemoryErrors, OneThatDoesNotComeIsLate) {
     expect_in_processes(2, [&](int process, Store& store) {
       const auto memory = opened(process, store);
       if (process == 1) {
-        store.get("done");  // it lives, and does something else
+        store.get("done", -1);  // it lives, and does something else
         return;
       }
       set_wait_limit(0.2);
@@ -194,7 +194,7 @@ TEST(SharedMemoryErrors, VerdictsAndInterruptsEndAWait) {
       expect_in_processes(2, [&](int process, Store& store) {
         const auto memory = opened(process, store);
         if (process == 1) {
-          store.get("done");
+          store.get("done", -1);
           return;
         }
         set_hook([](int process) {
@@ -273,7 +273,7 @@ TEST(SharedMemoryErrors, DamagedMemoryIsAnErrorAndNoCrash) {
       store.set("damaged", "");
       return;
     }
-    store.get("damaged");
+    store.get("damaged", -1);
     const std::string error =
         error_of([&] { trade(*memory, 1, stamp_of(1), 2'000'000, 4); });
     expect_mentions(error, {"process 1", "[peer-lost]"});
@@ -292,7 +292,7 @@ TEST(SharedMemoryErrors, HeadsOfRandomBytesAreNotTaken) {
       store.set("damaged", "");
       return;
     }
-    store.get("damaged");
+    store.get("damaged", -1);
     const std::string error =
         error_of([&] { trade(*memory, 1, stamp_of(1), 0, 4); });
     expect_mentions(error, {"another job", "[processes-differ]"});

@@ -36,7 +36,9 @@ class WatchedStore final : public Store {
     hook_(key, changed);
     inner_.set(key, changed);
   }
-  std::string get(const std::string& key) override { return inner_.get(key); }
+  std::string get(const std::string& key, int process) override {
+    return inner_.get(key, process);
+  }
   std::vector<std::optional<std::string>> try_get(
       const std::vector<std::string>& keys) override {
     return inner_.try_get(keys);
@@ -121,8 +123,8 @@ TEST(SharedMemoryOpening, NothingIsLeftOfAProcessThatIsKilled) {
     if (process == 1) {
       raise(SIGKILL);
     }
-    EXPECT_FALSE(exists(store.get("path1")));
-    EXPECT_FALSE(exists(store.get("path0")));
+    EXPECT_FALSE(exists(store.get("path1", 1)));
+    EXPECT_FALSE(exists(store.get("path0", 0)));
   });
   EXPECT_EQ(ends[0], 0);
   EXPECT_TRUE(WIFSIGNALED(ends[1]));

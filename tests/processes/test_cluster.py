@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from torch_mesh import cluster
+from torch_mesh import cluster, job
 
 STEP = {
     "SLURM_JOB_ID": "71228",
@@ -109,13 +109,14 @@ def test_a_job_that_is_described_in_part(say, variables, words):
 
 
 def test_torchruns_store_is_torchruns(say):
-    say(
-        TORCHRUN,
-        TORCHELASTIC_USE_AGENT_STORE="True",
-        TORCHELASTIC_RESTART_COUNT="2",
-    )
-    found = cluster.described()
-    assert (found.has_store, found.prefix) == (True, "worker/attempt_2")
-    say(TORCHRUN, TORCHELASTIC_USE_AGENT_STORE="False")
-    found = cluster.described()
-    assert (found.has_store, found.prefix) == (False, "")
+    for said, has_store in (("True", True), ("False", False)):
+        say(TORCHRUN, TORCHELASTIC_USE_AGENT_STORE=said)
+        assert cluster.described().has_store == has_store
+
+
+def test_jobs_and_attempts_have_keys_of_their_own(say):
+    names = set()
+    for attempt in ("0", "1"):
+        say(TORCHRUN, TORCHELASTIC_RESTART_COUNT=attempt)
+        names |= {job.begin(), job.begin(), job.name()}
+    assert len(names) == 4

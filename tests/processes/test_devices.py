@@ -23,7 +23,7 @@ def as_process_1(monkeypatch):
 
     group = Group()
     monkeypatch.setattr(job, "group", lambda: group)
-    monkeypatch.setattr(job, "_job", job._Job(group, None, COUNTS, 5, 9.0))
+    monkeypatch.setattr(job, "_job", job._Job(group, COUNTS, 5))
     yield
     monkeypatch.undo()
 

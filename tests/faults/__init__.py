@@ -1,0 +1,1 @@
+"""Jobs of several processes in which something goes wrong, at random."""
