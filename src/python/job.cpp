@@ -4,6 +4,7 @@
 #include "python/job.h"
 
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include <pybind11/stl.h>
@@ -89,6 +91,18 @@ Notes& notes() {
   return forever;
 }
 
+// The monitor knows more than a store that is gone: who kept it.
+void wait_for_verdict(const std::string& doing) {
+  const Wait wait(-1);
+  const auto end =
+      std::chrono::steady_clock::now() +
+      std::chrono::milliseconds(static_cast<int64_t>(verdict_within() * 1000));
+  while (std::chrono::steady_clock::now() < end) {
+    wait.check(doing.c_str());
+    std::this_thread::sleep_for(Wait::kSlice / 5);
+  }
+}
+
 // What `ask` makes of the job's store. It counts as one op of this process, as
 // the others see it.
 template <typename Ask>
@@ -102,7 +116,14 @@ auto with_notes(const std::string& doing, Ask ask) {
   Stamp stamp;
   stamp.set_text(doing);
   note_op(stamp, line_of_script());
-  return ask(*notes().store);
+  try {
+    return ask(*notes().store);
+  } catch (const CoreError& error) {
+    if (std::string_view(error.code) == "peer-lost") {
+      wait_for_verdict(doing);
+    }
+    throw;
+  }
 }
 
 void leave_note(
