@@ -98,11 +98,11 @@ result.write_text(json.dumps([first, attempt, values]))
 """
 
 
-def torchrun(folder, program, num_failures, group):
+def torchrun(folder, program, num_failures):
     """First step of the last attempt, its number, and the weights of each."""
     folder.mkdir()
     script = folder / "train.py"
-    script.write_text(FAILING + group + program + END)
+    script.write_text(FAILING + program + END)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
@@ -128,16 +128,11 @@ def torchrun(folder, program, num_failures, group):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["fit", "loop", "loop over a torch group"])
+@pytest.mark.parametrize("kind", ["fit", "loop"])
 def test_a_restarted_job_ends_as_if_nothing_had_been(kind, tmp_path):
     program = FIT if kind == "fit" else LOOP
-    group = (
-        'torch.distributed.init_process_group("gloo")\n'
-        if "group" in kind
-        else ""
-    )
-    whole = torchrun(tmp_path / "whole", program, 0, group)
-    parts = torchrun(tmp_path / "parts", program, 2, group)
+    whole = torchrun(tmp_path / "whole", program, 0)
+    parts = torchrun(tmp_path / "parts", program, 2)
     for (_, _, expected), (first, attempt, values) in zip(
         whole, parts, strict=True
     ):
