@@ -63,6 +63,8 @@ void begin_in_background(std::function<void()> task) {
   all.begun.notify_one();
 }
 
+bool is_in_background() { return runs_tasks; }
+
 void finish_background() {
   Tasks& all = tasks();
   if (runs_tasks || all.num.load(std::memory_order_acquire) == 0) {

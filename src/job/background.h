@@ -20,4 +20,7 @@ void begin_in_background(std::function<void()> task);
 // Requires: no lock that a task takes; not Python's either.
 void finish_background();
 
+// Whether this is the thread of the tasks.
+bool is_in_background();
+
 }  // namespace torch_mesh

@@ -38,7 +38,8 @@ void Runs::receive(int process, std::span<std::byte> bytes) {
 
 void Runs::run(const Stamp& stamp) {
   finish_background();
-  note_op(stamp, line_of_script());
+  // The program is elsewhere while a task runs.
+  note_op(stamp, is_in_background() ? std::string() : line_of_script());
   try {
     for (const auto& [transport, of_it] : runs_) {
       transport->begin(stamp, of_it.out, of_it.in);
