@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "Counting": "counters",
+    "DataLoader": "loading",
+    "DistributedBatchSampler": "loading",
     "Layout": "layouts",
     "Mesh": "layouts",
     "Parity": "compared_runs",
@@ -65,6 +67,8 @@ _HOME = {
 
 __all__ = [
     "Counting",
+    "DataLoader",
+    "DistributedBatchSampler",
     "Layout",
     "Mesh",
     "Parity",
@@ -126,6 +130,10 @@ if TYPE_CHECKING:
     from torch_mesh.job import process_id as process_id
     from torch_mesh.layouts import Layout as Layout
     from torch_mesh.layouts import Mesh as Mesh
+    from torch_mesh.loading import DataLoader as DataLoader
+    from torch_mesh.loading import (
+        DistributedBatchSampler as DistributedBatchSampler,
+    )
     from torch_mesh.memory import memory as memory
     from torch_mesh.moves import redistribute as redistribute
     from torch_mesh.moves import redistribute_ as redistribute_

@@ -3,6 +3,7 @@
 #include "job/runs.h"
 
 #include <exception>
+#include <string>
 #include <string_view>
 
 #include <torch_mesh/error.h>

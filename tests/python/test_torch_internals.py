@@ -191,10 +191,16 @@ def of_ops_of_functions():
 def of_trees():
     pytree = torch.utils._pytree
     leaves, spec = pytree.tree_flatten({"a": [1, (2,)], "b": 3})
-    return leaves == [1, 2, 3] and pytree.tree_unflatten(leaves, spec) == {
-        "a": [1, (2,)],
-        "b": 3,
-    }
+    paths, _ = pytree.tree_flatten_with_path(
+        {"a": [1, (2,)]}, is_leaf=lambda node: isinstance(node, tuple)
+    )
+    named = [(pytree.keystr(path), leaf) for path, leaf in paths]
+    return (
+        leaves == [1, 2, 3]
+        and pytree.tree_unflatten(leaves, spec) == {"a": [1, (2,)], "b": 3}
+        and named == [("['a'][0]", 1), ("['a'][1]", (2,))]
+        and paths[0][0][1].idx == 0
+    )
 
 
 def of_views_that_are_read_in_another_way():

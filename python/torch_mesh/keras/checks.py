@@ -131,8 +131,8 @@ def initialize_with_device_mesh(original: Any) -> Any:
 def distribution_init(original: Any) -> Any:
     """Wraps `Distribution.__init__`: several processes run one program.
 
-    Each makes the whole batch and keeps its rows, so that Keras has no data to
-    deal out, and any kind will do.
+    Each takes its rows of the batch (`feeding.py`), so that Keras has no data
+    to deal out, and any kind will do.
     """
 
     @functools.wraps(original)

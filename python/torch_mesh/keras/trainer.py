@@ -2,7 +2,8 @@
 
 Batches stay on the host until `train_step`, `test_step` or `predict_step`;
 there each is sharded along the batch axis, host memory to shards, before the
-step (the user's own, if overridden) sees it. Models that were built elsewhere
+step (the user's own, if overridden) sees it. Those of several processes come
+to the step on the mesh already (`feeding.py`). Models that were built elsewhere
 move to where the distribution wants them first (`moves.py`).
 """
 
@@ -11,17 +12,11 @@ from __future__ import annotations
 import functools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-from keras.src import tree
-
-from torch_mesh.keras import active, compat, data, moves, parts
+from torch_mesh.keras import active, feeding, moves
 from torch_mesh.keras.writing import members
-
-core = compat.core()
 
 # Models whose jit_compile was reported.
 _told_eager: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -32,52 +27,35 @@ class ShardedStep:
 
     Without a distribution it calls the function and does nothing else.
 
-    Attributes:
+    Args:
         step: The function that Keras made: takes a list of batches.
+        op: The method of the model that calls it with a batch of the user's.
     """
 
-    def __init__(self, step: Callable[[Any], Any]) -> None:
+    def __init__(self, step: Callable[[Any], Any], op: str) -> None:
         self.step = step
-        self._distribution: Any = None
-        self._layouts: dict[tuple[int, ...], Any] = {}
-        # Whether each process has a part of the batch, and not all of it.
-        self._joins_parts = False
+        self._op = op
+        self._placing = feeding.Placing(None)
+        self._handed_in: feeding.HandedIn | None = None
 
     def __call__(self, batches: Any) -> Any:
         distribution = active.current()
         if distribution is not None and active.on_mesh():
-            if distribution is not self._distribution:
-                self._distribution = distribution
-                self._layouts = {}
-            self._joins_parts = (
-                not distribution.auto_shard_dataset and len(members()) > 1
-            )
-            batches = self._shard_all(batches)
+            if distribution is not self._placing.distribution:
+                self._placing = feeding.Placing(distribution)
+                self._handed_in = None
+            if len(members()) > 1 and not feeding.is_placed(batches):
+                batches = [self._take(batch) for batch in batches]
+            else:
+                batches = self._placing(batches)
         return self.step(batches)
 
-    def _shard_all(self, batches: Any) -> Any:
-        # The usual structure, [(x, y)], without a look at its kinds of nodes.
-        if type(batches) is list or type(batches) is tuple:
-            return type(batches)([self._shard_all(part) for part in batches])
-        if isinstance(batches, (torch.Tensor, np.ndarray)):
-            return self._shard(batches)
-        return tree.map_structure(self._shard, batches)
-
-    def _shard(self, x: Any) -> Any:
-        if not isinstance(x, (torch.Tensor, np.ndarray)) or x.ndim == 0:
-            return x
-        shape = tuple(x.shape)
-        layout = self._layouts.get(shape)
-        if layout is None:
-            if len(self._layouts) > 256:  # as many lengths as sentences
-                self._layouts.clear()
-            layout = self._distribution.get_data_layout(shape)
-            self._layouts[shape] = layout
-        if self._joins_parts:
-            return parts.join(data.as_tensor(x), layout.backend_layout)
-        return data.distribute_data_input(
-            x, layout, self._distribution.batch_dim_name
-        )
+    def _take(self, batch: Any) -> Any:
+        """A batch that each process has given to `*_on_batch`."""
+        has_parts = not self._placing.distribution.auto_shard_dataset
+        if self._handed_in is None or self._handed_in.has_parts != has_parts:
+            self._handed_in = feeding.HandedIn(self._op, self._placing)
+        return self._handed_in(batch)
 
 
 # Replacements; `patches.py` says what for.
@@ -145,39 +123,9 @@ def get_iterator(original: Any) -> Any:
         # Not `original`: a Keras with a distribution of its own on torch feeds
         # ModelParallel from NumPy, which shuffles in another order than the
         # DataLoader of one device.
-        with core.device_scope("cpu"):
-            iterable = self.data_adapter.get_torch_dataloader()
-        return _OnHost(iterable)
+        return feeding.batches_of(self)
 
     return _get_iterator
-
-
-class _OnHost:
-    """An iterable whose iterators work under `keras.device("cpu")`.
-
-    An iterator is made when Keras asks for it, not at its first batch: a
-    DataLoader draws a random number then, and must draw it here too.
-    """
-
-    def __init__(self, iterable: Any) -> None:
-        self.iterable = iterable
-
-    def __iter__(self) -> Iterator[Any]:
-        with core.device_scope("cpu"):
-            iterator = iter(self.iterable)
-        return _OnHostIterator(iterator)
-
-
-class _OnHostIterator:
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self.iterator = iterator
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        with core.device_scope("cpu"):
-            return next(self.iterator)
 
 
 def _make_function(original: Any, attribute: str) -> Any:
@@ -197,7 +145,8 @@ def _make_function(original: Any, attribute: str) -> Any:
         made = getattr(self, attribute)
         if distribution is None or isinstance(made, ShardedStep):
             return result
-        sharded = ShardedStep(made)
+        op = attribute.removesuffix("function") + "on_batch"
+        sharded = ShardedStep(made, op)
         setattr(self, attribute, sharded)
         return sharded if result is made else result
 
