@@ -422,7 +422,7 @@ def _layout_of(
             f"{op}: no axis of a mesh is named that cuts batches.\n"
             f"  axes  {axes}\n"
             "Hint: give mesh= and batch=, or make it within "
-            'torch_mesh.use(mesh, batch="..."). [batch-axis]'
+            "torch_mesh.use(mesh, batch=...). [batch-axis]"
         )
     check_member(op, mesh)
     registration.register()
