@@ -96,7 +96,7 @@ def check_many(first, count, num_processes, transport):
         try:
             if pipe.poll(LIMIT):
                 _, text = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             text = f"seed {seed}: its processes have ended"
         if text is not None:
             found.append((seed, text))
