@@ -99,7 +99,9 @@ def _join(process, num_processes, port, transport):
         rank=process,
         world_size=num_processes,
     )
-    _C.start_job(dist.group.WORLD.group_name, process, num_processes)
+    _C.start_job(
+        dist.group.WORLD.group_name, process, num_processes, 0, "torch_mesh/"
+    )
     _C.set_wait_limit(60.0)
 
 

@@ -34,8 +34,11 @@ except RuntimeError as error:
     raise
 """
 
-DEATH = 4.5
-LATE = TIMEOUT + 5
+# Twice what docs/processes.md promises (`python -m tests.faults` measures it):
+# here other tests take the cores as well.
+DEATH = 9
+FAILED = 5
+LATE = TIMEOUT + 10
 
 
 def survivors(failure, survive="total()"):
@@ -68,8 +71,8 @@ def line_of(words):
         ("os.kill(os.getpid(), signal.SIGKILL)", "peer-lost", DEATH),
         ("os.kill(os.getpid(), signal.SIGTERM)", "peer-lost", DEATH),
         ("os._exit(3)", "peer-lost", DEATH),
-        ("raise MemoryError('none is left')", "peer-failed", 2),
-        ("torch.empty(1 << 60)", "peer-failed", 2),
+        ("raise MemoryError('none is left')", "peer-failed", FAILED),
+        ("torch.empty(1 << 60)", "peer-failed", FAILED),
         ("sys.exit(0)", "peer-left", DEATH),
         ("signal.alarm(12)\n    while True: pass", "peer-late", LATE),
     ],
