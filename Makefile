@@ -20,6 +20,8 @@
 #   make users      programs in the manner of users; writes docs/users.md
 #   make random-programs    100,000 random programs, bit for bit; FIRST=0
 #                           PROCESSES=2: on meshes over two processes
+#   make hosts      two hosts on this machine, with a slow line between them;
+#                   needs root and /dev/net/tun
 #   make sanitize   C++ tests under ASan + UBSan, the torch-free ones under TSan
 #   make fuzz       rules, layouts, redistributions: FUZZ_SECONDS in all (600)
 #   make stress     threads that train at once, for two minutes
@@ -64,7 +66,7 @@ NEWEST := VENV=.venv-newest BUILD=build/newest \
   test-newest wheel try-wheel engine-wheel check-github \
   conformance conformance-full conformance-plants counted coverage \
   keras-suite keras-suite-full \
-  users random-programs faults \
+  users random-programs faults hosts \
   test-cpp test-python
 
 demo: build
@@ -190,6 +192,10 @@ bench: build
 # One thread: the table is of CPU time.
 users: build $(TEST_SETUP)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.users --markdown docs/users.md
+
+# Not part of `test`: it asks more of the machine.
+hosts: build $(TEST_SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -v tests/hosts
 
 # Ten parts, each of which says what it found.
 FIRST ?= 0
