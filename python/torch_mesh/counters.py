@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch_mesh import _C, devices
+from torch_mesh.layouts import Mesh
 
 
 class Counting:
@@ -116,6 +117,21 @@ class Counting:
             axis = key.partition("@")[2]
             sums[axis] = sums.get(axis, 0) + num_bytes
         return sums
+
+    def bytes_between_processes(self, mesh: Mesh) -> dict[str, int]:
+        """The part of `bytes` that goes along axes between processes.
+
+        Args:
+            mesh: whose axes are asked; those of the same names on other meshes
+                count too.
+
+        Returns:
+            Dict of "kind@axis" to bytes that a device receives in collectives
+            of devices of several processes. What it receives there of devices
+            of its own process is in it.
+        """
+        axes = mesh.axes_between_processes
+        return {k: n for k, n in self.bytes.items() if k.split("@")[1] in axes}
 
     def _now(self) -> _C.Counts:
         return self._end or _C.counts()

@@ -67,15 +67,22 @@ class Table:
         mesh: the mesh, as "data=2 model=2"; "" if nothing is on one.
         rows: a `Row` for each parameter and buffer, in the module's order.
         batches: a `Batch` for each kind of batch that was moved last.
+        processes: which process has which devices; "" for one process.
     """
 
     def __init__(
-        self, name: str, mesh: str, rows: list[Row], batches: list[Batch]
+        self,
+        name: str,
+        mesh: str,
+        rows: list[Row],
+        batches: list[Batch],
+        processes: str = "",
     ) -> None:
         self.name = name
         self.mesh = mesh
         self.rows = rows
         self.batches = batches
+        self.processes = processes
 
     @property
     def num_bytes(self) -> int:
@@ -109,6 +116,7 @@ class Table:
             max(map(len, column)) for column in zip(_HEAD, *cells, strict=True)
         ]
         lines = [f"{self.name} on {self.mesh or 'no mesh'}"]
+        lines += [self.processes] if self.processes else []
         lines.append(_line(_HEAD, widths))
         lines.append("  ".join("-" * width for width in widths))
         lines += [_line(line, widths) for line in cells]
@@ -158,17 +166,18 @@ def describe(model: Any) -> Any:
             " [argument-type]"
         )
     patterns: dict[str, str] = getattr(model, PATTERNS, {})
-    mesh, rows, seen = "", [], dict[int, str]()
+    mesh, processes, rows, seen = "", "", [], dict[int, str]()
     for name, tensor in named_tensors(model):
         if tensors.is_global(tensor) and not mesh:
-            mesh = str(tensors.layout(tensor).mesh._native)
+            of_tensor = tensors.layout(tensor).mesh
+            mesh, processes = str(of_tensor._native), of_tensor.processes_text()
         first = seen.setdefault(id(tensor), name)
         rows.append(_row(name, tensor, patterns.get(name, ""), first))
     batches = [
         Batch(tuple(sizes), _dtype_text(dtype), Layout._of(layout), times)
         for sizes, dtype, layout, times in _C.batch_moves()
     ]
-    return Table(type(model).__name__, mesh, rows, batches)
+    return Table(type(model).__name__, mesh, rows, batches, processes)
 
 
 def visualize(x: Tensor) -> Picture:

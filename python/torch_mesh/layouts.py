@@ -34,6 +34,8 @@ _OF_DEVICE_MESHES = frozenset(
     }
 )
 
+_MOST_NAMED = 8  # processes in a text, and devices of each
+
 _FROM_THE_END = re.compile(r"S-(\d+)")
 
 
@@ -131,6 +133,45 @@ class Mesh:
     def processes(self) -> list[int]:
         """The processes of the job that have devices of it, in order."""
         return list(processes_of(self._native))
+
+    @property
+    def axes_between_processes(self) -> tuple[str, ...]:
+        """Tuple of the axes along which devices of several processes lie.
+
+        What moves along the others stays in its process.
+        """
+        owners = [_devices.process_of(d) for d in self._native.devices]
+        found, stride = [], self.size
+        for name, size in self.axes.items():
+            stride //= size  # from one device to the next along the axis
+            if any(
+                owners[i] != owners[i + stride]
+                for i in range(self.size)
+                if i // stride % size < size - 1
+            ):
+                found.append(name)
+        return tuple(found)
+
+    def processes_text(self) -> str:
+        """Which process has which devices, on one line; "" for one process.
+
+        Example: "process 0 has cpu:0, cpu:1; process 1 has cpu:2, cpu:3".
+        """
+        if len(self.processes) < 2:
+            return ""
+        held: dict[int, list[str]] = {}
+        for native, name in zip(
+            self._native.devices, self.devices, strict=True
+        ):
+            held.setdefault(_devices.process_of(native), []).append(name)
+        texts = []
+        for process, names in sorted(held.items())[:_MOST_NAMED]:
+            more = len(names) - _MOST_NAMED
+            text = ", ".join(names[:_MOST_NAMED])
+            text += f" and {more} more" if more > 0 else ""
+            texts.append(f"process {process} has {text}")
+        left = len(held) - _MOST_NAMED
+        return "; ".join(texts) + (f"; and {left} more" if left > 0 else "")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mesh) and self._native == other._native

@@ -77,6 +77,7 @@ class Picture:
         self.notes = [
             *_size_notes(layout, shape, dtype),
             *self._sign_notes(layout),
+            *_process_notes(layout),
             *_crop_notes(self.row_dim, len(rows)),
             *_crop_notes(self.column_dim, len(columns)),
         ]
@@ -324,6 +325,12 @@ def _size_notes(
         whole = _bytes_text(_num_elements(shape) * dtype.itemsize)
         text += f", {held} of {whole}"
     yield text
+
+
+def _process_notes(layout: Layout) -> Iterator[str]:
+    text = layout.mesh.processes_text()
+    if text:
+        yield text
 
 
 def _crop_notes(dim: int | None, count: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from torch_mesh import _C
+from torch_mesh import _C, merged_traces
 from torch_mesh.counters import Counting, counting
 
 
@@ -68,16 +68,23 @@ def trace(path: str | os.PathLike[str]) -> Iterator[Counting]:
     Times are torch's profiler's, in us. What the block counted stands in the
     file under "torch_mesh".
 
+    In a job of several processes all of them trace, and process 0 writes one
+    file, in which each has rows of its own. Times are those of each host's
+    clock: on one host that is one, those of several may be off as their clocks
+    are.
+
     Args:
-        path: of the JSON file, for chrome://tracing or Perfetto.
+        path: of the JSON file, for chrome://tracing or Perfetto. Processes
+            write their parts beside it, so all must see one folder there.
 
     Yields:
         A `Counting` of the block.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or process 0 does not see what
+            another process wrote.
         RuntimeError: if torch's profiler runs already: there is one in a
-            process.
+            process; in a job, if another process does not come in time.
     """
     if torch.autograd._profiler_enabled():
         raise RuntimeError(
@@ -92,13 +99,17 @@ def trace(path: str | os.PathLike[str]) -> Iterator[Counting]:
         ) as profile,
     ):
         yield counts
-    profile.export_chrome_trace(str(path))
-    with open(path) as file:
-        content = json.load(file)
-    content["torch_mesh"] = {
-        "collectives": counts.collectives,
-        "bytes": counts.bytes,
-        "replicated_ops": counts.replicated_ops,
-    }
-    with open(path, "w") as file:
-        json.dump(content, file)
+
+    def export(to: str) -> None:
+        profile.export_chrome_trace(to)
+        with open(to) as file:
+            content = json.load(file)
+        content["torch_mesh"] = {
+            "collectives": counts.collectives,
+            "bytes": counts.bytes,
+            "replicated_ops": counts.replicated_ops,
+        }
+        with open(to, "w") as file:
+            json.dump(content, file)
+
+    merged_traces.write(os.fspath(path), export)

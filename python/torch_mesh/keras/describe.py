@@ -39,12 +39,16 @@ class Description:
         name: The model's name.
         mesh: The mesh, as "data=2 model=2"; "" if nothing is on one.
         rows: A `Row` per variable, in the model's order.
+        processes: Which process has which devices; "" for one process.
     """
 
-    def __init__(self, name: str, mesh: str, rows: list[Row]) -> None:
+    def __init__(
+        self, name: str, mesh: str, rows: list[Row], processes: str = ""
+    ) -> None:
         self.name = name
         self.mesh = mesh
         self.rows = rows
+        self.processes = processes
 
     @property
     def num_bytes(self) -> int:
@@ -68,7 +72,8 @@ class Description:
             max(len(line[i]) for line in [head, *cells]) for i in range(6)
         ]
         title = f"{self.name} on {self.mesh or 'no mesh'}"
-        lines = [title, _line(head, widths)]
+        lines = [title, *([self.processes] if self.processes else [])]
+        lines.append(_line(head, widths))
         lines.append("  ".join("-" * width for width in widths))
         lines += [_line(line, widths) for line in cells]
         lines.append(f"total {bytes_text(self.num_bytes)} per device")
@@ -82,7 +87,8 @@ class Description:
 
         table = Table(
             title=f"{self.name} on {self.mesh or 'no mesh'}",
-            caption=f"total {bytes_text(self.num_bytes)} per device",
+            caption=f"total {bytes_text(self.num_bytes)} per device"
+            + (f"\n{self.processes}" if self.processes else ""),
         )
         for column in ("variable", "pattern", "layout", "shape", "shard"):
             table.add_column(column, overflow="fold")
@@ -112,7 +118,7 @@ def describe(model: Any) -> Description:
     """
     import torch_mesh as tm
 
-    mesh = ""
+    mesh = processes = ""
     rows = []
     for variable in model.variables:
         value = variable._value
@@ -127,6 +133,7 @@ def describe(model: Any) -> Description:
             layout = repr(placed)
             shard_shape = placed.shard_shape(shape)
             axes = placed.mesh.axes.items()
+            processes = processes or placed.mesh.processes_text()
             mesh = mesh or " ".join(f"{a}={n}" for a, n in axes)
         rows.append(
             Row(
@@ -139,7 +146,7 @@ def describe(model: Any) -> Description:
             )
         )
     name = getattr(model, "name", type(model).__name__)
-    return Description(name, mesh, rows)
+    return Description(name, mesh, rows, processes)
 
 
 def line(model: Any, patterns: Any = None) -> str:
