@@ -153,9 +153,11 @@ class Mesh:
         return tuple(found)
 
     def processes_text(self) -> str:
-        """Which process has which devices, on one line; "" for one process.
+        """Which process has which devices, on one line.
 
-        Example: "process 0 has cpu:0, cpu:1; process 1 has cpu:2, cpu:3".
+        Returns:
+            Text, as "process 0 has cpu:0, cpu:1; process 1 has cpu:2, cpu:3";
+            "" for a mesh of one process.
         """
         if len(self.processes) < 2:
             return ""

@@ -18,8 +18,8 @@ AS_ARGUMENT = re.compile(
     rf"(?:CHECK_VALUE|CHECK_SUPPORTED|raise)\((?:(?!;\n).)*?,\s*\"({SLUG})\",",
     re.DOTALL,
 )
-# ... or that of a verdict about a process.
-IN_VERDICT = re.compile(rf"(?:decide\(|Verdict\{{)\s*\"({SLUG})\"")
+# ... or one of the verdicts about a process.
+IN_TABLE = re.compile(rf"^ +\"({SLUG})\",$", re.MULTILINE)
 
 
 def codes_of_sources():
@@ -32,8 +32,11 @@ def codes_of_sources():
             text = path.read_text()
             # A message may be cut in pieces anywhere.
             text = re.sub(r"\"\s*\n\s*f?\"", "", text)
-            for pattern in (IN_MESSAGE, AS_ARGUMENT, IN_VERDICT):
+            for pattern in (IN_MESSAGE, AS_ARGUMENT):
                 for code in pattern.findall(text):
+                    found.setdefault(code, path.relative_to(ROOT))
+            for table in re.findall(r"kCodes\[\] = \{.*?\}", text, re.DOTALL):
+                for code in IN_TABLE.findall(table):
                     found.setdefault(code, path.relative_to(ROOT))
     return found
 
