@@ -2,16 +2,20 @@
 
 #include "job/background.h"
 
-#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "job/waiting.h"
 
 namespace torch_mesh {
+
+// Changed under the mutex.
+constinit std::atomic<int> num_background_tasks{0};
+
 namespace {
 
 struct Tasks {
@@ -19,9 +23,8 @@ struct Tasks {
   std::condition_variable begun;
   std::condition_variable ended;
   std::deque<std::function<void()>> waiting;
+  std::vector<std::function<void()>> done;
   bool has_thread = false;
-  // Those that wait, and the one that runs; read without the mutex.
-  std::atomic<int> num{0};
 };
 
 // Never destroyed: the thread outlives static destruction.
@@ -42,23 +45,32 @@ thread_local bool runs_tasks = false;
     all.waiting.pop_front();
     lock.unlock();
     task();
-    task = nullptr;  // what it holds is freed without the mutex
     lock.lock();
-    --all.num;
+    all.done.push_back(std::move(task));
+    --num_background_tasks;
     all.ended.notify_all();
   }
+}
+
+// Frees those that have ended.
+void free_done() {
+  Tasks& all = tasks();
+  std::unique_lock lock(all.mutex);
+  const std::vector<std::function<void()>> done = std::exchange(all.done, {});
+  lock.unlock();
 }
 
 }  // namespace
 
 void begin_in_background(std::function<void()> task) {
+  free_done();
   Tasks& all = tasks();
   const std::lock_guard lock(all.mutex);
   if (!all.has_thread) {
     std::thread(&run_tasks).detach();
     all.has_thread = true;
   }
-  ++all.num;
+  ++num_background_tasks;
   all.waiting.push_back(std::move(task));
   all.begun.notify_one();
 }
@@ -66,18 +78,20 @@ void begin_in_background(std::function<void()> task) {
 bool is_in_background() { return runs_tasks; }
 
 void finish_background() {
-  Tasks& all = tasks();
-  if (runs_tasks || all.num.load(std::memory_order_acquire) == 0) {
+  if (runs_tasks || !background_is_busy()) {
     return;
   }
+  Tasks& all = tasks();
   std::unique_lock lock(all.mutex);
-  while (all.num != 0) {
+  while (background_is_busy()) {
     all.ended.wait_for(lock, Wait::kSlice);
     lock.unlock();
     // The limit of a wait is that of the task's own.
     Wait(-1).check("what goes on in the background");
     lock.lock();
   }
+  lock.unlock();
+  free_done();
 }
 
 }  // namespace torch_mesh

@@ -7,6 +7,7 @@
 
 #include <torch_mesh/error.h>
 
+#include "job/background.h"
 #include "job/message.h"
 #include "job/monitor.h"
 
@@ -40,10 +41,12 @@ Wait::Wait(int process)
     : process_(process), start_(std::chrono::steady_clock::now()) {}
 
 void Wait::check(const char* doing) const {
-  for (const WaitHook hook : {interrupt_hook.load(), verdict_hook.load()}) {
-    if (hook) {
-      hook(process_);
-    }
+  // Ctrl-C is for who waits for the background, and may have Python's lock.
+  if (const WaitHook hook = interrupt_hook; hook && !is_in_background()) {
+    hook(process_);
+  }
+  if (const WaitHook hook = verdict_hook) {
+    hook(process_);
   }
   const std::chrono::duration<double> waited =
       std::chrono::steady_clock::now() - start_;

@@ -249,6 +249,7 @@ Layout layout_of(const at::Tensor& tensor) {
   }
   const GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
+  finish_begun(storage);
   if (!storage.is_unwritten() && is_current(meta, storage)) [[likely]] {
     return meta.layout;
   }
@@ -371,6 +372,7 @@ Held held_memory(const at::Tensor& tensor) {
     // Only a writer changes these.
     return {meta.layout, meta.shards, meta.memory_generation.load()};
   }
+  finish_begun(storage);
   for (;;) {
     refresh(tensor);
     const std::lock_guard lock(storage.mutex);

@@ -26,6 +26,7 @@ Shards in_new_memory(
 void overwrite_value(const at::Tensor& tensor, const at::Tensor& value) {
   MeshStorage& storage = *MeshStorage::of(tensor);
   read_storage(storage);
+  finish_begun(storage);
   const bool is_simple = storage.dtype() == tensor.scalar_type() &&
                          !LazyBits::of(tensor).any() &&
                          !storage.state().is_broken();

@@ -13,6 +13,19 @@ void wait_for(Reduction& reduction) {
   reduction.done.wait();
 }
 
+void wait_for_begun(MeshStorage& storage) {
+  if (is_in_background() || num_held_locks != 0) {
+    return;
+  }
+  {
+    const std::lock_guard lock(storage.mutex);
+    if (!storage.reduction()) {
+      return;
+    }
+  }
+  finish_background();
+}
+
 std::unique_lock<CountedMutex> lock_for_write(MeshStorage& storage) {
   std::unique_lock lock(storage.mutex);
   while (const std::shared_ptr<Reduction> reduction = storage.reduction()) {

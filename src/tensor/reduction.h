@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "comm/held_locks.h"
+#include "job/background.h"
 #include "tensor/storage.h"
 
 namespace torch_mesh {
@@ -21,6 +22,16 @@ struct Reduction {
 
 // Waits, without a lock, until it is done. Throws what Ctrl-C makes of it.
 void wait_for(Reduction& reduction);
+
+// Waits for a sum of the storage that was begun in the background. To be called
+// before its state decides anything: whether the sum is there by now differs
+// from process to process, and what is done with it may not.
+void wait_for_begun(MeshStorage& storage);
+inline void finish_begun(MeshStorage& storage) {
+  if (background_is_busy()) [[unlikely]] {
+    wait_for_begun(storage);
+  }
+}
 
 // Waits, without a lock, until no sum of the storage is in the making. To be
 // called before a write in place: one that comes between would be lost.

@@ -91,6 +91,58 @@ def test_gradients_that_add_up_are_summed_once():
         assert collectives["all_reduce@data"] > 0
 
 
+TIMED = """
+import random, time
+from torch import nn
+from torch_mesh import overlap
+overlap.BUCKET_BYTES = 1
+torch.set_num_threads(1)
+torch.manual_seed(3)
+chance = random.Random(me)  # others sleep at other times
+mesh = tm.Mesh({"data": 2}, tm.list_devices("cpu"))
+with tm.use(mesh, batch="data"):
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6))).to("mesh")
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    for step in range(60):
+        loss = model(torch.ones(4, 64).to("mesh")).square().mean()
+        loss.backward()
+        time.sleep(chance.choice([0, 0, 0.001, 0.01]))
+        gradients = [p.grad for p in model.parameters()]
+        how = step % 6
+        if how == 0:  # linear in a sum that is pending, or there
+            for g in gradients:
+                g.mul_(0.5)
+        elif how == 1:
+            gradients[-1].copy_(gradients[-1] * 2)
+        elif how == 2:
+            print([str(tm.layout(g)) for g in gradients[:3]])
+        elif how == 3:
+            gradients[0][0].zero_()
+        elif how == 4:
+            torch._foreach_mul_(gradients, 0.25)
+        else:
+            doubled = [g + g for g in gradients]
+            print(sum(float(d.sum()) for d in doubled))
+        optimizer.step()
+        optimizer.zero_grad()
+    print(float(loss))
+"""
+
+
+@pytest.mark.parametrize("transport", ["", "c10d"])
+def test_when_a_sum_is_there_decides_nothing(transport):
+    first, second = spawn.check(
+        TIMED,
+        preamble=spawn.PLAIN,
+        start=spawn.PLAIN_START,
+        environment=lambda _: {
+            "TORCH_MESH_CPU_DEVICES": "1",
+            "TORCH_MESH_TRANSPORT": transport,
+        },
+    )
+    assert first == second
+
+
 LOST = """
 import os, time
 from torch import nn
