@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_mesh import devices, tensors
+from torch_mesh import devices, job, tensors
 from torch_mesh.layouts import Mesh
 
 # Bytes of a first message. What says more takes a second one.
@@ -31,10 +31,11 @@ def from_each(mesh: Mesh, value: Tensor) -> dict[int, Tensor]:
         Dict from process to its tensor, in the order of the mesh.
     """
     over = _one_device_of_each(mesh)
-    rows = value.expand(over.size, *value.shape)
-    with torch.no_grad():
-        whole = tensors.full(tensors.distribute(rows, over, ("S0",)))
     members = _members(mesh)
+    mine = job.process_id()
+    own = value.detach().unsqueeze(0)
+    rows = [own if process == mine else None for process in members]
+    whole = tensors.full(tensors.from_shards(rows, over, ("S0",)))
     return dict(zip(members, whole, strict=True))
 
 

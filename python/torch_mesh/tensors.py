@@ -204,7 +204,7 @@ def local_value(x: Tensor) -> Tensor:
 
 
 def from_shards(
-    tensors: Iterable[Tensor],
+    tensors: Iterable[Tensor | None],
     mesh: Mesh | Layout,
     placements: Placements | None = None,
 ) -> Tensor:
