@@ -22,6 +22,7 @@ with `mmap=True`, as are those of safetensors by themselves.
 import argparse
 import ctypes
 import gc
+import importlib
 import json
 import os
 import pathlib
@@ -295,7 +296,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
     SEPARATE = arguments.separate
-    tm._C.separate_cpu_memories(SEPARATE)
+    importlib.import_module("torch_mesh._C").separate_cpu_memories(SEPARATE)
     with tempfile.TemporaryDirectory() as folder:
         records = run(arguments.millions, pathlib.Path(folder))
     if arguments.json:
