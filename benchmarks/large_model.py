@@ -22,7 +22,6 @@ with `mmap=True`, as are those of safetensors by themselves.
 import argparse
 import ctypes
 import gc
-import importlib
 import json
 import os
 import pathlib
@@ -296,7 +295,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
     SEPARATE = arguments.separate
-    importlib.import_module("torch_mesh._C").separate_cpu_memories(SEPARATE)
+    tm._C.separate_cpu_memories(SEPARATE)
     with tempfile.TemporaryDirectory() as folder:
         records = run(arguments.millions, pathlib.Path(folder))
     if arguments.json:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from torch_mesh import _C, job
+from torch_mesh import job
 
 _MAX_VIRTUAL = 1024
 
@@ -51,6 +51,9 @@ def set_cpu_devices(n: int, memories: str | None = None) -> None:
         )
     _cpu_devices = n
     if memories is not None:
+        # Not sooner: Keras asks for devices before there is an engine.
+        from torch_mesh import _C
+
         _C.separate_cpu_memories(memories == "separate")
 
 
