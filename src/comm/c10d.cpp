@@ -527,14 +527,7 @@ void GroupTransport::finish_work(int process, WorkPtr& work) {
 void GroupTransport::raise_lost(int process, const std::string& error) const {
   // The end of a connection names one that went, not the one that went first.
   note_closed(process);
-  const Wait wait(process);
-  const auto end =
-      std::chrono::steady_clock::now() +
-      std::chrono::milliseconds(static_cast<int64_t>(verdict_within() * 1000));
-  do {
-    wait.check(doing_.c_str());
-    std::this_thread::sleep_for(Wait::kSlice / 5);
-  } while (std::chrono::steady_clock::now() < end);
+  wait_for_verdict(process, doing_.c_str());
   detail::raise(
       ErrorKind::kProcess,
       "peer-lost",

@@ -94,4 +94,12 @@ void finish_background() {
   free_done();
 }
 
+void end_background() noexcept {
+  Tasks& all = tasks();
+  std::unique_lock lock(all.mutex);
+  all.ended.wait(lock, [] { return !background_is_busy(); });
+  lock.unlock();
+  free_done();
+}
+
 }  // namespace torch_mesh

@@ -22,6 +22,9 @@ void begin_in_background(std::function<void()> task);
 // itself. Throws what Ctrl-C makes of it, and what ends the job (waiting.h).
 // Requires: no lock that a task takes.
 void finish_background();
+// The same, and nothing but the tasks' own ends ends it: for who takes away
+// what they use. They end once the job does (waiting.h).
+void end_background() noexcept;
 // Those that have not ended.
 extern constinit std::atomic<int> num_background_tasks;
 inline bool background_is_busy() {

@@ -43,8 +43,8 @@ void note(const Mesh& mesh, uint64_t what) {
 }
 
 uint64_t begin_branch(const Mesh& mesh) {
-  note(mesh, 1);
-  return Journal(mesh).hash();
+  Journal journal(mesh);
+  return journal.hash() = mixed(journal.hash(), 1);
 }
 
 OnBranch::OnBranch(uint64_t hash) : hash_(hash) { branch = &hash_; }

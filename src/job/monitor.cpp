@@ -79,6 +79,7 @@ class Monitor {
     const Lock lock(mutex_);
     return judge_.verdict();
   }
+  // Seconds; 0 if there will be none.
   double verdict_within() const {
     return settings_.limit > 0 ? settings_.limit + 2 * settings_.interval : 0;
   }
@@ -514,9 +515,16 @@ void note_difference() {
   }
 }
 
-double verdict_within() {
+void wait_for_verdict(int process, const char* doing) {
   const std::shared_ptr<Monitor> monitor = running();
-  return monitor ? monitor->verdict_within() : 0;
+  const std::chrono::duration<double> most(
+      monitor ? monitor->verdict_within() : 0);
+  const auto start = std::chrono::steady_clock::now();
+  const Wait wait(process);
+  do {
+    wait.check(doing);
+    std::this_thread::sleep_for(Wait::kSlice / 5);
+  } while (std::chrono::steady_clock::now() - start < most);
 }
 
 std::string process_name(int process) {

@@ -60,9 +60,12 @@ std::optional<std::string> verdict();
 
 // A connection to `process` broke: fewer beats are enough to find it lost.
 void note_closed(int process);
-// Seconds that one who called `note_closed` may wait for the verdict, which
-// knows more than a broken connection; 0 without a monitor.
-double verdict_within();
+// Waits for `process`, or for nobody in particular (-1), as long as a verdict
+// may take, which knows more than a broken connection: throws what Wait throws,
+// and returns if there is none.
+//
+//   doing  what this process waits in, for the message
+void wait_for_verdict(int process, const char* doing);
 
 // This process waits for `awaited` for too long: returns who is late, which is
 // the cause of the failure if this process reports one.

@@ -4,7 +4,6 @@
 #include "python/job.h"
 
 #include <charconv>
-#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -12,7 +11,6 @@
 #include <random>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 
 #include <pybind11/stl.h>
@@ -91,18 +89,6 @@ Notes& notes() {
   return forever;
 }
 
-// The monitor knows more than a store that is gone: who kept it.
-void wait_for_verdict(const std::string& doing) {
-  const Wait wait(-1);
-  const auto end =
-      std::chrono::steady_clock::now() +
-      std::chrono::milliseconds(static_cast<int64_t>(verdict_within() * 1000));
-  while (std::chrono::steady_clock::now() < end) {
-    wait.check(doing.c_str());
-    std::this_thread::sleep_for(Wait::kSlice / 5);
-  }
-}
-
 // What `ask` makes of the job's store. It counts as one op of this process, as
 // the others see it.
 template <typename Ask>
@@ -120,7 +106,8 @@ auto with_notes(const std::string& doing, Ask ask) {
     return ask(*notes().store);
   } catch (const CoreError& error) {
     if (std::string_view(error.code) == "peer-lost") {
-      wait_for_verdict(doing);
+      // It knows more than a store that is gone: who kept it.
+      wait_for_verdict(-1, doing.c_str());
     }
     throw;
   }
@@ -228,7 +215,7 @@ void begin_reductions_of(const std::vector<at::Tensor>& parameters) {
 }
 
 void leave() {
-  finish_background();
+  end_background();
   end_job();
   stop_monitor();
   {

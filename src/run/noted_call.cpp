@@ -36,6 +36,15 @@ uint64_t number_of(const Layout& layout) {
   return hash;
 }
 
+// What all processes know of a tensor: its dtype and sizes.
+uint64_t with_facts_of(const at::Tensor& tensor, uint64_t hash) {
+  hash = mixed(hash, static_cast<uint64_t>(tensor.scalar_type()));
+  for (const int64_t size : tensor.sizes()) {
+    hash = mixed(hash, static_cast<uint64_t>(size));
+  }
+  return hash;
+}
+
 // Of numbers and lists of them; 0 of anything else.
 uint64_t number_of(const c10::IValue& arg) {
   if (arg.isInt()) {
@@ -97,11 +106,6 @@ void note_distributed(const at::Tensor& plain, const Layout& layout) {
   if (mesh.is_all_mine() || !current_job()) {
     return;
   }
-  uint64_t what = number_of(layout);
-  what = mixed(what, static_cast<uint64_t>(plain.scalar_type()));
-  for (const int64_t size : plain.sizes()) {
-    what = mixed(what, static_cast<uint64_t>(size));
-  }
   if (current_job()->checks_calls && plain.is_cpu() &&
       plain.layout() == at::kStrided) {
     std::ostringstream words;
@@ -109,7 +113,7 @@ void note_distributed(const at::Tensor& plain, const Layout& layout) {
           << " of value " << hash_of(plain);
     compare(mesh, words.str());
   }
-  note(mesh, what);
+  note(mesh, with_facts_of(plain, number_of(layout)));
 }
 
 void note_call(
@@ -122,10 +126,7 @@ void note_call(
   std::optional<Mesh> mesh;
   uint64_t what = op.hash;
   for (const CallTensors::Entry& entry : tensors.entries) {
-    what = mixed(what, static_cast<uint64_t>(entry.tensor->scalar_type()));
-    for (const int64_t size : entry.tensor->sizes()) {
-      what = mixed(what, static_cast<uint64_t>(size));
-    }
+    what = with_facts_of(*entry.tensor, what);
     if (entry.is_global) {
       const Layout layout = layout_in_call(entry);
       what = mixed(what, number_of(layout));
