@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from torch_mesh import devices, tensors
-from torch_mesh.layouts import Layout
+from torch_mesh.layouts import Layout, coordinates_of
 
 
 @functools.lru_cache(maxsize=64)
@@ -117,20 +117,17 @@ def with_rows_of(
 @functools.lru_cache(maxsize=64)
 def _devices_of_places(layout: Layout) -> list[list[int]]:
     """The devices of each place, row-major."""
-    cuts = [
-        (size, placement == "S0")
-        for size, placement in zip(
-            layout.mesh.shape, layout.placements, strict=True
-        )
-    ]
-    found: dict[int, list[int]] = {}
+    found: dict[tuple[int, ...], list[int]] = {}
     for device in range(layout.mesh.size):
-        place, rest, scale = 0, device, 1
-        for size, is_cut in reversed(cuts):
-            rest, coordinate = divmod(rest, size)
-            if is_cut:
-                place += coordinate * scale
-                scale *= size
+        place = tuple(
+            coordinate
+            for coordinate, placement in zip(
+                coordinates_of(layout.mesh, device),
+                layout.placements,
+                strict=True,
+            )
+            if placement == "S0"
+        )
         found.setdefault(place, []).append(device)
     return [found[place] for place in sorted(found)]
 

@@ -159,7 +159,7 @@ class Mesh:
             Text, as "process 0 has cpu:0, cpu:1; process 1 has cpu:2, cpu:3";
             "" for a mesh of one process.
         """
-        if len(self.processes) < 2:
+        if not spans_processes(self._native):
             return ""
         held: dict[int, list[str]] = {}
         for native, name in zip(
@@ -436,6 +436,20 @@ def _default_devices(pairs: Sequence[tuple[str, int]]) -> list[str]:
 def processes_of(native: _C.Mesh) -> tuple[int, ...]:
     """The processes that have devices of a mesh, in order."""
     return tuple(sorted({_devices.process_of(d) for d in native.devices}))
+
+
+def spans_processes(native: _C.Mesh) -> bool:
+    """Whether a mesh has devices of several processes."""
+    return len(processes_of(native)) > 1
+
+
+def coordinates_of(mesh: Mesh, device: int) -> tuple[int, ...]:
+    """The place of a device, by its number, along each axis of its mesh."""
+    coordinates = []
+    for size in reversed(mesh.shape):
+        device, coordinate = divmod(device, size)
+        coordinates.append(coordinate)
+    return tuple(reversed(coordinates))
 
 
 def check_member(op: str, where: Mesh | Layout) -> None:

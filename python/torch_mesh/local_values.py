@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from torch_mesh import _C
-from torch_mesh.layouts import Layout, check_member
+from torch_mesh.layouts import (
+    Layout,
+    check_member,
+    coordinates_of,
+    spans_processes,
+)
 
 
 def local_value(x: Tensor) -> Tensor:
@@ -25,7 +30,7 @@ def local_value(x: Tensor) -> Tensor:
     """
     held_in = Layout._of(_C.layout_of(x))
     check_member("local_value", held_in)
-    if len(held_in.mesh.processes) == 1:
+    if not spans_processes(held_in.mesh._native):
         return _C.full(x)
     if held_in._native.has_partial:
         raise ValueError(
@@ -47,14 +52,15 @@ def local_value(x: Tensor) -> Tensor:
 
 def _part_of(held_in: Layout, device: int) -> tuple[int, ...]:
     """Which part of the value a device has: its place on axes that cut it."""
-    coordinates = []
-    for size, placement in zip(
-        reversed(held_in.mesh.shape), reversed(held_in.placements), strict=True
-    ):
-        device, coordinate = divmod(device, size)
-        if placement.startswith("S"):
-            coordinates.append(coordinate)
-    return tuple(coordinates)
+    return tuple(
+        coordinate
+        for coordinate, placement in zip(
+            coordinates_of(held_in.mesh, device),
+            held_in.placements,
+            strict=True,
+        )
+        if placement.startswith("S")
+    )
 
 
 def _block(

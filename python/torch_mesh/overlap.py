@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from torch_mesh import _C, state_layouts
-from torch_mesh.layouts import processes_of
+from torch_mesh.layouts import spans_processes
 
 # Bytes of gradients that travel together.
 BUCKET_BYTES = 25 << 20
@@ -32,6 +32,8 @@ class _Window:
 
     def __init__(self) -> None:
         self._parameters: Any = WeakIdKeyDictionary()
+        # Those that the last step named.
+        self._last: list[weakref.ref[Tensor]] = []
         self._seen: set[int] = set()
         self._is_repeated = False
         self._begins = False
@@ -45,7 +47,14 @@ class _Window:
         self._seen.clear()
         self._waiting.clear()
         self._num_bytes = 0
-        for parameter in parameters:
+        named = list(parameters)
+        if len(named) == len(self._last) and all(
+            known() is parameter
+            for known, parameter in zip(self._last, named, strict=True)
+        ):
+            return
+        self._last = list(map(weakref.ref, named))
+        for parameter in named:
             if parameter not in self._parameters and _is_watched(parameter):
                 self._parameters[parameter] = True
                 parameter.register_post_accumulate_grad_hook(self._hook)
@@ -103,5 +112,5 @@ def _is_watched(parameter: Tensor) -> bool:
         parameter.requires_grad
         and parameter.is_leaf
         and _C.is_global(parameter)
-        and len(processes_of(_C.layout_of(parameter).mesh)) > 1
+        and spans_processes(_C.layout_of(parameter).mesh)
     )

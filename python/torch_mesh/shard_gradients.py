@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from torch_mesh import _C
-from torch_mesh.layouts import Layout
+from torch_mesh.layouts import Layout, coordinates_of
 
 # R where the other has a sum over devices, and the reverse.
 _ADJOINT = {"R": "P+", "P+": "R"}
@@ -42,14 +42,14 @@ def _reduced(layout: Layout) -> Layout:
 
 def _makes_value(layout: Layout, device: int) -> bool:
     """Whether the value is made of what this device, row-major, gives."""
-    placements = layout._native.placements
-    for size, placement in reversed(
-        list(zip(layout.mesh.shape, placements, strict=True))
-    ):
-        device, coordinate = divmod(device, size)
-        if placement == "R" and coordinate:
-            return False
-    return True
+    return not any(
+        placement == "R" and coordinate
+        for coordinate, placement in zip(
+            coordinates_of(layout.mesh, device),
+            layout._native.placements,
+            strict=True,
+        )
+    )
 
 
 class _TakeApart(torch.autograd.Function):

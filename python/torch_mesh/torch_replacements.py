@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from torch_mesh import _C, in_force, job
-from torch_mesh.layouts import processes_of
+from torch_mesh.layouts import spans_processes
 from torch_mesh.local_values import local_value
 
 
@@ -38,23 +38,19 @@ def tensor_str(original: Any) -> Any:
         ) or not _C.is_global(self):
             text: str = original(self, tensor_contents=tensor_contents)
             return text
-        has = ""
-        if tensor_contents is None and spans_processes(self):
-            tensor_contents, has = _own_contents(self)
+        has = size = ""
+        if spans_processes(_C.layout_of(self).mesh):
+            size = f"size={tuple(self.shape)}, "
+            if tensor_contents is None:
+                tensor_contents, has = _own_contents(self)
         text = original(self, tensor_contents=tensor_contents)
         # To print a sum of one process forms it.
         layout = _C.layout_of(self)
         if layout.mesh.devices[0].startswith("null"):
             has = " on null devices, whose values are of no use"
-        size = f"size={tuple(self.shape)}, " if spans_processes(self) else ""
         return text.replace("device='mesh:0'", f"{size}layout={layout}{has}", 1)
 
     return _str
-
-
-def spans_processes(x: torch.Tensor) -> bool:
-    """Whether other processes have devices of its mesh, too."""
-    return len(processes_of(_C.layout_of(x).mesh)) > 1
 
 
 def _own_contents(x: torch.Tensor) -> tuple[str, str]:

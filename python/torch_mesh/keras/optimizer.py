@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -63,7 +62,7 @@ def apply(original: Any) -> Any:
     @functools.wraps(original)
     def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
         grads, variables = list(grads), _listed(trainable_variables)
-        overlap.before_step(self, _values_of(self, variables))
+        overlap.before_step(self, (v.value for v in _updated(self, variables)))
         weights = _formed(self, grads, variables)
         if not weights:
             return original(self, grads, variables)
@@ -134,15 +133,15 @@ def add_variable_from_reference(original: Any) -> Any:
     return add
 
 
-def _values_of(optimizer: Any, variables: Any) -> Iterator[torch.Tensor]:
-    """The tensors of the variables that an `apply` updates."""
-    if variables is None:
-        variables = optimizer._trainable_variables
-    return (variable.value for variable in variables)
-
-
 def _listed(variables: Any) -> Any:
     return None if variables is None else list(variables)
+
+
+def _updated(optimizer: Any, variables: list[Any] | None) -> list[Any]:
+    """The variables that an `apply` updates."""
+    if variables is None:
+        variables = optimizer._trainable_variables
+    return variables
 
 
 def _formed(
@@ -169,12 +168,12 @@ def _to_cut(
     axis = slots.axis_of(active.current())
     if axis is None or stateless_scope.in_stateless_scope():
         return []
-    if variables is None:
-        variables = optimizer._trainable_variables
     return cut_update.to_cut(
         [
             (variable._value, grad)
-            for variable, grad in zip(variables, grads, strict=False)
+            for variable, grad in zip(
+                _updated(optimizer, variables), grads, strict=False
+            )
             if grad is not None
             and slots.is_on_mesh_of(variable, active.current())
             and not getattr(variable, "overwrite_with_gradient", False)
