@@ -30,6 +30,21 @@ PLAIN_START = """
 tm.initialize(addresses, num_processes=2, process_id=me, timeout=60)
 """
 
+# Of tests with any number of processes: `JOIN.format(count=3)`.
+JOIN = """
+tm.initialize(addresses, {count}, me, timeout=60)
+"""
+
+# Part of a program: what an error of `call` says.
+SAID = """
+def said(call):
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    raise SystemExit("no error")
+"""
+
 START = """
 distribution_lib.initialize(
     job_addresses=addresses, num_processes=2, process_id=me, timeout=60

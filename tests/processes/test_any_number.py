@@ -61,10 +61,6 @@ np.savez(
 )
 """
 
-START = """
-tm.initialize(addresses, {count}, me, timeout=60)
-"""
-
 
 def run(kind, devices, folder):
     """What each process of the given numbers of devices found."""
@@ -77,7 +73,7 @@ def run(kind, devices, folder):
     results = spawn.run(
         text,
         ids=range(count),
-        start=START.format(count=count) if count > 1 else "",
+        start=spawn.JOIN.format(count=count) if count > 1 else "",
         environment=lambda i: {
             "TORCH_MESH_CPU_DEVICES": str(devices[i]),
             **apart,

@@ -38,26 +38,15 @@ def same(found, expected, model, plain):
 
 def distribution(**options):
     return keras.distribution.DataParallel(**options)
-
-def said(call):
-    try:
-        call()
-    except ValueError as error:
-        return str(error)
-    raise SystemExit("no error")
-"""
-
-START = """
-tm.initialize(addresses, {count}, me, timeout=60)
 """
 
 
 def check(program, count=2, devices=(2, 1, 1)):
     """Runs a program in `count` processes, which all must end well."""
     return spawn.check(
-        SETUP.format(count=count) + program,
+        spawn.SAID + SETUP.format(count=count) + program,
         ids=range(count),
-        start=START.format(count=count),
+        start=spawn.JOIN.format(count=count),
         environment=lambda i: {"TORCH_MESH_CPU_DEVICES": str(devices[i])},
         addresses=spawn.free_addresses(1),
     )

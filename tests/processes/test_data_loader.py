@@ -27,21 +27,10 @@ def numbers(batches):
         assert batch["x"][:, 2].tolist() == found[-1]
     return found
 
-def said(call):
-    try:
-        call()
-    except ValueError as error:
-        return str(error)
-    raise SystemExit("no error")
-
 mesh = tm.Mesh({mesh})
 axes = {{"data": "S0"}}
 def loader(dataset, *args, **options):
     return tm.DataLoader(dataset, *args, mesh=mesh, batch="data", **options)
-"""
-
-START = """
-tm.initialize(addresses, {count}, me, timeout=60)
 """
 
 
@@ -50,9 +39,9 @@ def check(program, devices, mesh=None):
     count = len(devices)
     mesh = mesh or {"data": sum(devices)}
     outputs = spawn.check(
-        SETUP.format(mesh=mesh) + program,
+        spawn.SAID + SETUP.format(mesh=mesh) + program,
         ids=range(count),
-        start=START.format(count=count) if count > 1 else "",
+        start=spawn.JOIN.format(count=count) if count > 1 else "",
         preamble=spawn.PLAIN,
         environment=lambda i: {"TORCH_MESH_CPU_DEVICES": str(devices[i])},
         addresses=spawn.free_addresses(1),

@@ -5,17 +5,21 @@ import json
 import pytest
 from tests.processes import spawn
 
-PROGRAM = """
-import json
-from torch import nn
+# Part of a program: counts in `begun` the gradients of each bucket.
+COUNTED = """
 from torch_mesh import _C, overlap
-overlap.BUCKET_BYTES = {bucket}
 begun = []
 begin = _C.begin_reductions_of
 def count_and_begin(parameters):
     begun.append(len(parameters))
     begin(parameters)
 _C.begin_reductions_of = count_and_begin
+"""
+
+PROGRAM = """
+import json
+from torch import nn
+overlap.BUCKET_BYTES = {bucket}
 torch.manual_seed(3)
 torch.set_num_threads(1)
 mesh = tm.Mesh({{"data": 2, "model": 2}}, tm.list_devices("cpu"))
@@ -52,7 +56,7 @@ print(json.dumps([losses, weights, begun_by_step, moved, counts.collectives]))
 
 def run(bucket, passes=1, transport=""):
     outputs = spawn.check(
-        PROGRAM.format(bucket=bucket, passes=passes),
+        COUNTED + PROGRAM.format(bucket=bucket, passes=passes),
         preamble=spawn.PLAIN,
         start=spawn.PLAIN_START,
         environment=lambda _: {
@@ -184,14 +188,7 @@ def test_who_waits_for_a_sum_is_told_of_a_lost_process():
 
 FIT = """
 import json
-from torch_mesh import _C, overlap
 overlap.BUCKET_BYTES = int(BUCKET)
-begun = []
-begin = _C.begin_reductions_of
-def count_and_begin(parameters):
-    begun.append(len(parameters))
-    begin(parameters)
-_C.begin_reductions_of = count_and_begin
 keras.utils.set_random_seed(0)
 keras.distribution.set_distribution(keras.distribution.DataParallel())
 model = keras.Sequential(
@@ -211,7 +208,7 @@ def test_fit_begins_sums_early():
         return [
             json.loads(output)
             for output in spawn.check(
-                f"BUCKET = {bucket}\n" + FIT,
+                COUNTED + f"BUCKET = {bucket}\n" + FIT,
                 environment=lambda _: {"TORCH_MESH_CPU_DEVICES": "1", **more},
             )
         ]

@@ -107,7 +107,7 @@ def test_each_device_has_the_bits_of_one_process(transport, count, is_square):
         PROGRAM.format(count=count, is_square=is_square, sizes=sizes),
         ids=range(count),
         preamble=spawn.PLAIN,
-        start=f"tm.initialize(addresses, {count}, me, timeout=60)\n",
+        start=spawn.JOIN.format(count=count),
         environment=lambda _: {
             "TORCH_MESH_CPU_DEVICES": str(count),
             "TORCH_MESH_CPU_MEMORIES": "separate",
