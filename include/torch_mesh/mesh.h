@@ -105,6 +105,13 @@ class Mesh {
   bool is_all_mine() const;
   // Whether it is of devices of kind kNull.
   bool is_null() const;
+  // Whether two devices that differ in this coordinate alone are of two
+  // processes, for any such two.
+  bool is_between_processes(int axis) const;
+  // Whether sums over several axes begin with the last: over several processes,
+  // as their own devices mostly lie along it, and in one process where CPU
+  // memories are said to be separate, so that both yield the same bits.
+  bool sums_last_axis_first() const;
 
   // "data=2 model=4"; "" for the mesh without axes.
   std::string str() const;

@@ -51,7 +51,7 @@ struct Step {
   bool communicates() const {
     return kind != Kind::kSlice && kind != Kind::kToPartial;
   }
-  // "all_gather@model 24 B"; of several parts theirs, as in a redistribution.
+  // As text_of_collective; of several parts theirs, as in a redistribution.
   std::string str() const;
   bool operator==(const Step&) const = default;
 };
@@ -62,6 +62,14 @@ const char* name(Step::Kind kind);
 
 // "24 B", "1.5 MiB": four digits at most, in the largest unit that leaves 1.
 std::string format_bytes(int64_t num_bytes);
+
+// "all_gather@model 24 B"; of what devices of several processes receive
+// "all_gather@model 24 B between processes".
+std::string text_of_collective(
+    Step::Kind kind,
+    const Mesh& mesh,
+    int axis,
+    int64_t num_bytes);
 
 struct Redistribution {
   Layout from;

@@ -26,6 +26,8 @@ struct Counts {
   std::map<std::string, int64_t> collectives;  // "all_reduce@data" -> number
   // The same keys -> bytes received per device, were no two in one memory.
   std::map<std::string, int64_t> num_bytes;
+  // Those of collectives along axes between processes alone.
+  std::map<std::string, int64_t> num_bytes_between_processes;
   // The same keys -> collectives that the communicator was called for: the same
   // number, but none where all devices share a memory.
   std::map<std::string, int64_t> calls;

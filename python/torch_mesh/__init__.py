@@ -38,6 +38,7 @@ _HOME = {
     "distribute": "tensors",
     "explain": "tracing",
     "from_dtensor": "dtensor",
+    "from_local": "batch_parts",
     "from_shards": "tensors",
     "full": "tensors",
     "initialize": "processes",
@@ -84,6 +85,7 @@ __all__ = [
     "distribute",
     "explain",
     "from_dtensor",
+    "from_local",
     "from_shards",
     "full",
     "initialize",
@@ -113,6 +115,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from torch_mesh.batch_parts import from_local as from_local
     from torch_mesh.compared_runs import Parity as Parity
     from torch_mesh.counters import Counting as Counting
     from torch_mesh.counters import counting as counting

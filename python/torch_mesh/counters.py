@@ -118,20 +118,27 @@ class Counting:
             sums[axis] = sums.get(axis, 0) + num_bytes
         return sums
 
-    def bytes_between_processes(self, mesh: Mesh) -> dict[str, int]:
+    def bytes_between_processes(
+        self, mesh: Mesh | None = None
+    ) -> dict[str, int]:
         """The part of `bytes` that goes along axes between processes.
 
         Args:
-            mesh: whose axes are asked; those of the same names on other meshes
-                count too.
+            mesh: whose axes are asked, by their names; None: those of all.
 
         Returns:
             Dict of "kind@axis" to bytes that a device receives in collectives
             of devices of several processes. What it receives there of devices
             of its own process is in it.
         """
+        found = _difference(
+            self._start.num_bytes_between_processes,
+            self._now().num_bytes_between_processes,
+        )
+        if mesh is None:
+            return found
         axes = mesh.axes_between_processes
-        return {k: n for k, n in self.bytes.items() if k.split("@")[1] in axes}
+        return {k: n for k, n in found.items() if k.split("@")[1] in axes}
 
     def _now(self) -> _C.Counts:
         return self._end or _C.counts()

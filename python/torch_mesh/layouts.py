@@ -140,17 +140,11 @@ class Mesh:
 
         What moves along the others stays in its process.
         """
-        owners = [_devices.process_of(d) for d in self._native.devices]
-        found, stride = [], self.size
-        for name, size in self.axes.items():
-            stride //= size  # from one device to the next along the axis
-            if any(
-                owners[i] != owners[i + stride]
-                for i in range(self.size)
-                if i // stride % size < size - 1
-            ):
-                found.append(name)
-        return tuple(found)
+        return tuple(
+            name
+            for i, name in enumerate(self.axis_names)
+            if self._native.is_between_processes(i)
+        )
 
     def processes_text(self) -> str:
         """Which process has which devices, on one line.

@@ -55,7 +55,7 @@ class DistributedBatchSampler(OwnRows):
         mesh: Mesh | None = None,
         batch: str | Iterable[str] | None = None,
     ) -> None:
-        layout = _layout_of("DistributedBatchSampler", mesh, batch)
+        layout = layout_of_batches("DistributedBatchSampler", mesh, batch)
         order = _Shuffled(data_source, batch_size, shuffle, drop_last, seed)
         super().__init__(order, layout)
         self._order = order
@@ -162,7 +162,7 @@ class DataLoader(torch_data.DataLoader[Any]):
                 "Hint: cut batches of a torch DataLoader with torch_mesh."
                 'use(mesh, batch=...) and x.to("mesh"). [argument-type]'
             )
-        layout = _layout_of("DataLoader", mesh, batch)
+        layout = layout_of_batches("DataLoader", mesh, batch)
         # torch checks which arguments exclude each other.
         plain = torch_data.DataLoader(
             dataset,
@@ -393,10 +393,15 @@ class _Given(_Order):
         return batches
 
 
-def _layout_of(
+def layout_of_batches(
     op: str, mesh: Mesh | None, batch: str | Iterable[str] | None
 ) -> Layout:
     """S0 on the axes that cut batches, R on all others.
+
+    Args:
+        op: Whom an error is to name.
+        mesh: None: the one in force.
+        batch: Axes; None: those of the mesh in force, or the only one.
 
     Raises:
         ValueError: if there is no mesh, or nobody says which axes.

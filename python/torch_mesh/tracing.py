@@ -107,6 +107,7 @@ def trace(path: str | os.PathLike[str]) -> Iterator[Counting]:
         content["torch_mesh"] = {
             "collectives": counts.collectives,
             "bytes": counts.bytes,
+            "bytes_between_processes": counts.bytes_between_processes(),
             "replicated_ops": counts.replicated_ops,
         }
         with open(to, "w") as file:

@@ -143,14 +143,17 @@ int memory_of(const Device& device, bool are_separate) {
                                            : first;
 }
 
+bool are_of_processes(const std::vector<Device>& devices) {
+  return std::ranges::any_of(devices, [&](const Device& device) {
+    return device.process != devices[0].process;
+  });
+}
+
 // What devices hold that share a memory is added up before anything else is
 // done with it: its bits depend on who shares. So over several processes nobody
 // does, and 2 processes of 2 devices yield what 4 of one do.
 bool are_separate(const std::vector<Device>& devices) {
-  return cpu_memories_are_separate().value_or(
-      std::ranges::any_of(devices, [&](const Device& device) {
-        return device.process != devices[0].process;
-      }));
+  return cpu_memories_are_separate().value_or(are_of_processes(devices));
 }
 
 }  // namespace
@@ -183,6 +186,8 @@ struct Mesh::Data {
   std::string text;
   bool one_memory = true;
   bool is_all_mine = true;
+  bool sums_last_axis_first = false;
+  AxisMask between_processes = 0;
   // One slot for each mask, filled at the first use of the mask.
   std::unique_ptr<std::atomic<const Lanes*>[]> lanes;
 
@@ -348,11 +353,9 @@ void check_memories(
   if (device < 0) {
     return;
   }
-  for (const Device& other : devices) {
-    if (other.process != devices[0].process) {
-      std::iota(memories.begin(), memories.end(), 0);
-      return;
-    }
+  if (are_of_processes(devices)) {
+    std::iota(memories.begin(), memories.end(), 0);
+    return;
   }
   std::string of_devices;
   for (size_t i = 0; i < devices.size(); ++i) {
@@ -384,8 +387,10 @@ const Mesh::Data* Mesh::Data::intern(
     std::vector<Device> devices) {
   auto data = std::make_unique<Data>();
   data->text = axes_text(axes);
-  std::string key = data->text + "|";
   const bool separate = are_separate(devices);
+  data->sums_last_axis_first = separate || are_of_processes(devices);
+  std::string key =
+      data->text + (data->sums_last_axis_first ? "|last|" : "|first|");
   for (const Device& device : devices) {
     data->memories.push_back(memory_of(device, separate));
     key += device.str() + "@" + std::to_string(data->memories.back()) + " ";
@@ -404,6 +409,16 @@ const Mesh::Data* Mesh::Data::intern(
   // The mesh without axes is every process's own.
   data->is_all_mine =
       axes.empty() || std::ranges::all_of(devices, &Device::is_mine);
+  for (size_t a = 0; a < axes.size(); ++a) {
+    const auto stride = static_cast<size_t>(data->strides[a]);
+    for (size_t i = 0; i + stride < devices.size(); ++i) {
+      const bool is_last = i / stride % static_cast<size_t>(axes[a].size) + 1 ==
+                           static_cast<size_t>(axes[a].size);
+      if (!is_last && devices[i].process != devices[i + stride].process) {
+        data->between_processes |= AxisMask{1} << a;
+      }
+    }
+  }
   data->lanes.reset(new std::atomic<const Lanes*>[size_t{1} << axes.size()]());
   data->axes = std::move(axes);
   data->devices = std::move(devices);
@@ -530,6 +545,12 @@ int Mesh::neighbour(int device, int axis, int64_t coordinate) const {
       device +
       (coordinate - this->coordinate(device, axis)) * data_->strides[axis]);
 }
+
+bool Mesh::is_between_processes(int axis) const {
+  return data_->between_processes >> axis & 1;
+}
+
+bool Mesh::sums_last_axis_first() const { return data_->sums_last_axis_first; }
 
 bool Mesh::is_null() const { return devices()[0].kind == DeviceKind::kNull; }
 

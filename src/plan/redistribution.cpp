@@ -59,6 +59,18 @@ std::string format_bytes(int64_t num_bytes) {
   return text.data();
 }
 
+std::string text_of_collective(
+    Step::Kind kind,
+    const Mesh& mesh,
+    int axis,
+    int64_t num_bytes) {
+  return std::string(name(kind)) + "@" + mesh.axis(axis).name + " " +
+         format_bytes(num_bytes) +
+         (num_bytes > 0 && mesh.is_between_processes(axis)
+              ? " between processes"
+              : "");
+}
+
 AxisMask Step::axes() const {
   AxisMask all = AxisMask{1} << axis;
   for (const Part& part : parts) {
@@ -69,9 +81,8 @@ AxisMask Step::axes() const {
 
 std::string Step::str() const {
   auto text_of = [&](const auto& part) {
-    return std::string(name(part.kind)) + "@" +
-           after.mesh().axis(part.axis).name + " " +
-           format_bytes(part.num_bytes);
+    return text_of_collective(
+        part.kind, after.mesh(), part.axis, part.num_bytes);
   };
   if (parts.empty()) {
     return text_of(*this);

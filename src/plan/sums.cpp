@@ -98,7 +98,7 @@ std::vector<Step::Part> parts_of_sum(
       in_order[num_axes++] = axis;
     }
   }
-  if (!mesh.is_all_mine() && !mesh.is_null()) {
+  if (mesh.sums_last_axis_first()) {
     std::reverse(in_order.begin(), in_order.begin() + num_axes);
   }
   Parts parts = cheapest(mesh, std::span(in_order.data(), num_axes), numel);

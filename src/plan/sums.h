@@ -16,9 +16,9 @@ namespace torch_mesh {
 
 // The collectives: fewest bytes received by the device that receives most, then
 // fewest collectives; axes in the order of the mesh. So a single number, which
-// cannot be scattered, is reduced along one axis after the other. Over several
-// processes the last axis comes first: as devices of one memory add up their
-// parts (comm/fold.h), so that bits do not depend on who shares one.
+// cannot be scattered, is reduced along one axis after the other. Where the
+// mesh sums its last axis first (Mesh::sums_last_axis_first) they come in that
+// order.
 //
 //   axes     at least one
 //   numel    elements that the device which holds most has

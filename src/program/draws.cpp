@@ -2,8 +2,11 @@
 //
 // Bits are drawn for the whole tensor in plain torch's memory order, once, from
 // torch's default CPU generator (or the generator that was passed), and cut: on
-// CPU meshes they are bit for bit those of the plain program.
+// CPU meshes they are bit for bit those of the plain program. Of what other
+// processes hold they are passed by where that is known to be the same
+// (own_draws.h).
 
+#include <algorithm>
 #include <limits>
 
 #include <ATen/OpMathType.h>
@@ -32,9 +35,11 @@
 
 #include "program/programs.h"
 #include "random/bernoulli.h"
+#include "random/own_draws.h"
 #include "shard/local_ops.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
+#include "tensor/lazy_bits.h"
 
 namespace torch_mesh::programs {
 namespace {
@@ -78,14 +83,76 @@ bool is_cut(const at::Tensor& tensor) {
 }
 
 // What torch draws for dropout: 1 / p with probability p, else 0.
-at::Tensor noise_like(const at::Tensor& input, double p) {
+at::Tensor whole_noise_like(const at::Tensor& input, double p, float kept) {
   const at::Tensor whole = empty_whole(input);
   if (whole.scalar_type() != at::kFloat || !whole.is_contiguous()) {
     return whole.bernoulli_(p).div_(p);
   }
-  const at::Tensor kept = at::ones({}, whole.options()).div_(p);
-  fill_bernoulli(whole, p, *kept.const_data_ptr<float>());
+  fill_bernoulli(whole, p, kept);
   return whole;
+}
+
+at::Tensor noise_like(const at::Tensor& input, double p) {
+  const float kept = *at::ones({}, at::kFloat).div_(p).const_data_ptr<float>();
+  const Layout layout = layout_of(input).with_sums_reduced();
+  const Drawing drawing{
+      Drawing::Kind::kBernoulli, p, kept, input.scalar_type(), input.numel()};
+  return input.is_contiguous() && draws_own(drawing, layout, input.sizes())
+             ? own_numbers(drawing, layout, input.sizes())
+             : give_layout(whole_noise_like(input, p, kept), input);
+}
+
+// Draws what is here of `self`; false, with nothing drawn, if that is no part
+// that can be drawn by itself.
+bool draw_own_in_place(const at::Tensor& self, const Drawing& drawing) {
+  if (!self.is_contiguous() || meta_of(self).is_write_back ||
+      LazyBits::of(self).any()) {
+    return false;
+  }
+  const Shards shards = read(self);
+  const Layout layout = layout_of(self);
+  if (!draws_own(drawing, layout, self.sizes()) ||
+      !std::all_of(shards.begin(), shards.end(), [](const Shard& shard) {
+        return shard.is_contiguous();
+      })) {
+    return false;
+  }
+  fill_own(drawing, layout, self.sizes(), begin_write(self));
+  end_write(self);
+  return true;
+}
+
+Drawing drawing_of(
+    Drawing::Kind kind,
+    double first,
+    double second,
+    const CallArgs& args) {
+  const at::Tensor self = args.tensor("self");
+  Drawing drawing{kind, first, second, self.scalar_type(), self.numel()};
+  if (args.has("generator") && !args["generator"].isNone()) {
+    drawing.generator = args["generator"].toGenerator();
+  }
+  return drawing;
+}
+
+bool draw_in_place_as(const CallArgs& args, const Drawing& drawing) {
+  const at::Tensor self = args.tensor("self");
+  return is_cut(self) && draw_own_in_place(self, drawing) ? args.give(self)
+                                                          : draw_in_place(args);
+}
+
+bool draw_like_as(const CallArgs& args, const Drawing& drawing) {
+  const at::Tensor self = args.tensor("self");
+  const bool is_like_self = args["dtype"].isNone() &&
+                            args["memory_format"].isNone() &&
+                            args["device"].isNone() && self.is_contiguous();
+  if (!is_cut(self) || !is_like_self) {
+    return draw_like(args);
+  }
+  const Layout layout = layout_of(self).with_sums_reduced();
+  return draws_own(drawing, layout, self.sizes())
+             ? args.give(own_numbers(drawing, layout, self.sizes()))
+             : draw_like(args);
 }
 
 }  // namespace
@@ -106,7 +173,7 @@ bool dropout(const CallArgs& args) {
     const LocalOps local;
     // This runs above the dispatcher's modes, which shall not see local ops.
     const c10::impl::ExcludeDispatchKeyGuard no_modes(c10::python_ks);
-    noise = give_layout(noise_like(input, 1 - p), input);
+    noise = noise_like(input, 1 - p);
   }
   return args.give(input.mul(noise));
 }
@@ -181,6 +248,47 @@ bool draw_like(const CallArgs& args) {
   }
   args.op.handle.callBoxed(local);
   return args.give(give_layout(local[0].toTensor(), self));
+}
+
+// Of the following a process draws what it holds, where it can.
+
+bool bernoulli_in_place(const CallArgs& args) {
+  return draw_in_place_as(
+      args,
+      drawing_of(
+          Drawing::Kind::kBernoulli, args["p"].toDouble(), /*second=*/1, args));
+}
+
+bool normal_in_place(const CallArgs& args) {
+  return draw_in_place_as(
+      args,
+      drawing_of(
+          Drawing::Kind::kNormal,
+          args["mean"].toDouble(),
+          args["std"].toDouble(),
+          args));
+}
+
+bool uniform_in_place(const CallArgs& args) {
+  return draw_in_place_as(
+      args,
+      drawing_of(
+          Drawing::Kind::kUniform,
+          args["from"].toDouble(),
+          args["to"].toDouble(),
+          args));
+}
+
+bool normal_like(const CallArgs& args) {
+  return draw_like_as(
+      args,
+      drawing_of(Drawing::Kind::kNormal, /*first=*/0, /*second=*/1, args));
+}
+
+bool uniform_like(const CallArgs& args) {
+  return draw_like_as(
+      args,
+      drawing_of(Drawing::Kind::kUniform, /*first=*/0, /*second=*/1, args));
 }
 
 // 1 where a number that is drawn for the place is less than the probability.

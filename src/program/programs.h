@@ -40,11 +40,16 @@ bool ctc_loss_backward(const CallArgs& args);
 
 // draws.cpp
 bool bernoulli(const CallArgs& args);
+bool bernoulli_in_place(const CallArgs& args);
 bool draw_in_place(const CallArgs& args);
 bool draw_like(const CallArgs& args);
 bool dropout(const CallArgs& args);
 bool multinomial(const CallArgs& args);
 bool native_dropout(const CallArgs& args);
+bool normal_in_place(const CallArgs& args);
+bool normal_like(const CallArgs& args);
+bool uniform_in_place(const CallArgs& args);
+bool uniform_like(const CallArgs& args);
 
 // embedding_bag.cpp
 bool embedding_bag(const CallArgs& args);

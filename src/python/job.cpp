@@ -27,6 +27,7 @@
 #include "python/script_line.h"
 #include "tensor/global_tensor.h"
 #include "tensor/pending_sums.h"
+#include "trace/counters.h"
 
 namespace py = pybind11;
 
@@ -169,6 +170,9 @@ void join_with(
     job.transports[other] = network;
   }
   start_job(std::move(job));
+  set_log_name(
+      "process " + std::to_string(process) + " of " +
+      std::to_string(num_processes) + ": ");
   const std::lock_guard lock(notes().mutex);
   notes().store = store.clone();
 }
@@ -217,6 +221,7 @@ void begin_reductions_of(const std::vector<at::Tensor>& parameters) {
 void leave() {
   end_background();
   end_job();
+  set_log_name("");
   stop_monitor();
   {
     // A thread that waits in it keeps it.

@@ -104,6 +104,7 @@ void bind_layouts(py::module_& m) {
       .def_property_readonly("devices", &devices_of)
       .def_property_readonly("size", &Mesh::size)
       .def_property_readonly("one_memory", &Mesh::one_memory)
+      .def("is_between_processes", &Mesh::is_between_processes, py::arg("axis"))
       .def("__str__", &Mesh::str)
       .def("__eq__", [](const Mesh& a, const Mesh& b) { return a == b; })
       .def(
@@ -300,6 +301,8 @@ void bind_counters(py::module_& m) {
   py::class_<Counts>(m, "Counts")
       .def_readonly("collectives", &Counts::collectives)
       .def_readonly("num_bytes", &Counts::num_bytes)
+      .def_readonly(
+          "num_bytes_between_processes", &Counts::num_bytes_between_processes)
       .def_readonly("calls", &Counts::calls)
       .def_readonly("received", &Counts::received)
       .def_readonly("moved", &Counts::moved)

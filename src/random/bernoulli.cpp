@@ -1,7 +1,9 @@
-// bernoulli.cpp: blocks of words from torch's generator, as 0 and `kept`.
+// bernoulli.cpp: blocks of words as 0 and `kept`.
 
 #include "random/bernoulli.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -15,71 +17,8 @@
 namespace torch_mesh {
 namespace {
 
-constexpr int kNumWords = at::MERSENNE_STATE_N;
-constexpr int kShift = at::MERSENNE_STATE_M;
-constexpr int kLanes = 4;
-constexpr uint32_t kUpper = 0x80000000;
-constexpr uint32_t kLower = 0x7fffffff;
-constexpr uint32_t kMatrix = 0x9908b0df;
-
-// A vector of the compiler's: on any processor, in what registers it has.
-using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
-
-Words load(const uint32_t* from) {
-  Words words;
-  std::memcpy(&words, from, sizeof words);
-  return words;
-}
-
-void store(uint32_t* to, const Words& words) {
-  std::memcpy(to, &words, sizeof words);
-}
-
-template <typename Word>
-Word twisted(const Word& word, const Word& next, const Word& far) {
-  const Word mixed = (word & kUpper) | (next & kLower);
-  return far ^ (mixed >> 1) ^ ((next & 1) * kMatrix);
-}
-
-template <typename Word>
-Word tempered(Word y) {
-  y ^= y >> 11;
-  y ^= (y << 7) & 0x9d2c5680;
-  y ^= (y << 15) & 0xefc60000;
-  y ^= y >> 18;
-  return y;
-}
-
-// Words `begin` to `end` of the next block, in place; `far` is the distance to
-// the word that is added.
-void twist(uint32_t* state, int begin, int end, int far) {
-  int i = begin;
-  for (; i + kLanes <= end; i += kLanes) {
-    store(
-        state + i,
-        twisted(load(state + i), load(state + i + 1), load(state + i + far)));
-  }
-  for (; i < end; ++i) {
-    state[i] = twisted(state[i], state[i + 1], state[i + far]);
-  }
-}
-
-void next_block(uint32_t* state) {
-  twist(state, 0, kNumWords - kShift, kShift);
-  twist(state, kNumWords - kShift, kNumWords - 1, kShift - kNumWords);
-  state[kNumWords - 1] =
-      twisted(state[kNumWords - 1], state[0], state[kShift - 1]);
-}
-
-void temper(const uint32_t* state, int num, uint32_t* words) {
-  int i = 0;
-  for (; i + kLanes <= num; i += kLanes) {
-    store(words + i, tempered(load(state + i)));
-  }
-  for (; i < num; ++i) {
-    words[i] = tempered(state[i]);
-  }
-}
+using Words = Mersenne::Words;
+constexpr int kLanes = Mersenne::kLanes;
 
 // Numbers of 53 bits, each of two words, the first above the second.
 uint64_t number(uint32_t high, uint32_t low) {
@@ -103,8 +42,8 @@ void compare(
   std::memcpy(&kept_bits, &kept, sizeof kept);
   int i = 0;
   for (; i + kLanes <= num; i += kLanes) {
-    const Words first = load(words + 2 * i);
-    const Words second = load(words + 2 * i + kLanes);
+    const Words first = Mersenne::load(words + 2 * i);
+    const Words second = Mersenne::load(words + 2 * i + kLanes);
     const Words high = __builtin_shufflevector(first, second, 0, 2, 4, 6);
     const Words low = __builtin_shufflevector(first, second, 1, 3, 5, 7);
     const Ints h = (Ints)(high & 0x1fffff);
@@ -118,78 +57,17 @@ void compare(
   }
 }
 
-// Draws from a copy of the generator's state.
-class Draws {
- public:
-  explicit Draws(at::mt19937_data_pod data)
-      : data_(data), left_(data.left_ - 1) {}
-
-  // out[i] = `kept` where a number is below `limit`, else 0.
-  void fill(float* out, int64_t num, uint64_t limit, float kept) {
-    while (num > 0) {
-      if (left_ == 1) {  // the last word of this block, the first of the next
-        const uint32_t high = word();
-        *out++ = number(high, word()) < limit ? kept : 0.0f;
-        --num;
-        continue;
-      }
-      if (left_ == 0) {
-        turn();
-      }
-      const int count = static_cast<int>(std::min<int64_t>(left_ / 2, num));
-      uint32_t words[kNumWords];
-      temper(data_.state_.data() + data_.next_, 2 * count, words);
-      compare(words, count, limit, kept, out);
-      take(2 * count);
-      out += count;
-      num -= count;
-    }
-  }
-
-  at::mt19937_data_pod data() const {
-    at::mt19937_data_pod data = data_;
-    data.left_ = left_ + 1;
-    return data;
-  }
-
- private:
-  void turn() {
-    next_block(data_.state_.data());
-    data_.next_ = 0;
-    left_ = kNumWords;
-  }
-
-  void take(int num) {
-    data_.next_ += num;
-    left_ -= num;
-  }
-
-  uint32_t word() {
-    if (left_ == 0) {
-      turn();
-    }
-    const uint32_t word = tempered(data_.state_[data_.next_]);
-    take(1);
-    return word;
-  }
-
-  at::mt19937_data_pod data_;
-  int left_;  // words of this block that are not drawn yet
-};
-
 void draw(
     at::CPUGeneratorImpl& generator,
     float* out,
     int64_t num,
     double p,
     float kept) {
-  // A number x of 53 bits is below p * 2^53 as x / 2^53 is below p.
-  const auto limit = static_cast<uint64_t>(std::ceil(std::ldexp(p, 53)));
   std::lock_guard lock(generator.mutex_);
   at::mt19937 engine = generator.engine();
-  Draws draws(engine.data());
-  draws.fill(out, num, limit, kept);
-  engine.set_data(draws.data());
+  Mersenne words(engine.data());
+  draw_bernoulli(words, {out, static_cast<size_t>(num)}, p, kept);
+  engine.set_data(words.data());
   generator.set_engine(engine);
 }
 
@@ -214,6 +92,30 @@ bool draws_alike() {
 }
 
 }  // namespace
+
+void draw_bernoulli(
+    Mersenne& words,
+    std::span<float> out,
+    double p,
+    float kept) {
+  // A number x of 53 bits is below p * 2^53 as x / 2^53 is below p.
+  const auto limit = static_cast<uint64_t>(std::ceil(std::ldexp(p, 53)));
+  while (!out.empty()) {
+    const std::span<const uint32_t> ahead = words.ahead();
+    const size_t count = std::min(ahead.size() / 2, out.size());
+    if (count == 0) {  // the last word of this block, the first of the next
+      const uint32_t high = words.next();
+      out[0] = number(high, words.next()) < limit ? kept : 0.0f;
+      out = out.subspan(1);
+      continue;
+    }
+    std::array<uint32_t, Mersenne::kBlock> drawn;
+    temper(ahead.first(2 * count), drawn.data());
+    compare(drawn.data(), static_cast<int>(count), limit, kept, out.data());
+    words.skip(static_cast<int64_t>(2 * count));
+    out = out.subspan(count);
+  }
+}
 
 bool bernoulli_draws_as_torch() {
   static const bool alike = draws_alike();

@@ -2,7 +2,11 @@
 
 #pragma once
 
+#include <span>
+
 #include <ATen/core/Tensor.h>
+
+#include "random/mersenne.h"
 
 namespace torch_mesh {
 
@@ -13,11 +17,16 @@ namespace torch_mesh {
 //   whole   float32, on the CPU, contiguous
 //   p       0 < p < 1
 //
-// Source: M. Matsumoto and T. Nishimura, "Mersenne Twister", ACM TOMACS 8(1),
-// 1998. torch calls it once for each word; here a block of 624 is made at once,
-// in vector registers. Where the torch of this machine draws in another way (it
-// may use MKL's generator), its own kernel does it.
+// Where the torch of this machine draws in another way (it may use MKL's
+// generator), its own kernel does it.
 void fill_bernoulli(const at::Tensor& whole, double p, float kept);
+
+// The same with words of a state. Each number takes two.
+void draw_bernoulli(
+    Mersenne& words,
+    std::span<float> out,
+    double p,
+    float kept);
 
 // Whether torch's kernel gives the same numbers here, and leaves its generator
 // at the same place; else fill_bernoulli asks that kernel.

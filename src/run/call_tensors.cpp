@@ -92,8 +92,9 @@ namespace {
 // Whether an op in place may write to the parts of a pending sum: nobody else
 // has a view of the storage, or all of it gets another value.
 bool may_write_parts(const Op& op, const at::Tensor& tensor) {
-  const bool is_all = tensor.numel() * tensor.itemsize() ==
-                      static_cast<int64_t>(tensor.storage().nbytes());
+  const bool is_all =
+      tensor.numel() * static_cast<int64_t>(tensor.itemsize()) ==
+      static_cast<int64_t>(tensor.storage().nbytes());
   return tensor.storage().use_count() == 1 || (op.overwrites && is_all);
 }
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <string_view>
+#include <utility>
 
 namespace torch_mesh {
 namespace {
@@ -15,6 +16,7 @@ struct State {
   std::mutex mutex;  // guards all that follows; a leaf of the lock order
   Counts counts;
   int keepers = 0;
+  std::string log_name;
 };
 
 State& state() {
@@ -48,6 +50,7 @@ Counts counts() {
   Counts copy;
   copy.collectives = state().counts.collectives;
   copy.num_bytes = state().counts.num_bytes;
+  copy.num_bytes_between_processes = state().counts.num_bytes_between_processes;
   copy.received = state().counts.received;
   copy.calls = state().counts.calls;
   copy.moved = state().counts.moved;
@@ -107,15 +110,19 @@ void count_collective(
   const std::string key = std::string(name(kind)) + "@" + axis_name;
   if (log_level() >= 2) {
     log_line(
-        CurrentOp::name() + ": " + key + " " + std::to_string(num_bytes) +
-        " B");
+        CurrentOp::name() + ": " +
+        text_of_collective(kind, mesh, axis, num_bytes));
   }
   if (current_op && current_op->collectives_) [[unlikely]] {
-    current_op->collectives_->push_back(key + " " + format_bytes(num_bytes));
+    current_op->collectives_->push_back(
+        text_of_collective(kind, mesh, axis, num_bytes));
   }
   std::lock_guard lock(state().mutex);
   ++state().counts.collectives[key];
   state().counts.num_bytes[key] += num_bytes;
+  if (mesh.is_between_processes(axis)) {
+    state().counts.num_bytes_between_processes[key] += num_bytes;
+  }
   if (state().keepers > 0) {
     state().counts.events.push_back(
         {name(kind), axis_name, num_bytes, CurrentOp::name()});
@@ -178,8 +185,20 @@ void set_log_level(int new_level) {
   level().store(new_level, std::memory_order_relaxed);
 }
 
+void set_log_name(std::string name) {
+  std::lock_guard lock(state().mutex);
+  state().log_name = std::move(name);
+}
+
 void log_line(const std::string& text) {
-  std::fprintf(stderr, "torch_mesh: %s\n", text.c_str());
+  std::string line = "torch_mesh: ";
+  {
+    std::lock_guard lock(state().mutex);
+    line += state().log_name;
+  }
+  line += text + "\n";
+  // In one call, so that lines of other processes do not mix with it.
+  std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
 }  // namespace torch_mesh

@@ -65,7 +65,11 @@ class CurrentOp {
   std::vector<std::string>* collectives_ = nullptr;
 };
 
-// One line to stderr, "torch_mesh: <text>".
+// One line to stderr, "torch_mesh: <text>"; in a job of several processes
+// "torch_mesh: process 1 of 2: <text>".
 void log_line(const std::string& text);
+
+// What stands before the text of each line; "" for nothing.
+void set_log_name(std::string name);
 
 }  // namespace torch_mesh

@@ -30,6 +30,8 @@ Counts Counting::so_far() const {
   Counts result;
   result.collectives = difference(now.collectives, before_.collectives);
   result.num_bytes = difference(now.num_bytes, before_.num_bytes);
+  result.num_bytes_between_processes = difference(
+      now.num_bytes_between_processes, before_.num_bytes_between_processes);
   result.calls = difference(now.calls, before_.calls);
   result.received = difference(now.received, before_.received);
   result.moved = difference(now.moved, before_.moved);

@@ -273,6 +273,18 @@ TEST(Memories, AreSeparateWhereATestAsksForIt) {
   EXPECT_NE(before, after);
 }
 
+TEST(Axes, AreBetweenProcessesWhereDevicesOfSeveralLieAlongThem) {
+  const Mesh mesh(
+      {{"rows", 2}, {"columns", 2}},
+      {Device::parse("cpu:0"),
+       Device::parse("cpu:1"),
+       Device::parse("cpu:0@1"),
+       Device::parse("cpu:1@1")});
+  EXPECT_TRUE(mesh.is_between_processes(0));
+  EXPECT_FALSE(mesh.is_between_processes(1));
+  EXPECT_FALSE(Mesh({{"x", 4}}).is_between_processes(0));
+}
+
 TEST(Lanes, AreOneForAReplicaInOneMemory) {
   const Mesh mesh({{"a", 2}, {"b", 2}});
   EXPECT_EQ(mesh.lanes(0).num, 1);

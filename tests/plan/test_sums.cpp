@@ -2,6 +2,7 @@
 
 #include "plan/sums.h"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -90,8 +91,30 @@ INSTANTIATE_TEST_SUITE_P(
              {8},
              "all_reduce@x 48 B, all_reduce@one 0 B"}));
 
-// --- bytes of each device
-// -----------------------------------------------------
+TEST(Sums, BeginWithTheLastAxisWhereMemoriesAreSaidToBeSeparate) {
+  separate_cpu_memories(true);
+  const Mesh separate({{"data", 8}, {"model", 8}});
+  separate_cpu_memories(std::nullopt);
+  const Mesh shared({{"data", 8}, {"model", 8}});
+  auto steps_on = [](const Mesh& mesh) {
+    return plan_redistribution(
+               Layout::parse(mesh, "(P+, P+)"),
+               Layout::replicated(mesh),
+               std::vector<int64_t>{1024},
+               /*itemsize=*/4)
+        .str();
+  };
+  EXPECT_EQ(
+      steps_on(separate),
+      "reduce_scatter@model 3.5 KiB, all_reduce@data 896 B, "
+      "all_gather@model 3.5 KiB");
+  EXPECT_EQ(
+      steps_on(shared),
+      "reduce_scatter@data 3.5 KiB, all_reduce@model 896 B, "
+      "all_gather@data 3.5 KiB");
+}
+
+// --- bytes of each device ----------------------------------------------------
 
 using Received = std::vector<std::vector<int64_t>>;  // [part][device]
 

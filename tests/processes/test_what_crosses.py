@@ -1,6 +1,7 @@
 """What a program is told of bytes, devices and times of several processes."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -18,16 +19,19 @@ x = tm.distribute(torch.ones(8, 8), mesh, ("S0", "S1"))
 with tm.counting() as counts:
     tm.redistribute(x, ("S0", "R"))
     tm.redistribute(x, ("R", "S1"))
+    tm.redistribute(tm.distribute(torch.ones(4, 8), across, ("R", "S1")), ("R", "R"))
 model = torch.nn.Linear(4, 4)
 tm.parallelize(model, mesh, {"weight": ("R", "S0")})
+explained = tm.explain(lambda: x.sum().item())
 if me == 0:
     print(json.dumps([
         [m.axes_between_processes for m in (mesh, across, mine)],
         counts.bytes,
-        [counts.bytes_between_processes(m) for m in (mesh, across, mine)],
+        [counts.bytes_between_processes(m) for m in (mesh, across, mine, None)],
         str(tm.visualize(x)).splitlines()[-1],
         str(tm.describe(model)).splitlines()[1],
         mine.processes_text(),
+        explained,
     ]))
 """
 
@@ -61,15 +65,44 @@ def test_axes_between_processes_are_those_along_which_they_lie(facts):
 
 
 def test_bytes_between_processes_are_those_of_such_axes(facts):
-    num_bytes, (of_mesh, of_across, of_mine) = facts[1], facts[2]
-    assert set(num_bytes) == {"all_gather@data", "all_gather@model"}
-    assert of_mesh == {"all_gather@data": num_bytes["all_gather@data"]}
-    assert of_across == {"all_gather@model": num_bytes["all_gather@model"]}
+    num_bytes, (of_mesh, of_across, of_mine, of_all) = facts[1], facts[2]
+    # A quarter of 8 x 8 and of 4 x 8 numbers; halves of the latter.
+    assert num_bytes == {"all_gather@data": 64, "all_gather@model": 64 + 64}
+    assert of_mesh == {"all_gather@data": 64}
+    assert of_across == {"all_gather@model": 64}
     assert of_mine == {}
+    assert of_all == {**of_mesh, **of_across}
 
 
 def test_pictures_and_tables_name_the_process_of_each_device(facts):
-    assert facts[3:] == [HELD, HELD, ""]
+    assert facts[3:6] == [HELD, HELD, ""]
+
+
+def test_an_explanation_says_what_crosses(facts):
+    collectives = re.findall(r"\w+@(\w+) ([1-9][^,;\n]*)", facts[6])
+    assert {axis for axis, _ in collectives} == {"data", "model"}
+    for axis, num_bytes in collectives:
+        crosses = num_bytes.endswith(" between processes")
+        assert crosses == (axis == "data"), facts[6]
+
+
+def test_lines_of_the_log_name_the_process():
+    for me, (code, _, err) in enumerate(
+        spawn.run(
+            "(tm.distribute(torch.ones(4), tm.Mesh({'x': 2}), ('S0',)) + 1)\n",
+            preamble=spawn.PLAIN,
+            start=spawn.PLAIN_START,
+            environment=lambda _: {
+                "TORCH_MESH_CPU_DEVICES": "1",
+                "TORCH_MESH_LOG": "debug",
+            },
+        )
+    ):
+        assert code == 0, err
+        lines = [x for x in err.splitlines() if x.startswith("torch_mesh: ")]
+        name = f"torch_mesh: process {me} of 2: "
+        assert any("add" in line for line in lines), err
+        assert all(line.startswith(name) for line in lines), err
 
 
 def test_in_one_process_they_do_not():
@@ -90,7 +123,9 @@ def test_a_job_writes_one_trace(tmp_path):
     )
     assert [file.name for file in tmp_path.iterdir()] == ["trace.json"]
     content = json.loads(path.read_text())
-    assert content["torch_mesh"]["collectives"] == {"all_reduce@data": 3}
+    counted = content["torch_mesh"]
+    assert counted["collectives"] == {"all_reduce@data": 3}
+    assert counted["bytes_between_processes"] == counted["bytes"]
     events = content["traceEvents"]
     names = {
         e["pid"]: e["args"]["name"]

@@ -17,8 +17,8 @@ import torch
 from keras.src import tree
 from torch.utils import data as torch_data
 
-from torch_mesh import batch_rows, loading, reading, tensors
-from torch_mesh.keras import active, compat, data, parts
+from torch_mesh import batch_parts, batch_rows, loading, reading, tensors
+from torch_mesh.keras import active, compat, data
 from torch_mesh.keras.writing import members
 from torch_mesh.layouts import Layout
 from torch_mesh.shared_batches import Ended, SharedBatches, compare_at_start
@@ -84,6 +84,7 @@ class HandedIn:
     def __init__(
         self, op: str, placing: Placing, may_end: bool = False
     ) -> None:
+        self._op = op
         self._placing = placing
         self.has_parts = not placing.distribution.auto_shard_dataset
         self._layout = layout_of_batches(placing.distribution)
@@ -110,7 +111,7 @@ class HandedIn:
         return batch if isinstance(batch, Ended) else self._placing(batch)
 
     def _join(self, part: torch.Tensor, sizes: dict[int, int]) -> Any:
-        return parts.join(part, self._layout, sizes)
+        return batch_parts.join(self._op, part, self._layout, sizes)
 
 
 def layout_of_batches(distribution: Any) -> Layout:

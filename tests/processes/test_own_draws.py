@@ -1,0 +1,91 @@
+"""A process draws the numbers of what it holds, and passes by the others."""
+
+import json
+
+import pytest
+from tests.processes import spawn
+
+# Each drawing, of sizes and layouts with parts of many lengths, on the mesh and
+# plain; then one number more of the same generator.
+PROGRAM = """
+import itertools
+torch.set_num_threads(1)
+n = len(tm.list_devices("cpu"))
+meshes = [tm.Mesh({"x": n})]
+if n == 4:
+    meshes.append(tm.Mesh({"x": 2, "y": 2}))
+DRAWS = {
+    "uniform_": lambda t, g: t.uniform_(-2, 3, generator=g),
+    "normal_": lambda t, g: t.normal_(1, 2, generator=g),
+    "bernoulli_": lambda t, g: t.bernoulli_(0.3, generator=g),
+    "rand_like": lambda t, g: torch.rand_like(t, generator=g),
+    "randn_like": lambda t, g: torch.randn_like(t, generator=g),
+    "dropout": lambda t, g: torch.nn.functional.dropout(t + 1, 0.4),
+    "exponential_": lambda t, g: t.exponential_(2, generator=g),
+}
+SIZES = [(5003,), (11, 1031), (3, 4, 2600), (4096, 3), (2, 5)]
+checked = 0
+for mesh, sizes in itertools.product(meshes, SIZES):
+    dims = ["R"] + [f"S{d}" for d in range(len(sizes))]
+    for placements in itertools.product(dims, repeat=len(mesh.shape)):
+        for (name, draw), dtype, own in itertools.product(
+            DRAWS.items(), ("float32", "bfloat16", "float64"), (False, True)
+        ):
+            plain = torch.zeros(sizes, dtype=getattr(torch, dtype))
+            x = tm.distribute(plain, mesh, placements)
+            found = []
+            for t in (plain, x):
+                torch.manual_seed(7)
+                torch.rand(3)  # from the middle of a block, by an odd number
+                g = torch.Generator().manual_seed(9) if own else None
+                found.append((draw(t, g), torch.rand(2, generator=g)))
+            (right, after), (ours, after_ours) = found
+            where = (name, dtype, sizes, placements, own)
+            assert tm.layout(ours).placements == placements, where
+            assert torch.equal(after, after_ours), where
+            assert torch.equal(tm.full(ours), right), where
+            checked += 1
+print(checked)
+"""
+
+# What each process has at most, by the kernel, while it draws what two hold.
+MEMORY = """
+import json, resource
+torch.set_num_threads(1)
+MANY = 1 << 26  # 256 MiB of float32
+mesh = tm.Mesh({"x": 2})
+x = tm.from_local(torch.zeros(MANY // 2), mesh)
+for draw in (lambda t: t.uniform_(), lambda t: t.normal_()):
+    draw(tm.from_local(torch.zeros(4096), mesh))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+x.uniform_()
+x.normal_()
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps((after - before) / 1024))
+"""
+
+
+@pytest.mark.parametrize("devices", [(1, 1), (2, 1), (2, 2)], ids=str)
+def test_numbers_and_generators_are_those_of_the_whole(devices):
+    count = len(devices)
+    outputs = spawn.check(
+        PROGRAM,
+        ids=range(count),
+        preamble=spawn.PLAIN,
+        start=spawn.JOIN.format(count=count),
+        environment=lambda i: {"TORCH_MESH_CPU_DEVICES": str(devices[i])},
+        addresses=spawn.free_addresses(1),
+    )
+    assert len(set(outputs)) == 1
+    assert int(outputs[0]) > 500
+
+
+def test_what_others_hold_takes_no_memory():
+    outputs = spawn.check(
+        MEMORY,
+        preamble=spawn.PLAIN,
+        start=spawn.PLAIN_START,
+        environment=lambda _: {"TORCH_MESH_CPU_DEVICES": "1"},
+    )
+    for output in outputs:
+        assert json.loads(output) < 16, output  # MiB; the whole has 256
