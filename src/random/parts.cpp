@@ -39,8 +39,8 @@ bool has_tail(const Drawing& drawing) {
   return drawing.kind == Kind::kNormal && drawing.numel % kNormals != 0;
 }
 
-// Words that are drawn before number `end`, or for all. Halves are drawn a block
-// at a time, the last one instead of the rest.
+// Words that are drawn before number `end`, or for all. Halves are drawn a
+// block at a time, the last one instead of the rest.
 int64_t words_before(const Drawing& drawing, int64_t end) {
   const bool is_half = c10::isReducedFloatingType(drawing.dtype);
   if (end == drawing.numel && has_tail(drawing)) {
