@@ -110,7 +110,8 @@ class Mesh {
   bool is_between_processes(int axis) const;
   // Whether sums over several axes begin with the last: over several processes,
   // as their own devices mostly lie along it, and in one process where CPU
-  // memories are said to be separate, so that both yield the same bits.
+  // memories are said to be separate, so that both yield the same bits. False
+  // where there is one axis at most.
   bool sums_last_axis_first() const;
 
   // "data=2 model=4"; "" for the mesh without axes.

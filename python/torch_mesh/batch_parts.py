@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from torch_mesh import agreement, batch_rows, job, tensors
+from torch_mesh import agreement, batch_facts, batch_rows, job, tensors
 from torch_mesh.layouts import Layout, Mesh
-from torch_mesh.loading import layout_of_batches
+from torch_mesh.loading import layout_of_batches, plain_batch
 from torch_mesh.shared_batches import SharedBatches
 
 
@@ -34,10 +34,10 @@ def from_local(
     process may have none.
 
     Args:
-        part: a plain tensor with rows on dim 0, or a structure of them. What
-            has no rows, as a number, is to be the same in all processes.
-            Processes that stand at one place of the batch's axes hand in the
-            same.
+        part: a plain tensor or array with rows on dim 0, or a dict, list or
+            tuple of them. What has no rows, as a number, is to be the same in
+            all processes. Processes that stand at one place of the batch's
+            axes hand in the same.
         mesh: defaults to the one that `tm.use` has put in force.
         batch: the axis that cuts the batch, or several; defaults to that of
             `tm.use(mesh, batch=...)`, or the only one there is.
@@ -53,13 +53,17 @@ def from_local(
     layout = layout_of_batches("from_local", mesh, batch)
 
     def joined(leaf: torch.Tensor, sizes: dict[int, int]) -> torch.Tensor:
-        return join("from_local", leaf, layout, sizes)
+        return join("from_local", leaf.detach(), layout, sizes, copies=True)
 
-    copies = pytree.tree_map_only(torch.Tensor, _plain_copy, part)
-    return SharedBatches("from_local", layout).join_parts(copies, joined)
+    whole = plain_batch("from_local: who calls it", part)
+    for leaf in pytree.tree_leaves(whole, is_leaf=batch_facts.are_texts):
+        _check_plain(leaf)
+    return SharedBatches("from_local", layout).join_parts(whole, joined)
 
 
-def _plain_copy(leaf: torch.Tensor) -> torch.Tensor:
+def _check_plain(leaf: Any) -> None:
+    if not isinstance(leaf, torch.Tensor):
+        return
     if tensors.is_global(leaf):
         raise TypeError(
             "from_local: a plain tensor is due, and this one is on the mesh.\n"
@@ -67,11 +71,22 @@ def _plain_copy(leaf: torch.Tensor) -> torch.Tensor:
             "Hint: torch_mesh.redistribute gives it another layout."
             " [argument-type]"
         )
-    return leaf.detach().clone()
+    is_dense = leaf.layout == torch.strided and not leaf.is_nested
+    if not is_dense or leaf.is_quantized or leaf.is_meta:
+        raise TypeError(
+            "from_local: rows of a dense tensor are due, and this one is"
+            f" {'quantized' if leaf.is_quantized else leaf.layout} on"
+            f" {leaf.device}.\nHint: to_dense, dequantize or a padded tensor"
+            " makes rows of it. [argument-type]"
+        )
 
 
 def join(
-    op: str, part: torch.Tensor, layout: Layout, sizes: dict[int, int]
+    op: str,
+    part: torch.Tensor,
+    layout: Layout,
+    sizes: dict[int, int],
+    copies: bool = False,
 ) -> torch.Tensor:
     """The global tensor of a batch. All processes of the mesh call it.
 
@@ -83,6 +98,7 @@ def join(
         part: A plain tensor, the rows that this process has.
         layout: S0 on the axes that cut the batch, R on all others.
         sizes: The number of rows of each process.
+        copies: Whether the tensor may not have the memory of `part`.
 
     Returns:
         A global tensor with the rows of all.
@@ -97,7 +113,9 @@ def join(
         == batch_rows.count_of(batch_rows.rows_of(layout, count, holder))
         for holder in holders
     ):
-        return batch_rows.with_rows_of(layout, part, count, job.process_id())
+        return batch_rows.with_rows_of(
+            layout, part, count, job.process_id(), copies
+        )
     return tensors.borrow(_gathered(part, layout.mesh, holders, sizes), layout)
 
 

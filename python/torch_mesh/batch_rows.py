@@ -85,7 +85,11 @@ def are_apart(layout: Layout) -> bool:
 
 
 def with_rows_of(
-    layout: Layout, part: Tensor, count: int, process: int
+    layout: Layout,
+    part: Tensor,
+    count: int,
+    process: int,
+    copies: bool = False,
 ) -> Tensor:
     """The global tensor of a batch, of the rows that this process has.
 
@@ -96,13 +100,19 @@ def with_rows_of(
         part: Plain CPU tensor, the rows of `rows_of` one after the other.
         count: Number of rows of the batch.
         process: This one.
+        copies: Whether the tensor may not have the memory of `part`.
 
     Returns:
         A global tensor of `count` rows, in `layout`.
     """
     runs = rows_of(layout, count, process)
     if count_of(runs) == count:
-        return tensors.borrow(part, layout)
+        # In the order of memory that all others have.
+        rows = part.contiguous()
+        is_part = rows.data_ptr() == part.data_ptr()
+        return tensors.borrow(
+            rows.clone() if copies and is_part else rows, layout
+        )
     # Of a plain tensor the engine reads the rows of its own devices alone: the
     # others are never written, nor is memory for them.
     whole = part.new_empty((count, *part.shape[1:]))

@@ -63,6 +63,17 @@ def to_cut(
     return found
 
 
+def of_gradients(gradients: Iterable[Tensor]) -> list[Weight]:
+    """The weights that were cut before, and have these gradients."""
+    found = []
+    for weight in state_layouts.weights_of(gradients):
+        layout = tensors.layout(weight)
+        cut = state_layouts.of_states(weight, layout)
+        if cut != layout and _fits(weight.grad, cut):
+            found.append(Weight(weight, weight.grad, cut))
+    return found
+
+
 def form_gradients(weights: Iterable[Weight]) -> None:
     """Brings gradients to the layouts in which their weights are updated.
 

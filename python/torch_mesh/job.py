@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any, NamedTuple
 
 
@@ -31,6 +32,7 @@ class _Job(NamedTuple):
 
 _job: _Job | None = None
 _begun = 0
+_is_warned = False
 # How often each set of processes has met, or was told something.
 _turns: dict[str, int] = {}
 
@@ -50,6 +52,37 @@ def begin() -> str:
     global _begun
     _begun += 1
     return name()
+
+
+def warn_if_alone(op: str) -> None:
+    """Warns, once, where this process is one of several that nobody has joined.
+
+    Nothing joins a job by itself. A program that means to, and does not, would
+    train in each process alone.
+
+    Args:
+        op: Whom the warning is to name.
+    """
+    global _is_warned
+    if _is_warned or _begun:
+        return
+    said = {
+        f"{name}={os.environ[name]}"
+        for name in ("WORLD_SIZE", "KERAS_DISTRIBUTION_NUM_PROCESSES")
+        if os.environ.get(name, "1").strip() not in ("", "1")
+    }
+    if num_processes() > 1:
+        said.add("a process group of torch.distributed")
+    if not said:
+        return
+    _is_warned = True
+    warnings.warn(
+        f"{op}: this process is one of several, and a mesh has the devices of "
+        f"this one alone.\n  says so  {', '.join(sorted(said))}\n"
+        "Hint: torch_mesh.initialize(), or keras.distribution.initialize(), "
+        "before the first mesh, makes them one job. [not-joined]",
+        stacklevel=3,
+    )
 
 
 def name() -> str:

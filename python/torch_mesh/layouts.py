@@ -71,6 +71,7 @@ class Mesh:
         devices: Iterable[str] | str | None = None,
     ) -> None:
         pairs = _pairs_of(axes)
+        job.warn_if_alone("Mesh")
         if devices is None:
             devices = _default_devices(pairs)
         elif devices == "null":

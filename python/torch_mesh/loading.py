@@ -252,7 +252,9 @@ class DataLoader(torch_data.DataLoader[Any]):
         assert isinstance(rows, OwnRows)
         due = rows.due
         for read in source:
-            batch = shared.join_rows(_plain_nodes(read), due.popleft())
+            batch = shared.join_rows(
+                plain_batch("DataLoader: collate_fn", read), due.popleft()
+            )
             place += 1
             self._mesh_at = epoch, place
             yield batch
@@ -434,8 +436,12 @@ def layout_of_batches(
     return Layout(mesh, dict.fromkeys(names, "S0"))
 
 
-def _plain_nodes(batch: Any) -> Any:
+def plain_batch(op: str, batch: Any) -> Any:
     """A batch of plain dicts, lists and tuples, with tensors for arrays.
+
+    Args:
+        op: Whom an error is to name: who gives the batch.
+        batch: Structure of anything.
 
     Raises:
         TypeError: of what may hold rows that nobody finds.
@@ -444,7 +450,7 @@ def _plain_nodes(batch: Any) -> Any:
     def plain(leaf: Any) -> Any:
         numpy = sys.modules.get("numpy")
         if isinstance(leaf, Mapping):
-            return _plain_nodes(dict(leaf))
+            return plain_batch(op, dict(leaf))
         if numpy is not None and isinstance(leaf, numpy.ndarray):
             return torch.as_tensor(leaf)
         if (
@@ -454,8 +460,7 @@ def _plain_nodes(batch: Any) -> Any:
         ):
             return leaf
         raise TypeError(
-            f"DataLoader: collate_fn gives a {type(leaf).__name__}, in which "
-            "no rows are found.\n"
+            f"{op} gives a {type(leaf).__name__}, in which no rows are found.\n"
             "Hint: let it give dicts, lists or tuples of tensors. "
             "[argument-type]"
         )

@@ -87,8 +87,8 @@ def open_store(where: Described, name: str, wait: float) -> Any:
             raise RuntimeError(
                 f"initialize: process 0 cannot listen at {host}:{port}.\n"
                 f"  {first_line(error)}\n"
-                "Hint: choose a free port, the same in all processes. "
-                "[address-in-use]"
+                "Hint: choose a free port, the same in all processes; or "
+                "another one was given process_id=0 too. [address-in-use]"
             ) from error
         raise TimeoutError(
             f"initialize: process 0 did not answer at {host}:{port} within "

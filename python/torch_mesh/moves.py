@@ -206,7 +206,7 @@ def states_follow(optimizer: Optimizer) -> None:
     """
     if _followed.get(optimizer) == _num_changes:
         return
-    _followed[optimizer] = _num_changes
+    now = _num_changes
     is_cut = state_layouts.is_cut(optimizer)
     for parameter, states in optimizer.state.items():
         if not tensors.is_global(parameter) or not isinstance(states, dict):
@@ -222,6 +222,7 @@ def states_follow(optimizer: Optimizer) -> None:
             ):
                 with torch.no_grad():
                     states[name] = _in_layout(state, layout)
+    _followed[optimizer] = now
 
 
 def _settled(layout: Layout) -> Layout:
@@ -394,7 +395,7 @@ def process_value(process: Callable[..., Tensor]) -> Any:
                 return state
             layout = as_layout(layout.mesh)
         else:
-            if state_layouts.has_cut_states(param):
+            if state_layouts.is_updated_cut(param):
                 layout = state_layouts.of_states(param, layout)
                 _note_change()
             is_float = param.is_floating_point()

@@ -39,8 +39,9 @@ def shard_optimizer(
     for each. Without one it stays whole, and so do weights that share their
     memory with another of the optimizer.
 
-    If `step` raises, weights that are cut have the values from before it; other
-    weights, and states, may be updated in part, as in plain torch.
+    If `step` raises, weights that are cut have the values from before it,
+    unless it is the gathering of new ones that fails; other weights, and
+    states, may be updated in part, as in plain torch.
 
     Args:
         optimizer: any of `torch.optim`, or one that is made like them, before
@@ -119,13 +120,13 @@ class _Step:
         moves.states_follow(self._optimizer)
 
     def run(self, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if args and callable(args[0]):
-            args = (self._around(args[0]), *args[1:])
-        elif callable(kwargs.get("closure")):
-            kwargs = {**kwargs, "closure": self._around(kwargs["closure"])}
-        else:
-            self.take()
         try:
+            if args and callable(args[0]):
+                args = (self._around(args[0]), *args[1:])
+            elif callable(kwargs.get("closure")):
+                kwargs = {**kwargs, "closure": self._around(kwargs["closure"])}
+            else:
+                self.take()
             result = step(*args, **kwargs)
         except BaseException:
             # Nothing that waits for other processes.
@@ -194,11 +195,7 @@ def _total_norm(original: Any) -> Any:
     @functools.wraps(original)
     def get_total_norm(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-        given = set(map(id, tensors))
-        for optimizer in list(_axes):
-            cut_update.form_gradients(
-                w for w in _to_update(optimizer) if id(w.gradient) in given
-            )
+        cut_update.form_gradients(cut_update.of_gradients(tensors))
         return original(tensors, *args, **kwargs)
 
     return get_total_norm

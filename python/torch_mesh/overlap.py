@@ -57,9 +57,10 @@ class _Window:
         for parameter in named:
             if parameter not in self._parameters and _is_watched(parameter):
                 self._parameters[parameter] = True
-                parameter.register_post_accumulate_grad_hook(self._hook)
+                _watch(parameter, self)
 
-    def _hook(self, parameter: Tensor) -> None:
+    def saw(self, parameter: Tensor) -> None:
+        """Backward has the gradient of a parameter."""
         key = id(parameter)
         self._is_repeated |= key in self._seen
         self._seen.add(key)
@@ -73,6 +74,19 @@ class _Window:
             _C.begin_reductions_of(self._waiting)
             self._waiting.clear()
             self._num_bytes = 0
+
+
+def _watch(parameter: Tensor, window: _Window) -> None:
+    """Tells a window of each gradient, as long as it lives."""
+    known = weakref.ref(window)
+
+    def hook(parameter: Tensor) -> None:
+        if (window := known()) is None:
+            handle.remove()
+        else:
+            window.saw(parameter)
+
+    handle = parameter.register_post_accumulate_grad_hook(hook)
 
 
 _hook: Any = None
@@ -104,6 +118,8 @@ def watch_torch() -> None:
 def _before_torch_step(optimizer: Any, args: Any, kwargs: Any) -> None:
     del args, kwargs
     groups = optimizer.param_groups
+    if not state_layouts.is_cut(optimizer):
+        state_layouts.forget(p for group in groups for p in group["params"])
     before_step(optimizer, (p for group in groups for p in group["params"]))
 
 

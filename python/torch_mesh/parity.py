@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from torch_mesh import _C
 from torch_mesh.compared_runs import Named, Parity, Run, compare_runs
+from torch_mesh.layouts import spans_processes
 from torch_mesh.twin import Twin, held_by, on_mesh
 
 
@@ -45,6 +47,7 @@ def check_parity(
     Raises:
         TypeError: if `step` uses a tensor, module or optimizer of the mesh that
             is not in `state`, or none of `state` is on the mesh.
+        ValueError: if it is on a mesh over several processes.
 
     Example:
         >>> def step(model, x):
@@ -86,6 +89,17 @@ def _check_is_whole(step: Callable[..., Any], state: Any) -> None:
             f" {type(step).__name__}.\nHint: give the step, then what it"
             " takes. [argument-type]"
         )
+    if any(
+        _C.is_global(tensor) and spans_processes(_C.layout_of(tensor).mesh)
+        for tensor in _tensors_in(state)
+    ):
+        raise ValueError(
+            "check_parity: the mesh has devices of several processes, and one"
+            " process alone can run both.\nHint: run it in one process with as"
+            " many devices, TORCH_MESH_CPU_DEVICES; with"
+            " TORCH_MESH_CPU_MEMORIES=separate the bits are those of several."
+            " [one-process]"
+        )
     held = held_by(step)
     for name, value in held:
         if on_mesh(value):
@@ -101,6 +115,14 @@ def _check_is_whole(step: Callable[..., Any], state: Any) -> None:
             "Hint: bring model and batch there first, as for training."
             " [parity-state]"
         )
+
+
+def _tensors_in(state: Any) -> Iterator[torch.Tensor]:
+    for value in pytree.tree_leaves(state):
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, torch.nn.Module):
+            yield from value.parameters()
 
 
 def _is_keras_model(step: Any) -> bool:

@@ -153,7 +153,8 @@ class SharedBatches:
             ValueError: if the parts do not fit together, or processes that
                 share a part have not the same.
         """
-        said = self._say(part, self._next())
+        is_due = self._next() and any(len(g) > 1 for g in self._groups())
+        said = self._say(part, is_due)
         there = _with_leaves(said)
         if not there:
             return part

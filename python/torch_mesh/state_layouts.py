@@ -2,14 +2,16 @@
 
 A cut optimizer keeps its states cut over one axis more than their weights. What
 is cut, and along which dim, follows from layouts and sizes alone, so that all
-processes find the same.
+processes find the same. Which weights they are is noted on the weights, and
+never asked of the optimizers that live: garbage is collected when it pleases
+each process.
 """
 
 from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
@@ -106,9 +108,18 @@ def is_updated_cut(weight: Tensor) -> bool:
     return weight in _axes
 
 
-def has_cut_states(weight: Tensor) -> bool:
-    """Whether `note_weight` has this one."""
-    return bool(_cut) and weight in _axes
+def forget(weights: Iterable[Tensor]) -> None:
+    """Weights that an optimizer updates which does not cut them."""
+    if len(_axes) == 0:
+        return
+    for weight in weights:
+        _axes.pop(weight, None)
+
+
+def weights_of(gradients: Iterable[Tensor]) -> list[Tensor]:
+    """The weights among those of `note_weight` that have these gradients."""
+    given = set(map(id, gradients))
+    return [w for w in list(_axes) if id(w.grad) in given]
 
 
 def of_states(weight: Tensor, layout: Layout) -> Layout:

@@ -1,5 +1,6 @@
-// c10d.cpp: the one file that includes headers of torch.distributed, of which
-// it takes the abstract classes only: groups by name, their backend and store.
+// c10d.cpp: the one file, with sliced_wait.h, that includes headers of
+// torch.distributed, of which it takes the abstract classes only: groups by
+// name, their backend and store.
 
 #include "comm/c10d.h"
 
@@ -19,14 +20,15 @@
 
 #include <torch_mesh/error.h>
 
+#include "comm/sliced_wait.h"
 #include "job/block.h"
+#include "job/hash.h"
 #include "job/monitor.h"
 #include "job/waiting.h"
 
 namespace torch_mesh {
 namespace {
 
-using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 using GroupPtr = c10::intrusive_ptr<c10d::ProcessGroup>;
 
 std::string text_of(const std::exception& error) {
@@ -189,83 +191,6 @@ std::vector<std::optional<std::string>> GroupStore::try_get(
   });
 }
 
-// --- waits -------------------------------------------------------------------
-
-// Waits for works of gloo in slices. A time limit given to such a wait closes
-// all connections of the group when it is over; but another thread can end the
-// wait, and the work goes on and can be waited for again. This is that thread.
-//
-// Other backends need another wait here. That of NCCL only orders streams: with
-// it one asks isCompleted() now and then, or a stream's event.
-class SlicedWait {
- public:
-  ~SlicedWait() {
-    {
-      const std::lock_guard lock(mutex_);
-      is_over_ = true;
-    }
-    changed_.notify_all();
-    if (thread_.joinable()) {
-      thread_.join();
-    }
-  }
-
-  // False if a slice of time is over before the work is done. Throws what gloo
-  // throws. One thread at a time.
-  bool wait(const WorkPtr& work) {
-    {
-      const std::lock_guard lock(mutex_);
-      current_ = work.get();
-      ++number_;
-      if (!thread_.joinable()) {
-        thread_ = std::thread([this] { end_waits(); });
-      } else if (is_asleep_) {
-        changed_.notify_all();
-      }
-    }
-    struct Ended {
-      SlicedWait& self;
-      ~Ended() {
-        const std::lock_guard lock(self.mutex_);
-        self.current_ = nullptr;
-      }
-    } ended{*this};
-    // Without an own limit that of the group would hold.
-    return work->wait(std::chrono::hours(24 * 365));
-  }
-
- private:
-  void end_waits() {
-    // Then nobody waits, and the thread waits to be called.
-    constexpr int kIdleSlices = 20;
-    std::unique_lock lock(mutex_);
-    uint64_t seen = 0;
-    int idle = 0;
-    while (!is_over_) {
-      if (idle == kIdleSlices) {
-        is_asleep_ = true;
-        changed_.wait(lock, [&] { return is_over_ || current_; });
-        is_asleep_ = false;
-        idle = 0;
-      }
-      changed_.wait_for(lock, Wait::kSlice, [&] { return is_over_; });
-      idle = current_ ? 0 : idle + 1;
-      if (current_ && number_ == seen) {
-        current_->abort();
-      }
-      seen = number_;
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  c10d::Work* current_ = nullptr;
-  uint64_t number_ = 0;  // of waits
-  bool is_asleep_ = false;
-  bool is_over_ = false;
-  std::thread thread_;
-};
-
 // --- transport ---------------------------------------------------------------
 
 // What gloo sends is not written to.
@@ -288,15 +213,18 @@ struct Peer {
   Block received;
   Scratch packed_sends;
   Scratch packed_receives;
+  bool is_packed = false;  // whether the rest comes into packed_receives
   WorkPtr sent_block;
   WorkPtr sent_rest;
   WorkPtr received_block;
   WorkPtr received_rest;
 };
 
-// A message is a block, and what does not fit into it. The receiver asks for
-// the rest after it has checked the head, so that both ends name the same size;
-// the sender offers it at once, and gloo sends nothing that nobody asked for.
+// A message is a block, and what does not fit into it. Both ends name the rest
+// by all that the head says, its size too: what they do not agree on never
+// meets, and gloo sends nothing that nobody asked for. The head says why. So
+// the receiver asks for the rest at once, and no more time passes than for a
+// block.
 //
 // For shards on GPUs: the block goes over the CPU's backend as here, the rest
 // over that of the device (`getBackend(at::kCUDA)`), as byte tensors of that
@@ -311,10 +239,10 @@ class GroupTransport final : public Transport {
       : backend_(std::move(backend)),
         job_(job),
         // Two messages that meet have one tag: so those of two jobs never do.
-        block_tag_(static_cast<int>((job ^ job >> 32) & 0x3fffffff) << 1),
-        rest_tag_(block_tag_ + 1),
+        block_tag_(tag_of(job)),
         peers_(num_processes) {}
 
+  int place() const override { return 1; }
   void begin(
       const Stamp& stamp,
       std::span<const Outgoing> sends,
@@ -350,10 +278,22 @@ class GroupTransport final : public Transport {
       std::span<const Outgoing> sends,
       std::span<const Incoming> receives);
   void finish_unbroken();
+  void receive_from(int process, Peer& peer);
   void send_to(int process, Peer& peer);
   void read_block(int process, Peer& peer);
   void read_rest(int process, Peer& peer);
   Peer& peer_of(int process);
+
+  // Even; an odd one is that of a rest.
+  static int tag_of(uint64_t number) {
+    return static_cast<int>((number ^ number >> 32) & 0x3fffffff) << 1;
+  }
+  static int tag_of_rest(const MessageHead& head) {
+    uint64_t hash = mixed(kEmptyHash, head.job);
+    hash = mixed(hash, head.number);
+    hash = mixed(hash, head.num_bytes);
+    return tag_of(mixed(hash, head.stamp.hash)) + 1;
+  }
 
   WorkPtr send(int process, const std::byte* data, size_t num, int tag) {
     std::vector<at::Tensor> tensors = {as_tensor(data, num)};
@@ -384,7 +324,6 @@ class GroupTransport final : public Transport {
   const c10::intrusive_ptr<c10d::Backend> backend_;
   const uint64_t job_;
   const int block_tag_;
-  const int rest_tag_;
   SlicedWait sliced_wait_;
   std::vector<std::unique_ptr<Peer>> peers_;  // by process
   std::string doing_;
@@ -422,11 +361,7 @@ void GroupTransport::begin_unbroken(
     if (peer && peer->receives.num_bytes > 0) {
       peer->expected = {
           job_, peer->num_received++, peer->receives.num_bytes, stamp};
-      peer->received_block = receive(
-          static_cast<int>(i),
-          reinterpret_cast<std::byte*>(&peer->received),
-          Block::kSize,
-          block_tag_);
+      receive_from(static_cast<int>(i), *peer);
     }
   }
   for (size_t i = 0; i < peers_.size(); ++i) {
@@ -438,7 +373,25 @@ void GroupTransport::begin_unbroken(
   }
 }
 
+void GroupTransport::receive_from(int process, Peer& peer) {
+  peer.received_block = receive(
+      process,
+      reinterpret_cast<std::byte*>(&peer.received),
+      Block::kSize,
+      block_tag_);
+  if (peer.receives.num_bytes <= Block::kPayload) {
+    return;
+  }
+  const size_t rest = peer.receives.num_bytes - Block::kPayload;
+  peer.is_packed = peer.receives.runs.size() > 1;
+  std::byte* data = peer.is_packed
+                        ? peer.packed_receives.of_size(rest)
+                        : peer.receives.runs[0].data() + Block::kPayload;
+  peer.received_rest = receive(process, data, rest, tag_of_rest(peer.expected));
+}
+
 void GroupTransport::send_to(int process, Peer& peer) {
+  const int rest_tag = tag_of_rest(peer.sent.head);
   copy_out(
       peer.sends,
       peer.sent.payload,
@@ -458,7 +411,7 @@ void GroupTransport::send_to(int process, Peer& peer) {
     copy_out(peer.sends, packed, rest);
     data = packed;
   }
-  peer.sent_rest = send(process, data, rest, rest_tag_);
+  peer.sent_rest = send(process, data, rest, rest_tag);
 }
 
 void GroupTransport::read_block(int process, Peer& peer) {
@@ -468,18 +421,11 @@ void GroupTransport::read_block(int process, Peer& peer) {
       peer.receives,
       peer.received.payload,
       std::min(peer.receives.num_bytes, Block::kPayload));
-  const size_t rest = peer.receives.num_bytes;
-  if (rest > 0) {
-    std::byte* data = peer.receives.runs.size() == 1
-                          ? peer.receives.runs[0].data()
-                          : peer.packed_receives.of_size(rest);
-    peer.received_rest = receive(process, data, rest, rest_tag_);
-  }
 }
 
 void GroupTransport::read_rest(int process, Peer& peer) {
   finish_work(process, peer.received_rest);
-  if (peer.receives.runs.size() > 1) {
+  if (peer.is_packed) {
     copy_in(
         peer.receives,
         peer.packed_receives.bytes.get(),

@@ -16,7 +16,7 @@ namespace torch_mesh {
 // How each message begins. It always has this size: there are carriers that end
 // the process where another number of bytes comes than they wait for.
 struct Block {
-  static constexpr size_t kSize = 4096;
+  static constexpr size_t kSize = 512;
   static constexpr size_t kPayload = kSize - sizeof(MessageHead);
   MessageHead head;
   std::byte payload[kPayload] = {};

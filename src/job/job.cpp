@@ -12,6 +12,8 @@ namespace torch_mesh {
 namespace {
 
 std::atomic<const Job*> current{nullptr};
+// Those of one that has ended may begin another: meshes name its processes.
+std::atomic<bool> was_in_a_job{false};
 
 }  // namespace
 
@@ -25,13 +27,21 @@ void start_job(Job job) {
       current_job()->num_processes,
       "\nHint: end it first.");
   TORCH_MESH_CHECK_VALUE(
-      job.process == this_process() || !any_mesh_was_made(),
+      was_in_a_job || job.num_processes == 1 || !any_mesh_was_made(),
       "initialized-late",
       "start_job: a mesh was made before this process became process ",
       job.process,
       " of ",
       job.num_processes,
       ".\nHint: call initialize() first of all.");
+  TORCH_MESH_CHECK_VALUE(
+      !was_in_a_job || job.process == this_process(),
+      "initialized-late",
+      "start_job: this process was process ",
+      this_process(),
+      " of an earlier job, and its meshes name it so.\nHint: give it the same "
+      "process_id, or start it anew.");
+  was_in_a_job = true;
   set_this_process(job.process);
   current = new Job(std::move(job));
 }

@@ -70,9 +70,9 @@ void check_head(
       said(received),
       said(received) == said(mine) ? "\n  what differs came before" : "",
       "\nHint: all processes must run the same ops in the same order, on "
-      "values "
-      "of the same sizes and dtypes; TORCH_MESH_CHECK=1 names the first that "
-      "differs.");
+      "values of the same sizes and dtypes. To read, print or save a value is "
+      "one: not in `if process_id() == 0`, nor in a callback of one process. "
+      "TORCH_MESH_CHECK=1 names the first that differs.");
 }
 
 std::string shown(std::string_view text) {

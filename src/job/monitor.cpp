@@ -116,7 +116,8 @@ class Monitor {
   int cause_ = -1;
   Why why_ = Why::kLost;
   uint64_t num_beats_ = 0;
-  bool is_urgent_ = false;  // do not wait for the next interval
+  int num_beats_without_keeper_ = 0;  // since the store's process has left
+  bool is_urgent_ = false;            // do not wait for the next interval
   bool is_stopping_ = false;
   bool is_written_ = false;  // the verdict, to stderr
   bool has_beater_ended_ = false;
@@ -170,6 +171,14 @@ bool Monitor::exchange() {
   bool is_first;
   {
     Lock lock(mutex_);
+    const int keeper = settings_.store_keeper;
+    if (keeper >= 0 && judge_.left(keeper) && ++num_beats_without_keeper_ > 1) {
+      // It has seen one beat more, and goes with the store. A call into that
+      // would have c10d write to stderr.
+      judge_.store_failed("");
+      publish(lock);
+      return false;
+    }
     is_first = num_beats_ == 0;
     is_urgent_ = false;
     text = own_beat(lock).str();

@@ -3,6 +3,7 @@
 #include "job/runs.h"
 
 #include <exception>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -27,6 +28,17 @@ void report_difference(const std::exception_ptr& error) {
   }
 }
 
+[[noreturn]] void raise_not_alone(const Stamp& stamp) {
+  detail::raise(
+      ErrorKind::kProcess,
+      "collective-thread",
+      "two threads of this process communicate at once.\n  this one  ",
+      stamp.text,
+      "\nHint: all processes do the same on a mesh in one order, which threads "
+      "have not: let one thread use tensors that several processes hold. "
+      "local_value reads without the others.");
+}
+
 }  // namespace
 
 void Runs::send(int process, std::span<const std::byte> bytes) {
@@ -39,6 +51,11 @@ void Runs::receive(int process, std::span<std::byte> bytes) {
 
 void Runs::run(const Stamp& stamp) {
   finish_background();
+  static auto& mutex = *new std::mutex;
+  const std::unique_lock lock(mutex, std::try_to_lock);
+  if (!lock) {
+    raise_not_alone(stamp);
+  }
   // The program is elsewhere while a task runs.
   note_op(stamp, is_in_background() ? std::string() : line_of_script());
   try {

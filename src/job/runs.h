@@ -4,6 +4,7 @@
 
 #include <map>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "job/job.h"
@@ -18,7 +19,9 @@ class Runs {
   bool empty() const { return runs_.empty(); }
 
   // Returns when all has come, and may be written again. Throws what the
-  // transports throw (transport.h), of which none touches the memory any more.
+  // transports throw (transport.h), of which none touches the memory any more,
+  // and [collective-thread] where another thread is in here: which of them
+  // comes first may differ between processes.
   void run(const Stamp& stamp);
 
  private:
@@ -26,7 +29,12 @@ class Runs {
     std::vector<Outgoing> out;
     std::vector<Incoming> in;
   };
-  std::map<Transport*, OfTransport> runs_;
+  struct InOrder {
+    bool operator()(const Transport* a, const Transport* b) const {
+      return std::pair(a->place(), a) < std::pair(b->place(), b);
+    }
+  };
+  std::map<Transport*, OfTransport, InOrder> runs_;
 };
 
 }  // namespace torch_mesh

@@ -47,6 +47,8 @@ class SharedMemory final : public Transport {
       size_t budget = kDefaultBudget);
   ~SharedMemory() override;
 
+  int place() const override { return 0; }
+
   // Whether memory is shared with that process. The same on both sides.
   bool serves(int process) const;
 

@@ -36,6 +36,10 @@ class Transport {
  public:
   virtual ~Transport() = default;
 
+  // Where an exchange goes by several, all processes finish them in this order,
+  // and so never wait for each other in a ring.
+  virtual int place() const = 0;
+
   // Sends and receives. The memory must live until `finish` returns, or throws.
   // Does not wait for other processes.
   virtual void begin(

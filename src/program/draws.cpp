@@ -6,7 +6,6 @@
 // processes hold they are passed by where that is known to be the same
 // (own_draws.h).
 
-#include <algorithm>
 #include <limits>
 
 #include <ATen/OpMathType.h>
@@ -109,12 +108,9 @@ bool draw_own_in_place(const at::Tensor& self, const Drawing& drawing) {
       LazyBits::of(self).any()) {
     return false;
   }
-  const Shards shards = read(self);
+  read(self);
   const Layout layout = layout_of(self);
-  if (!draws_own(drawing, layout, self.sizes()) ||
-      !std::all_of(shards.begin(), shards.end(), [](const Shard& shard) {
-        return shard.is_contiguous();
-      })) {
+  if (!draws_own(drawing, layout, self.sizes())) {
     return false;
   }
   fill_own(drawing, layout, self.sizes(), begin_write(self));
@@ -188,7 +184,7 @@ bool native_dropout(const CallArgs& args) {
   }
   at::Tensor output;
   at::Tensor mask;
-  if (!train || p == 0) {
+  if (!train) {
     output = input.clone();
     mask = at::ones_like(input, input.options().dtype(at::kBool));
   } else {

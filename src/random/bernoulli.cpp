@@ -63,12 +63,9 @@ void draw(
     int64_t num,
     double p,
     float kept) {
-  std::lock_guard lock(generator.mutex_);
-  at::mt19937 engine = generator.engine();
-  Mersenne words(engine.data());
-  draw_bernoulli(words, {out, static_cast<size_t>(num)}, p, kept);
-  engine.set_data(words.data());
-  generator.set_engine(engine);
+  with_words(generator, [&](Mersenne& words) {
+    draw_bernoulli(words, {out, static_cast<size_t>(num)}, p, kept);
+  });
 }
 
 bool draws_alike() {

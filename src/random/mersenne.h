@@ -4,9 +4,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <span>
 
-#include <ATen/core/MT19937RNGEngine.h>
+#include <ATen/CPUGeneratorImpl.h>
 
 namespace torch_mesh {
 
@@ -45,6 +46,18 @@ class Mersenne {
   at::mt19937_data_pod data_;
   int left_;  // words of this block that are not drawn yet
 };
+
+// Calls use(Mersenne&) with the words to come of a generator, which goes on
+// behind what was drawn. Nobody else draws from it meanwhile.
+template <typename Use>
+void with_words(at::CPUGeneratorImpl& generator, Use use) {
+  const std::lock_guard lock(generator.mutex_);
+  at::mt19937 engine = generator.engine();
+  Mersenne words(engine.data());
+  use(words);
+  engine.set_data(words.data());
+  generator.set_engine(engine);
+}
 
 // Makes of words of the state those that the generator gives.
 void temper(std::span<const uint32_t> state, uint32_t* words);

@@ -27,8 +27,7 @@ size_t first_whole_dim(const Box& box, c10::IntArrayRef sizes) {
   return dim;
 }
 
-int64_t length_of_run(const Box& box, c10::IntArrayRef sizes) {
-  const size_t whole = first_whole_dim(box, sizes);
+int64_t length_of_run(const Box& box, c10::IntArrayRef sizes, size_t whole) {
   int64_t length = whole == 0 ? 1 : box[whole - 1].length;
   for (size_t d = whole; d < box.size(); ++d) {
     length *= sizes[d];
@@ -43,13 +42,10 @@ void append_parts(
     c10::IntArrayRef sizes,
     const at::Tensor& shard,
     std::vector<Part>& parts) {
-  const int64_t length = length_of_run(box, sizes);
   const size_t whole = first_whole_dim(box, sizes);
+  const int64_t length = length_of_run(box, sizes, whole);
   const at::Tensor flat = shard.view({-1});
-  std::vector<int64_t> strides(box.size(), 1);
-  for (size_t d = box.size(); d-- > 1;) {
-    strides[d - 1] = strides[d] * sizes[d];
-  }
+  const c10::DimVector strides = c10::contiguous_strides(sizes);
   int64_t begin = 0;
   for (size_t d = 0; d < box.size(); ++d) {
     begin += box[d].begin * strides[d];
@@ -82,12 +78,16 @@ bool draws_own(
     c10::IntArrayRef sizes) {
   // A call of torch's kernel costs as much as a few hundred numbers.
   const int64_t least = drawing.kind == Drawing::Kind::kBernoulli ? 64 : 1024;
-  if (layout.mesh().is_all_mine() || layout.sharded_axes() == 0 ||
+  const bool is_on_cpu = std::ranges::all_of(
+      layout.mesh().devices(),
+      [](const Device& device) { return device.kind == DeviceKind::kCpu; });
+  if (!is_on_cpu || layout.mesh().is_all_mine() || layout.sharded_axes() == 0 ||
       layout.has_partial() || !has_ranges(layout) || !can_draw_parts(drawing)) {
     return false;
   }
   return std::ranges::all_of(boxes_of(layout, sizes), [&](const Box& box) {
-    return is_empty(box) || length_of_run(box, sizes) >= least;
+    return is_empty(box) ||
+           length_of_run(box, sizes, first_whole_dim(box, sizes)) >= least;
   });
 }
 
@@ -101,6 +101,8 @@ void fill_own(
   std::vector<Part> parts;
   std::vector<std::pair<int, int>> copies;  // lane, of lane
   std::vector<int> drawn;
+  // A shard that lies otherwise is drawn beside it.
+  std::vector<std::pair<at::Tensor, at::Tensor>> beside;
   for (const int lane : lanes.mine) {
     const Box& box = boxes[lanes.first_device[lane]];
     const auto same = std::ranges::find_if(drawn, [&](int other) {
@@ -111,11 +113,20 @@ void fill_own(
       continue;
     }
     drawn.push_back(lane);
-    if (!is_empty(box)) {
-      append_parts(box, sizes, shards[lane].local(), parts);
+    if (is_empty(box)) {
+      continue;
     }
+    at::Tensor numbers = shards[lane].local();
+    if (!numbers.is_contiguous()) {
+      numbers = at::empty(numbers.sizes(), numbers.options());
+      beside.emplace_back(shards[lane].local(), numbers);
+    }
+    append_parts(box, sizes, numbers, parts);
   }
   draw_parts(drawing, std::move(parts));
+  for (const auto& [shard, numbers] : beside) {
+    shard.copy_(numbers);
+  }
   for (const auto& [lane, of] : copies) {
     shards[lane].local().copy_(shards[of].local());
   }

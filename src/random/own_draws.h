@@ -21,7 +21,7 @@ bool draws_own(
     const Layout& layout,
     c10::IntArrayRef sizes);
 
-// Fills this process's shards, contiguous ones, with the numbers that a plain
+// Fills this process's shards with the numbers that a plain
 // tensor would have there, and leaves the generator as that would.
 // Requires: draws_own.
 void fill_own(

@@ -49,6 +49,23 @@ int64_t words_before(const Drawing& drawing, int64_t end) {
   return words_of_number(drawing) * end;
 }
 
+void draw_by_torch(
+    const Drawing& drawing,
+    const at::Tensor& numbers,
+    const at::Generator& generator) {
+  switch (drawing.kind) {
+    case Kind::kBernoulli:
+      numbers.bernoulli_(drawing.first, generator).mul_(drawing.second);
+      return;
+    case Kind::kNormal:
+      numbers.normal_(drawing.first, drawing.second, generator);
+      return;
+    case Kind::kUniform:
+      numbers.uniform_(drawing.first, drawing.second, generator);
+      return;
+  }
+}
+
 // Numbers that have to be drawn together.
 struct Stretch {
   int64_t begin;
@@ -96,67 +113,57 @@ std::vector<Stretch> stretches_of(
   return stretches;
 }
 
-template <typename Use>
-void with_words(at::CPUGeneratorImpl& generator, Use use) {
-  const std::lock_guard lock(generator.mutex_);
-  at::mt19937 engine = generator.engine();
-  Mersenne words(engine.data());
-  use(words);
-  engine.set_data(words.data());
-  generator.set_engine(engine);
-}
+// torch's kernels draw from a generator: this one takes the words over, so that
+// theirs is not let go in between.
+class Stream {
+ public:
+  explicit Stream(Mersenne& words)
+      : words_(words), generator_(at::detail::createCPUGenerator()) {}
 
-void skip(at::CPUGeneratorImpl& generator, int64_t num) {
-  if (num > 0) {
-    with_words(generator, [&](Mersenne& words) { words.skip(num); });
+  // Fills a contiguous tensor with the next numbers.
+  void draw(const Drawing& drawing, const at::Tensor& numbers) {
+    if (drawing.kind == Kind::kBernoulli) {
+      draw_bernoulli(
+          words_,
+          {numbers.mutable_data_ptr<float>(),
+           static_cast<size_t>(numbers.numel())},
+          drawing.first,
+          static_cast<float>(drawing.second));
+      return;
+    }
+    auto& own = *at::check_generator<at::CPUGeneratorImpl>(generator_);
+    at::mt19937 engine;
+    engine.set_data(words_.data());
+    own.set_engine(engine);
+    draw_by_torch(drawing, numbers, generator_);
+    words_ = Mersenne(own.engine().data());
   }
-}
 
-// The generator stands where the first of these is drawn.
-void draw(const Drawing& drawing, const at::Tensor& numbers) {
-  switch (drawing.kind) {
-    case Kind::kBernoulli:
-      with_words(generator_of(drawing), [&](Mersenne& words) {
-        draw_bernoulli(
-            words,
-            {numbers.mutable_data_ptr<float>(),
-             static_cast<size_t>(numbers.numel())},
-            drawing.first,
-            static_cast<float>(drawing.second));
-      });
-      return;
-    case Kind::kNormal:
-      numbers.normal_(drawing.first, drawing.second, drawing.generator);
-      return;
-    case Kind::kUniform:
-      numbers.uniform_(drawing.first, drawing.second, drawing.generator);
-      return;
-  }
-}
+ private:
+  Mersenne& words_;
+  at::Generator generator_;
+};
 
-void draw_stretch(const Drawing& drawing, const Stretch& stretch) {
+void draw_stretch(
+    const Drawing& drawing,
+    const Stretch& stretch,
+    Stream& stream) {
   const int64_t numel = stretch.end - stretch.begin;
   if (stretch.parts[0].numbers.numel() == numel) {
-    draw(drawing, stretch.parts[0].numbers);
+    stream.draw(drawing, stretch.parts[0].numbers);
     return;
   }
   const at::Tensor numbers = at::empty({numel}, drawing.dtype);
-  draw(drawing, numbers);
+  stream.draw(drawing, numbers);
   for (const Part& part : stretch.parts) {
     part.numbers.copy_(
-        slice_of(numbers, 0, part.begin - stretch.begin, part.numbers.numel())
-            .view(part.numbers.sizes()));
+        slice_of(numbers, 0, part.begin - stretch.begin, part.numbers.numel()));
   }
 }
 
-// As torch fills the whole.
-at::Tensor drawn_by_torch(const Drawing& drawing) {
+at::Tensor whole_by_torch(const Drawing& drawing) {
   const at::Tensor whole = at::empty({drawing.numel}, drawing.dtype);
-  if (drawing.kind == Kind::kBernoulli) {
-    return whole.bernoulli_(drawing.first, drawing.generator)
-        .mul_(drawing.second);
-  }
-  draw(drawing, whole);
+  draw_by_torch(drawing, whole, drawing.generator);
   return whole;
 }
 
@@ -171,7 +178,7 @@ bool parts_are_as_torchs(Drawing drawing) {
   theirs.generator = at::detail::createCPUGenerator(kSeed);
   drawing.generator = at::detail::createCPUGenerator(kSeed);
   for (const Ranges& ranges : kTrials) {  // from an even and an odd word
-    const at::Tensor whole = drawn_by_torch(theirs);
+    const at::Tensor whole = whole_by_torch(theirs);
     std::vector<Part> parts;
     for (const auto& [begin, end] : ranges) {
       parts.push_back({begin, at::empty({end - begin}, drawing.dtype)});
@@ -218,26 +225,35 @@ bool can_draw_parts(const Drawing& drawing) {
        drawing.generator.device().type() != c10::kCPU)) {
     return false;
   }
+  using Key = std::pair<Kind, c10::ScalarType>;
   static auto& mutex = *new std::mutex;  // guards `alike`; a leaf
-  static auto& alike = *new std::map<std::pair<Kind, c10::ScalarType>, bool>;
-  const std::lock_guard lock(mutex);
-  const auto [entry, is_new] =
-      alike.try_emplace({drawing.kind, drawing.dtype}, false);
-  if (is_new) {
-    entry->second = parts_are_as_torchs(drawing);
+  static auto& alike = *new std::map<Key, bool>;
+  const Key key{drawing.kind, drawing.dtype};
+  {
+    const std::lock_guard lock(mutex);
+    const auto found = alike.find(key);
+    if (found != alike.end()) {
+      return found->second;
+    }
   }
-  return entry->second;
+  const bool are_alike = parts_are_as_torchs(drawing);
+  const std::lock_guard lock(mutex);
+  return alike.try_emplace(key, are_alike).first->second;
 }
 
 void draw_parts(const Drawing& drawing, std::vector<Part> parts) {
-  at::CPUGeneratorImpl& generator = generator_of(drawing);
-  int64_t at = 0;  // words drawn
-  for (const Stretch& stretch : stretches_of(drawing, std::move(parts))) {
-    skip(generator, words_before(drawing, stretch.begin) - at);
-    draw_stretch(drawing, stretch);
-    at = words_before(drawing, stretch.end);
-  }
-  skip(generator, words_before(drawing, drawing.numel) - at);
+  const std::vector<Stretch> stretches =
+      stretches_of(drawing, std::move(parts));
+  with_words(generator_of(drawing), [&](Mersenne& words) {
+    Stream stream(words);
+    int64_t at = 0;  // words drawn
+    for (const Stretch& stretch : stretches) {
+      words.skip(words_before(drawing, stretch.begin) - at);
+      draw_stretch(drawing, stretch, stream);
+      at = words_before(drawing, stretch.end);
+    }
+    words.skip(words_before(drawing, drawing.numel) - at);
+  });
 }
 
 }  // namespace torch_mesh

@@ -22,6 +22,7 @@ class SocketTransport final : public Transport {
  public:
   SocketTransport(int socket, int other) : socket_(socket), other_(other) {}
 
+  int place() const override { return 0; }
   void begin(
       const Stamp& stamp,
       std::span<const Outgoing> sends,

@@ -10,7 +10,7 @@ from tests.processes import test_any_number as one_host
 SPREADS = {"one a host": ((0, 1), 2), "two a host": ((0, 0, 1, 1), 1)}
 
 # A message of less than a block is a block, and three times gloo's 48 bytes.
-SMALL_MESSAGE = 4096 + 3 * 48
+SMALL_MESSAGE = 512 + 3 * 48
 
 # Process 0 alone runs on a plain device what all run on the mesh.
 BEFORE = """

@@ -51,11 +51,11 @@ def test_messages_arrive_however_their_runs_are_cut():
     run(
         """
         t = transport()
-        # A block holds 3936 bytes besides its head.
-        sizes = [1, 3, 3935, 3936, 3937, 4096, 100_001, 20_000_000, 2]
+        # A block holds 352 bytes besides its head.
+        sizes = [1, 3, 351, 352, 353, 512, 100_001, 20_000_000, 2]
         for size in sizes:
             mine, theirs = (bytes_of(p * size, size) for p in (me, 1 - me))
-            cuts = sorted({0, size // 7, size // 2, min(size, 3936), size})
+            cuts = sorted({0, size // 7, size // 2, min(size, 352), size})
             parts = [(1 - me, mine[a:b]) for a, b in zip(cuts, cuts[1:])]
             a = size // 3
             wanted = [(1 - me, n) for n in (a, size - a) if n]

@@ -212,3 +212,20 @@ print(json.dumps(numbers(loader(Rows(3), 8))))
 """,
         (1, 1),
     )
+
+
+ORDER = """
+rows = torch_data.TensorDataset(torch.randn(3, 3, 4, 4))
+def last(rows):
+    return torch.stack([r for r, in rows]).to(memory_format=torch.channels_last)
+batches = list(loader(rows, 2, collate_fn=last))
+strides = [batch.stride() for batch in batches]
+assert all(s == (48, 16, 4, 1) for s in strides), strides
+drawn = torch.nn.functional.dropout(batches[-1])
+print(json.dumps(tm.full(drawn).view(1, -1).sum().item()))
+"""
+
+
+def test_a_batch_of_one_process_alone_lies_in_memory_as_everywhere():
+    outputs = check(ORDER, (1, 1))
+    assert outputs[0] == outputs[1]

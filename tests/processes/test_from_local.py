@@ -86,3 +86,42 @@ def test_a_global_tensor_is_no_part():
     x = tm.distribute(torch.zeros(4), tm.Mesh({"data": 2}), ("S0",))
     with pytest.raises(TypeError, match="is on the mesh"):
         tm.from_local(x, tm.Mesh({"data": 2}))
+
+
+MAPPINGS = """
+import collections
+import numpy as np
+mesh = tm.Mesh({"data": 2})
+batch = collections.UserDict(
+    a=np.full((2, 2), me, dtype="float32"), b=torch.full((2,), me)
+)
+found = tm.from_local({"x": batch}, mesh)["x"]
+assert tm.full(found["a"])[:, 0].tolist() == [0, 0, 1, 1]
+assert found["b"].tolist() == [0, 0, 1, 1]
+# Rows that lie otherwise in memory, and all on one process.
+rows = torch.randn(1 - me, 3, 4, 4).to(memory_format=torch.channels_last)
+x = tm.from_local(rows, mesh)
+assert x.stride() == (48, 16, 4, 1), x.stride()
+assert x.view(1, -1).shape == (1, 48)
+for odd in (
+    object(),
+    {1.5},
+    torch.eye(2).to_sparse(),
+    torch.eye(2).to_sparse_csr(),
+    torch.zeros(2, device="meta"),
+    torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.quint8),
+    torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+):
+    said = said_type(lambda: tm.from_local({"x": odd}, mesh))
+    assert "from_local" in said and "[argument-type]" in said, said
+"""
+
+
+def test_arrays_mappings_and_other_orders_of_memory_are_rows():
+    said = spawn.SAID.replace("ValueError", "TypeError")
+    spawn.check(
+        said.replace("def said", "def said_type") + MAPPINGS,
+        preamble=spawn.PLAIN,
+        start=spawn.PLAIN_START,
+        environment=lambda _: {"TORCH_MESH_CPU_DEVICES": "1"},
+    )

@@ -17,7 +17,14 @@ import torch
 from keras.src import tree
 from torch.utils import data as torch_data
 
-from torch_mesh import batch_parts, batch_rows, loading, reading, tensors
+from torch_mesh import (
+    batch_facts,
+    batch_parts,
+    batch_rows,
+    loading,
+    reading,
+    tensors,
+)
 from torch_mesh.keras import active, compat, data
 from torch_mesh.keras.writing import members
 from torch_mesh.layouts import Layout
@@ -26,6 +33,8 @@ from torch_mesh.shared_batches import Ended, SharedBatches, compare_at_start
 core = compat.core()
 
 _NAMES = ("x", "y", "sample_weight")
+# Of each array that are compared before an epoch.
+_MOST_ROWS = 16
 # What reads the rows of this process for a loader of the user's, which may keep
 # its workers from epoch to epoch.
 _own_loaders: weakref.WeakKeyDictionary[Any, tuple[Layout, Any]] = (
@@ -156,12 +165,46 @@ def batches_of(epoch: Any) -> Any:
         "give all processes data of one kind, and as many batches; "
         "steps_per_epoch=, or drop_last of a loader, may make them equal.",
     )
+    if distribution.auto_shard_dataset:
+        checksum = _checksum_of_rows(epoch.data_adapter)
+        compare_at_start(
+            "fit",
+            layout,
+            {f"checksum of {_MOST_ROWS} rows": checksum},
+            "all processes hand in the same arrays, of which each keeps its "
+            "rows; with auto_shard_dataset=False each hands in its own rows.",
+        )
     if reads_rows:
         loader = _own_loader(iterable, layout)
         shared = SharedBatches("fit", layout, _NAMES)
         return _OnHost(loader, lambda read: _rows(read, loader, shared))
     handed_in = HandedIn("fit", Placing(distribution), may_end=count is None)
     return _OnHost(iterable, lambda batches: _handed_in(batches, handed_in))
+
+
+def _checksum_of_rows(adapter: Any) -> int | None:
+    """Of some rows of arrays, from the first to the last; None of all else.
+
+    What each process reads is for it alone, so nobody would see that processes
+    have been given other data.
+    """
+    from keras.src.trainers.data_adapters import ArrayDataAdapter
+
+    if not isinstance(adapter, ArrayDataAdapter):
+        return None
+    facts: list[Any] = []
+    for leaf in tree.flatten(getattr(adapter, "_inputs", ())):
+        is_array = isinstance(leaf, (np.ndarray, torch.Tensor))
+        if not is_array or leaf.ndim == 0 or len(leaf) == 0:
+            continue
+        last, most = len(leaf) - 1, _MOST_ROWS - 1
+        rows = sorted({last * i // most for i in range(_MOST_ROWS)})
+        facts.append([str(leaf.dtype), tuple(leaf.shape)])
+        try:
+            facts.append(batch_facts.checksum_of(torch.as_tensor(leaf[rows])))
+        except TypeError:  # of text, which torch has not
+            continue
+    return batch_facts.checksum_of(facts)
 
 
 class _OnHost:

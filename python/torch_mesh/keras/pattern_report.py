@@ -70,8 +70,10 @@ def report(layout_map: Any, model: Any) -> Report:
         if why:
             hidden[pattern] = why
         else:
-            near = _near(pattern, names)
-            unused[pattern] = _C.nearest_paths(pattern, near, 2) if near else []
+            near = [path for path in paths if re.search(pattern, path)][:2]
+            if not near and (candidates := _near(pattern, names)):
+                near = _C.nearest_paths(pattern, candidates, 2)
+            unused[pattern] = near
     return Report([p for p in layout_map if p in used], hidden, unused)
 
 

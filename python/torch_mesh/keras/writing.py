@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch_mesh as tm
-from torch_mesh import job, meeting
+from torch_mesh import agreement, job, meeting
 from torch_mesh.keras import active
 
 _local = threading.local()
@@ -110,15 +110,31 @@ def _read_if_shown(original: Any, hook: str) -> Any:
 
     @functools.wraps(original)
     def method(self: Any, batch: int, logs: Any = None) -> None:
-        if len(members()) > 1 and not _is_shown(self, hook):
+        if len(members()) > 1 and not _is_shown_to_anyone(self, hook):
             logs = None
         original(self, batch, logs)
 
     return method
 
 
+def _is_shown_to_anyone(callbacks: Any, hook: str) -> bool:
+    """Whether a callback of any process looks at what a step gives.
+
+    Then all read it: `verbose` may be 0 in all processes but one. They tell
+    each other once, at the first step.
+    """
+    known: dict[str, bool] = callbacks.__dict__.setdefault(
+        "_torch_mesh_shown", {}
+    )
+    if hook not in known:
+        mesh = active.current().device_mesh.backend_mesh
+        said = agreement.said_by_each(mesh, _is_shown(callbacks, hook))
+        known[hook] = any(said.values())
+    return known[hook]
+
+
 def _is_shown(callbacks: Any, hook: str) -> bool:
-    """Whether a callback looks at what a step gives; the same in all processes.
+    """Whether a callback of this process looks at what a step gives.
 
     A progress bar of several processes is asked for the one that shows it.
     """
