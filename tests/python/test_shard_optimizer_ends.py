@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from test_shard_optimizer import backward, on, train, values
+from cut_nets import backward, on, train, values
 from torch import optim
 
 import torch_mesh as tm
