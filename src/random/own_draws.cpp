@@ -77,7 +77,7 @@ bool draws_own(
     const Layout& layout,
     c10::IntArrayRef sizes) {
   // A call of torch's kernel costs as much as a few hundred numbers.
-  const int64_t least = drawing.kind == Drawing::Kind::kBernoulli ? 64 : 1024;
+  const int64_t least = drawing.kind == Drawing::Kind::kBernoulli ? 128 : 1024;
   const bool is_on_cpu = std::ranges::all_of(
       layout.mesh().devices(),
       [](const Device& device) { return device.kind == DeviceKind::kCpu; });

@@ -251,6 +251,20 @@ def test_a_pattern_that_matches_nothing_names_the_nearest_of_many(distribute):
         model.predict_on_batch(np.ones((2, 4), "float32"))
 
 
+def test_a_pattern_that_stands_in_the_middle_of_a_segment_is_near(distribute):
+    """As `re.search` would find it, which programs for JAX are used to."""
+    distribute({"ff1.*kernel": COLUMNS})
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4, name="block_ff1")]
+    )
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="unused-pattern") as record:
+        model.predict_on_batch(np.ones((2, 4), "float32"))
+    (message,) = [str(w.message) for w in record if "unused" in str(w.message)]
+    assert "nearest  sequential/block_ff1/kernel" in message
+    assert "TORCH_MESH_MATCH=search" in message
+
+
 def test_a_tie_is_not_called_unused(distribute):
     distribute({"dense.*kernel": COLUMNS, "dense/k.*": ROWS})
     with warnings.catch_warnings(record=True) as caught:

@@ -73,7 +73,8 @@ def test_patterns_without_effect_are_one_table(distribute):
         '  unused  "densse_a/bias"  nearest  net/dense_a/bias, '
         "net/dense_a/kernel",
         "Hint: torch_mesh.keras.describe(model) lists all paths, with the "
-        "pattern of each. [unused-pattern]",
+        "pattern of each; a pattern begins where a segment of the path does, "
+        "or anywhere with TORCH_MESH_MATCH=search. [unused-pattern]",
     ]
     assert not said(lambda: model.predict_on_batch(X), "unused-pattern")
     assert not said(lambda: model.fit(X, X[:, :4], verbose=0), "unused-pattern")

@@ -108,7 +108,8 @@ def warn(layout_map: Any, model: Any, found: Report) -> None:
         f'to a variable of "{model.name}".\n'
         + "\n".join(lines)
         + "\nHint: torch_mesh.keras.describe(model) lists all paths, with the "
-        "pattern of each. [unused-pattern]",
+        "pattern of each; a pattern begins where a segment of the path does, "
+        "or anywhere with TORCH_MESH_MATCH=search. [unused-pattern]",
         stacklevel=2,
     )
 
