@@ -109,9 +109,9 @@ class Mesh {
   // processes, for any such two.
   bool is_between_processes(int axis) const;
   // Whether sums over several axes begin with the last: over several processes,
-  // as their own devices mostly lie along it, and in one process where CPU
-  // memories are said to be separate, so that both yield the same bits. False
-  // where there is one axis at most.
+  // whose own devices mostly lie along it, so that what is left to cross is a
+  // part. In one process they begin with the first, whoever shares a memory:
+  // what one memory counts is what separate ones move. False of one axis.
   bool sums_last_axis_first() const;
 
   // "data=2 model=4"; "" for the mesh without axes.

@@ -149,16 +149,10 @@ bool are_of_processes(const std::vector<Device>& devices) {
   });
 }
 
-// Where there is a choice: else meshes are equal whatever is said of memories.
 bool begins_with_last_axis(
     const std::vector<Mesh::Axis>& axes,
-    const std::vector<Device>& devices,
-    bool are_separate) {
-  const bool has_several = std::ranges::count_if(axes, [](const auto& axis) {
-                             return axis.size > 1;
-                           }) > 1;
-  return has_several && (are_of_processes(devices) ||
-                         (are_separate && devices[0].kind == DeviceKind::kCpu));
+    const std::vector<Device>& devices) {
+  return axes.size() > 1 && are_of_processes(devices);
 }
 
 // What devices hold that share a memory is added up before anything else is
@@ -400,8 +394,8 @@ const Mesh::Data* Mesh::Data::intern(
   auto data = std::make_unique<Data>();
   data->text = axes_text(axes);
   const bool separate = are_separate(devices);
-  data->sums_last_axis_first = begins_with_last_axis(axes, devices, separate);
-  std::string key = data->text + (data->sums_last_axis_first ? "|last" : "|");
+  data->sums_last_axis_first = begins_with_last_axis(axes, devices);
+  std::string key = data->text + "|";
   for (const Device& device : devices) {
     data->memories.push_back(memory_of(device, separate));
     key += device.str() + "@" + std::to_string(data->memories.back()) + " ";

@@ -2,7 +2,6 @@
 
 #include "plan/sums.h"
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -91,11 +90,7 @@ INSTANTIATE_TEST_SUITE_P(
              {8},
              "all_reduce@x 48 B, all_reduce@one 0 B"}));
 
-TEST(Sums, BeginWithTheLastAxisWhereMemoriesAreSaidToBeSeparate) {
-  separate_cpu_memories(true);
-  const Mesh separate({{"data", 8}, {"model", 8}});
-  separate_cpu_memories(std::nullopt);
-  const Mesh shared({{"data", 8}, {"model", 8}});
+TEST(Sums, BeginWithTheLastAxisOverSeveralProcesses) {
   auto steps_on = [](const Mesh& mesh) {
     return plan_redistribution(
                Layout::parse(mesh, "(P+, P+)"),
@@ -104,14 +99,20 @@ TEST(Sums, BeginWithTheLastAxisWhereMemoriesAreSaidToBeSeparate) {
                /*itemsize=*/4)
         .str();
   };
+  const std::vector<Mesh::Axis> axes = {{"data", 2}, {"model", 2}};
   EXPECT_EQ(
-      steps_on(separate),
-      "reduce_scatter@model 3.5 KiB, all_reduce@data 896 B, "
-      "all_gather@model 3.5 KiB");
+      steps_on(Mesh(
+          axes,
+          {Device::parse("cpu:0"),
+           Device::parse("cpu:1"),
+           Device::parse("cpu:0@1"),
+           Device::parse("cpu:1@1")})),
+      "reduce_scatter@model 2 KiB, all_reduce@data 2 KiB between processes, "
+      "all_gather@model 2 KiB");
   EXPECT_EQ(
-      steps_on(shared),
-      "reduce_scatter@data 3.5 KiB, all_reduce@model 896 B, "
-      "all_gather@data 3.5 KiB");
+      steps_on(Mesh(axes)),
+      "reduce_scatter@data 2 KiB, all_reduce@model 2 KiB, "
+      "all_gather@data 2 KiB");
 }
 
 // --- bytes of each device ----------------------------------------------------

@@ -82,7 +82,16 @@ for name, sizes in itertools.product(DTYPES, {sizes}):
         where = (name, sizes, source, to)
         assert found.dtype == expected.dtype == dtype, where
         assert found.shape == expected.shape, where
-        assert bits(found) == bits(expected), (where, found, expected)
+        if source == ("P+", "P+") and "P+" not in to and dtype.is_complex | (
+            dtype.is_floating_point
+        ):
+            # One process adds up along the first axis first, several along
+            # the last, of which a process has more devices.
+            wide = [x.to(torch.complex128) for x in (found, expected)]
+            least = torch.finfo(dtype).eps * 400
+            assert torch.allclose(*wide, rtol=0, atol=least), where
+        else:
+            assert bits(found) == bits(expected), (where, found, expected)
         moved += 1
 print(moved)
 """
