@@ -363,6 +363,7 @@ WITH_PRIVATE_NAMES = [
 # Private names that are not torch's -> whose they are.
 OF_OTHERS = {
     "_device_mesh": "Keras's distributions",
+    "_inputs": "Keras's adapter of arrays",
     "_layout": "Keras's variables",
     "_layout_map": "Keras's distributions",
     "_torch_mesh_pattern": "this package, on Keras's variables",
