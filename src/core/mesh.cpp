@@ -149,12 +149,6 @@ bool are_of_processes(const std::vector<Device>& devices) {
   });
 }
 
-bool begins_with_last_axis(
-    const std::vector<Mesh::Axis>& axes,
-    const std::vector<Device>& devices) {
-  return axes.size() > 1 && are_of_processes(devices);
-}
-
 // What devices hold that share a memory is added up before anything else is
 // done with it: its bits depend on who shares. So over several processes nobody
 // does, and 2 processes of 2 devices yield what 4 of one do.
@@ -192,7 +186,6 @@ struct Mesh::Data {
   std::string text;
   bool one_memory = true;
   bool is_all_mine = true;
-  bool sums_last_axis_first = false;
   AxisMask between_processes = 0;
   // One slot for each mask, filled at the first use of the mask.
   std::unique_ptr<std::atomic<const Lanes*>[]> lanes;
@@ -394,7 +387,6 @@ const Mesh::Data* Mesh::Data::intern(
   auto data = std::make_unique<Data>();
   data->text = axes_text(axes);
   const bool separate = are_separate(devices);
-  data->sums_last_axis_first = begins_with_last_axis(axes, devices);
   std::string key = data->text + "|";
   for (const Device& device : devices) {
     data->memories.push_back(memory_of(device, separate));
@@ -555,7 +547,9 @@ bool Mesh::is_between_processes(int axis) const {
   return data_->between_processes >> axis & 1;
 }
 
-bool Mesh::sums_last_axis_first() const { return data_->sums_last_axis_first; }
+bool Mesh::sums_last_axis_first() const {
+  return num_axes() > 1 && data_->between_processes != 0;
+}
 
 bool Mesh::is_null() const { return devices()[0].kind == DeviceKind::kNull; }
 

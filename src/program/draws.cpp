@@ -118,11 +118,12 @@ bool draw_own_in_place(const at::Tensor& self, const Drawing& drawing) {
   return true;
 }
 
+// Of the numbers that a call draws for all of `self`.
 Drawing drawing_of(
+    const CallArgs& args,
     Drawing::Kind kind,
     double first,
-    double second,
-    const CallArgs& args) {
+    double second) {
   const at::Tensor self = args.tensor("self");
   Drawing drawing{kind, first, second, self.scalar_type(), self.numel()};
   if (args.has("generator") && !args["generator"].isNone()) {
@@ -131,13 +132,23 @@ Drawing drawing_of(
   return drawing;
 }
 
-bool draw_in_place_as(const CallArgs& args, const Drawing& drawing) {
+bool draw_in_place_as(
+    const CallArgs& args,
+    Drawing::Kind kind,
+    double first,
+    double second) {
   const at::Tensor self = args.tensor("self");
-  return is_cut(self) && draw_own_in_place(self, drawing) ? args.give(self)
-                                                          : draw_in_place(args);
+  return is_cut(self) &&
+                 draw_own_in_place(self, drawing_of(args, kind, first, second))
+             ? args.give(self)
+             : draw_in_place(args);
 }
 
-bool draw_like_as(const CallArgs& args, const Drawing& drawing) {
+bool draw_like_as(
+    const CallArgs& args,
+    Drawing::Kind kind,
+    double first,
+    double second) {
   const at::Tensor self = args.tensor("self");
   const bool is_like_self = args["dtype"].isNone() &&
                             args["memory_format"].isNone() &&
@@ -146,6 +157,7 @@ bool draw_like_as(const CallArgs& args, const Drawing& drawing) {
     return draw_like(args);
   }
   const Layout layout = layout_of(self).with_sums_reduced();
+  const Drawing drawing = drawing_of(args, kind, first, second);
   return draws_own(drawing, layout, self.sizes())
              ? args.give(own_numbers(drawing, layout, self.sizes()))
              : draw_like(args);
@@ -250,41 +262,27 @@ bool draw_like(const CallArgs& args) {
 
 bool bernoulli_in_place(const CallArgs& args) {
   return draw_in_place_as(
-      args,
-      drawing_of(
-          Drawing::Kind::kBernoulli, args["p"].toDouble(), /*second=*/1, args));
+      args, Drawing::Kind::kBernoulli, args["p"].toDouble(), /*second=*/1);
 }
 
 bool normal_in_place(const CallArgs& args) {
+  const double mean = args["mean"].toDouble();
   return draw_in_place_as(
-      args,
-      drawing_of(
-          Drawing::Kind::kNormal,
-          args["mean"].toDouble(),
-          args["std"].toDouble(),
-          args));
+      args, Drawing::Kind::kNormal, mean, args["std"].toDouble());
 }
 
 bool uniform_in_place(const CallArgs& args) {
+  const double from = args["from"].toDouble();
   return draw_in_place_as(
-      args,
-      drawing_of(
-          Drawing::Kind::kUniform,
-          args["from"].toDouble(),
-          args["to"].toDouble(),
-          args));
+      args, Drawing::Kind::kUniform, from, args["to"].toDouble());
 }
 
 bool normal_like(const CallArgs& args) {
-  return draw_like_as(
-      args,
-      drawing_of(Drawing::Kind::kNormal, /*first=*/0, /*second=*/1, args));
+  return draw_like_as(args, Drawing::Kind::kNormal, /*first=*/0, /*second=*/1);
 }
 
 bool uniform_like(const CallArgs& args) {
-  return draw_like_as(
-      args,
-      drawing_of(Drawing::Kind::kUniform, /*first=*/0, /*second=*/1, args));
+  return draw_like_as(args, Drawing::Kind::kUniform, /*first=*/0, /*second=*/1);
 }
 
 // 1 where a number that is drawn for the place is less than the probability.

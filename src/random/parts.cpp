@@ -117,8 +117,7 @@ std::vector<Stretch> stretches_of(
 // theirs is not let go in between.
 class Stream {
  public:
-  explicit Stream(Mersenne& words)
-      : words_(words), generator_(at::detail::createCPUGenerator()) {}
+  explicit Stream(Mersenne& words) : words_(words) {}
 
   // Fills a contiguous tensor with the next numbers.
   void draw(const Drawing& drawing, const at::Tensor& numbers) {
@@ -130,6 +129,9 @@ class Stream {
           drawing.first,
           static_cast<float>(drawing.second));
       return;
+    }
+    if (!generator_.defined()) {
+      generator_ = at::detail::createCPUGenerator();
     }
     auto& own = *at::check_generator<at::CPUGeneratorImpl>(generator_);
     at::mt19937 engine;
