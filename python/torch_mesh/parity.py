@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from torch_mesh import _C
 from torch_mesh.compared_runs import Named, Parity, Run, compare_runs
 from torch_mesh.layouts import spans_processes
-from torch_mesh.twin import Twin, held_by, on_mesh
+from torch_mesh.twin import Twin, global_tensors_in, held_by, on_mesh
 
 
 def check_parity(
@@ -90,8 +90,8 @@ def _check_is_whole(step: Callable[..., Any], state: Any) -> None:
             " takes. [argument-type]"
         )
     if any(
-        _C.is_global(tensor) and spans_processes(_C.layout_of(tensor).mesh)
-        for tensor in _tensors_in(state)
+        spans_processes(_C.layout_of(tensor).mesh)
+        for tensor in global_tensors_in(state)
     ):
         raise ValueError(
             "check_parity: the mesh has devices of several processes, and one"
@@ -115,14 +115,6 @@ def _check_is_whole(step: Callable[..., Any], state: Any) -> None:
             "Hint: bring model and batch there first, as for training."
             " [parity-state]"
         )
-
-
-def _tensors_in(state: Any) -> Iterator[torch.Tensor]:
-    for value in pytree.tree_leaves(state):
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, torch.nn.Module):
-            yield from value.parameters()
 
 
 def _is_keras_model(step: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -129,27 +129,34 @@ def _contents(cell: Any) -> Any:
         return None
 
 
-def on_mesh(value: Any, depth: int = 3) -> bool:
-    """Whether there is a global tensor in a value.
+def on_mesh(value: Any) -> bool:
+    """Whether there is a global tensor in a value."""
+    return any(True for _ in global_tensors_in(value))
+
+
+def global_tensors_in(value: Any, depth: int = 3) -> Iterator[torch.Tensor]:
+    """The global tensors in a value.
 
     Args:
         value: Anything.
         depth: How many levels below are looked into.
     """
+    inside: Iterable[Any]
     if isinstance(value, torch.Tensor):
-        return _C.is_global(value)
+        if _C.is_global(value):
+            yield value
+        return
     if isinstance(value, torch.nn.Module):
-        return any(
-            _C.is_global(t) for t in (*value.parameters(), *value.buffers())
-        )
-    if isinstance(value, torch.optim.Optimizer):
-        return any(on_mesh(p) for g in value.param_groups for p in g["params"])
-    if depth == 0 or isinstance(value, type | types.ModuleType):
-        return False
-    if isinstance(value, dict):
-        return any(on_mesh(v, depth - 1) for v in value.values())
-    if isinstance(value, list | tuple):
-        return any(on_mesh(v, depth - 1) for v in value)
-    return any(
-        on_mesh(v, depth - 1) for v in getattr(value, "__dict__", {}).values()
-    )
+        inside = (*value.parameters(), *value.buffers())
+    elif isinstance(value, torch.optim.Optimizer):
+        inside = [p for g in value.param_groups for p in g["params"]]
+    elif depth == 0 or isinstance(value, type | types.ModuleType):
+        return
+    elif isinstance(value, dict):
+        inside = value.values()
+    elif isinstance(value, list | tuple):
+        inside = value
+    else:
+        inside = getattr(value, "__dict__", {}).values()
+    for member in inside:
+        yield from global_tensors_in(member, depth - 1)

@@ -154,6 +154,9 @@ def batches_of(epoch: Any) -> Any:
     layout = layout_of_batches(distribution)
     reads_rows = _reads_rows(epoch.data_adapter, iterable, distribution, layout)
     count = epoch.data_adapter.num_batches
+    checksum = None
+    if distribution.auto_shard_dataset:
+        checksum = _checksum_of_rows(epoch.data_adapter)
     compare_at_start(
         "fit",
         layout,
@@ -161,19 +164,13 @@ def batches_of(epoch: Any) -> Any:
             "number of batches": count,
             "steps of an epoch": epoch.steps_per_epoch,
             "kind of data": type(epoch.data_adapter).__name__,
+            f"checksum of {_MOST_ROWS} rows": checksum,
         },
         "give all processes data of one kind, and as many batches; "
-        "steps_per_epoch=, or drop_last of a loader, may make them equal.",
+        "steps_per_epoch=, or drop_last of a loader, may make them equal. "
+        "Arrays are the same in all, and each keeps its rows; with "
+        "auto_shard_dataset=False each hands in its own rows.",
     )
-    if distribution.auto_shard_dataset:
-        checksum = _checksum_of_rows(epoch.data_adapter)
-        compare_at_start(
-            "fit",
-            layout,
-            {f"checksum of {_MOST_ROWS} rows": checksum},
-            "all processes hand in the same arrays, of which each keeps its "
-            "rows; with auto_shard_dataset=False each hands in its own rows.",
-        )
     if reads_rows:
         loader = _own_loader(iterable, layout)
         shared = SharedBatches("fit", layout, _NAMES)
