@@ -14,7 +14,7 @@
 #include <torch_mesh/tensor.h>
 
 #include "device/autocast.h"
-#include "random/bernoulli.h"
+#include "random/parts.h"
 
 namespace torch_mesh {
 namespace {
@@ -132,7 +132,8 @@ std::string autocast_lists() {
 
 std::string cpu_draws() {
   return unless(
-      bernoulli_draws_as_torch(),
+      can_draw_parts(
+          {Drawing::Kind::kBernoulli, 0.3, 1, at::kFloat, /*numel=*/1}),
       "torch draws Bernoulli numbers in another order; dropout is right, and "
       "slower");
 }
@@ -153,7 +154,7 @@ constexpr std::array kChecks = {
                 fused_attention},
     CompatCheck{"kernel-table", "src/device/registration.cpp", kernel_table},
     CompatCheck{"autocast-lists", "src/device/autocast.cpp", autocast_lists},
-    CompatCheck{"cpu-draws", "src/random/bernoulli.cpp", cpu_draws},
+    CompatCheck{"cpu-draws", "src/random/parts.cpp", cpu_draws},
 };
 
 }  // namespace

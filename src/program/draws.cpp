@@ -33,7 +33,6 @@
 #include <torch_mesh/tensor.h>
 
 #include "program/programs.h"
-#include "random/bernoulli.h"
 #include "random/own_draws.h"
 #include "shard/local_ops.h"
 #include "shard/span.h"
@@ -82,23 +81,27 @@ bool is_cut(const at::Tensor& tensor) {
 }
 
 // What torch draws for dropout: 1 / p with probability p, else 0.
-at::Tensor whole_noise_like(const at::Tensor& input, double p, float kept) {
-  const at::Tensor whole = empty_whole(input);
-  if (whole.scalar_type() != at::kFloat || !whole.is_contiguous()) {
-    return whole.bernoulli_(p).div_(p);
-  }
-  fill_bernoulli(whole, p, kept);
-  return whole;
-}
-
 at::Tensor noise_like(const at::Tensor& input, double p) {
-  const float kept = *at::ones({}, at::kFloat).div_(p).const_data_ptr<float>();
+  if (input.scalar_type() != at::kFloat) {
+    return give_layout(empty_whole(input).bernoulli_(p).div_(p), input);
+  }
+  const at::Tensor kept = at::ones({}, at::kFloat).div_(p);
+  const Drawing drawing{Drawing::Kind::kBernoulli,
+                        p,
+                        *kept.const_data_ptr<float>(),
+                        at::kFloat,
+                        input.numel()};
   const Layout layout = layout_of(input).with_sums_reduced();
-  const Drawing drawing{
-      Drawing::Kind::kBernoulli, p, kept, input.scalar_type(), input.numel()};
-  return input.is_contiguous() && draws_own(drawing, layout, input.sizes())
-             ? own_numbers(drawing, layout, input.sizes())
-             : give_layout(whole_noise_like(input, p, kept), input);
+  if (input.is_contiguous() && draws_own(drawing, layout, input.sizes())) {
+    return own_numbers(drawing, layout, input.sizes());
+  }
+  const at::Tensor whole = empty_whole(input);
+  if (whole.is_contiguous() && can_draw_parts(drawing)) {
+    draw_parts(drawing, {{0, whole}});
+  } else {
+    whole.bernoulli_(p).div_(p);
+  }
+  return give_layout(whole, input);
 }
 
 // Draws what is here of `self`; false, with nothing drawn, if that is no part

@@ -7,12 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <mutex>
-
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/equal.h>
 
 namespace torch_mesh {
 namespace {
@@ -57,37 +51,6 @@ void compare(
   }
 }
 
-void draw(
-    at::CPUGeneratorImpl& generator,
-    float* out,
-    int64_t num,
-    double p,
-    float kept) {
-  with_words(generator, [&](Mersenne& words) {
-    draw_bernoulli(words, {out, static_cast<size_t>(num)}, p, kept);
-  });
-}
-
-bool draws_alike() {
-  constexpr int64_t kNum = 5000;
-  constexpr double kP = 0.3;
-  at::Generator theirs = at::detail::createCPUGenerator(11);
-  at::Generator ours = at::detail::createCPUGenerator(11);
-  auto* their_words = at::check_generator<at::CPUGeneratorImpl>(theirs);
-  auto* our_words = at::check_generator<at::CPUGeneratorImpl>(ours);
-  for (int num = 0; num < 2; ++num) {  // from an even and from an odd word
-    const at::Tensor expected =
-        at::empty({kNum}, at::kFloat).bernoulli_(kP, theirs);
-    const at::Tensor drawn = at::empty({kNum}, at::kFloat);
-    draw(*our_words, drawn.mutable_data_ptr<float>(), kNum, kP, 1);
-    if (!at::equal(expected, drawn) ||
-        their_words->random() != our_words->random()) {
-      return false;
-    }
-  }
-  return true;
-}
-
 }  // namespace
 
 void draw_bernoulli(
@@ -112,25 +75,6 @@ void draw_bernoulli(
     words.skip(static_cast<int64_t>(2 * count));
     out = out.subspan(count);
   }
-}
-
-bool bernoulli_draws_as_torch() {
-  static const bool alike = draws_alike();
-  return alike;
-}
-
-void fill_bernoulli(const at::Tensor& whole, double p, float kept) {
-  if (!bernoulli_draws_as_torch()) {
-    whole.bernoulli_(p).mul_(kept);
-    return;
-  }
-  draw(
-      *at::check_generator<at::CPUGeneratorImpl>(
-          at::detail::getDefaultCPUGenerator()),
-      whole.mutable_data_ptr<float>(),
-      whole.numel(),
-      p,
-      kept);
 }
 
 }  // namespace torch_mesh
