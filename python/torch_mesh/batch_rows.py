@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from torch_mesh import devices, tensors
@@ -108,11 +109,12 @@ def with_rows_of(
     runs = rows_of(layout, count, process)
     if count_of(runs) == count:
         # In the order of memory that all others have.
-        rows = part.contiguous()
-        is_part = rows.data_ptr() == part.data_ptr()
-        return tensors.borrow(
-            rows.clone() if copies and is_part else rows, layout
+        rows = (
+            part.clone(memory_format=torch.contiguous_format)
+            if copies
+            else part.contiguous()
         )
+        return tensors.borrow(rows, layout)
     # Of a plain tensor the engine reads the rows of its own devices alone: the
     # others are never written, nor is memory for them.
     whole = part.new_empty((count, *part.shape[1:]))

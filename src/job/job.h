@@ -22,7 +22,8 @@ struct Job {
 // Makes this process part of a job: from now on meshes may have devices of its
 // other processes. Throws [initialized-twice] in a job, and [initialized-late]
 // if a mesh of devices was made before the first job of several processes: its
-// devices were taken for all there are.
+// devices were taken for all there are; or if an earlier job gave this process
+// another number, which its meshes name.
 void start_job(Job job);
 // Leaves it without a word to the others; nothing if there is none.
 void end_job();
