@@ -37,10 +37,9 @@ bool give_window(
       self.storage_offset() + offset,
       self.scalar_type(),
       std::move(window_of_self.shards),
+      window_of_self.origin,
       meta_of(self).is_write_back,
       self.is_inference());
-  // A reader on another thread may have reduced the storage since.
-  meta_of(window).memory_generation.store(window_of_self.memory_generation);
   return args.give(std::move(window));
 }
 

@@ -25,7 +25,7 @@ struct Start {
     }
     const at::Tensor& tensor = *argument.tensor;
     Held now = argument.parts ? *argument.parts : held_memory(tensor);
-    argument.generation = now.memory_generation;
+    argument.origin = now.origin;
     if (now.layout != moves->from) {
       anew = redistribution_of(
           now.layout, moves->to, tensor.sizes(), tensor.scalar_type());
@@ -102,7 +102,6 @@ void open(Argument& argument, bool overwrites) {
     keep_order(argument);
     return;
   }
-  argument.generation = MeshStorage::of(tensor)->state().memory_generation();
   read_moved(
       argument, overwrites ? begin_overwrite(tensor) : begin_write(tensor));
 }
@@ -134,7 +133,7 @@ void form_together(c10::ArrayRef<Argument*> arguments) {
 void keep(Argument& argument) {
   keep_sum(
       *argument.tensor,
-      argument.generation,
+      argument.origin.value().memory_generation,
       argument.moves->to,
       std::move(argument.sum));
 }
@@ -179,11 +178,10 @@ void take(Argument& argument) {
   const at::Tensor& tensor = *argument.tensor;
   const Layout& layout = argument.moves->to;
   if (argument.parts && argument.parts->layout == layout) {
-    argument.generation = argument.parts->memory_generation;
+    argument.origin = argument.parts->origin;
     read_moved(argument, with_bits_of(tensor, argument.parts->shards));
     return;
   }
-  argument.generation = MeshStorage::of(tensor)->state().memory_generation();
   if (const Shards* settled = settled_shards(tensor);
       settled && meta_of(tensor).layout == layout) {
     argument.shards = settled;
@@ -191,7 +189,7 @@ void take(Argument& argument) {
   }
   Held now = held_memory(tensor);
   if (now.layout == layout) {
-    argument.generation = now.memory_generation;
+    argument.origin = now.origin;
     read_moved(argument, with_bits_of(tensor, std::move(now.shards)));
     return;
   }

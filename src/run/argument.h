@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <torch_mesh/redistribute.h>
@@ -30,7 +31,7 @@ struct Argument {
   bool is_open = false;
   Shards moved;
   Shards sum;                     // formed, to be kept
-  uint32_t generation = 0;        // of the storage, before reading
+  std::optional<Origin> origin;   // none of settled shards: the tensor's own
   at::Tensor whole;               // of the shards, if they are joined
   std::vector<at::Tensor> zeros;  // [lanes] run/destinations.h
 };

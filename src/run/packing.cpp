@@ -263,6 +263,7 @@ at::Tensor make_with_gaps(const Layout& layout, Shards results) {
       first.storage_offset(),
       first.scalar_type(),
       std::move(results),
+      meta_of(base).origin(),
       /*is_write_back=*/false,
       base.is_inference());
 }

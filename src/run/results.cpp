@@ -96,6 +96,7 @@ void window(Frame& frame, size_t o, bool stands) {
   Result& result = frame.results[o];
   const int source = viewed_argument(frame.op, frame.call, result.alias);
   const at::Tensor& base = frame.tensor(source);
+  const std::optional<Origin>& origin = frame.arguments[source].origin;
   const LoweredPlan::Window& window = frame.lowered.windows[o];
   // Slices of one view have its strides.
   if (!frame.is_joined && o < frame.lowered.outputs.size() &&
@@ -113,12 +114,9 @@ void window(Frame& frame, size_t o, bool stands) {
       offset_in(base, first) + window.offset,
       first.scalar_type(),
       std::move(result.shards),
+      origin ? *origin : meta_of(base).origin(),
       /*is_write_back=*/!stands || meta_of(base).is_write_back,
       base.is_inference());
-  // Its shards are those of before this op: a reader on another thread may have
-  // reduced the storage since, and then the view is taken again.
-  meta_of(result.tensor)
-      .memory_generation.store(frame.arguments[source].generation);
 }
 
 void make(Frame& frame, size_t o) {

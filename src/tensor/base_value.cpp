@@ -66,22 +66,39 @@ Shards empty_shards(const MeshStorage& storage, const Layout& layout) {
   return shards;
 }
 
-at::Tensor full_base(
-    const MeshStorage& storage,
-    const Layout& layout,
-    const Shards& shards) {
-  const Layout replicated = Layout::replicated(layout.mesh());
+BaseValue BaseValue::of(MeshStorage& storage) {
+  const std::lock_guard lock(storage.mutex);
+  return of_locked(storage);
+}
+
+BaseValue BaseValue::of_locked(const MeshStorage& storage) {
+  return {storage.layout(),
+          storage.shards(),
+          storage.base_sizes(),
+          storage.base_strides(),
+          storage.dtype(),
+          storage.state().layout_generation(),
+          storage.state().memory_generation(),
+          storage.state().value_generation()};
+}
+
+bool BaseValue::is_of(const MeshStorage& storage) const {
+  return memory_generation == storage.state().memory_generation() &&
+         value_generation == storage.state().value_generation();
+}
+
+at::Tensor full_base(const BaseValue& base) {
+  const Layout replicated = Layout::replicated(base.layout.mesh());
   const at::Tensor value =
       run_redistribution(
-          *redistribution_of(
-              layout, replicated, storage.base_sizes(), storage.dtype()),
-          shards)
+          *redistribution_of(base.layout, replicated, base.sizes, base.dtype),
+          base.shards)
           .any()
           .local();
   at::Tensor full = at::empty_strided(
-      storage.base_sizes(),
-      storage.base_strides(),
-      at::TensorOptions(storage.dtype()).device(value.device()));
+      base.sizes,
+      base.strides,
+      at::TensorOptions(base.dtype).device(value.device()));
   full.copy_(value);
   return full;
 }

@@ -25,12 +25,29 @@ Shards cut_whole(const at::Tensor& whole, const Layout& layout);
 // Uninitialised shards of the storage's base under `layout`.
 Shards empty_shards(const MeshStorage& storage, const Layout& layout);
 
-// The whole value of these shards of a storage, addressed as plain torch would:
-// base_sizes, base_strides, offset 0 of a plain storage of its own.
-at::Tensor full_base(
-    const MeshStorage& storage,
-    const Layout& layout,
-    const Shards& shards);
+// What a storage holds at one moment. Its base is another once a reader has
+// formed its sum in another shape.
+struct BaseValue {
+  Layout layout;
+  Shards shards;
+  Sizes sizes;
+  Sizes strides;
+  c10::ScalarType dtype = c10::kFloat;
+  uint32_t layout_generation = 0;
+  uint32_t memory_generation = 0;
+  uint32_t value_generation = 0;
+
+  // Takes the storage's lock. Requires: not unwritten.
+  static BaseValue of(MeshStorage& storage);
+  // Requires it.
+  static BaseValue of_locked(const MeshStorage& storage);
+  // Whether the storage still holds the same. Requires its lock.
+  bool is_of(const MeshStorage& storage) const;
+};
+
+// The whole value, addressed as plain torch would: sizes and strides of the
+// base, offset 0 of a plain storage of its own.
+at::Tensor full_base(const BaseValue& base);
 
 // The window that `tensor` is, on a plain tensor like full_base's, in elements
 // of `dtype`.

@@ -73,15 +73,15 @@ void materialise(MeshStorage& storage) {
   storage.get_memory(layout, std::move(shards));
 }
 
-// Where shards of a storage begin, for `GlobalMeta::origins`.
-Sizes origins_of(const Shards& shards) {
-  Sizes origins(shards.size(), 0);
+// Where shards of a storage begin, as in an Origin.
+Sizes offsets_of(const Shards& shards) {
+  Sizes offsets(shards.size(), 0);
   for (size_t lane = 0; lane < shards.size(); ++lane) {
     if (shards[lane].defined()) {
-      origins[lane] = shards[lane].storage_offset();
+      offsets[lane] = shards[lane].storage_offset();
     }
   }
-  return origins;
+  return offsets;
 }
 
 // Whether the storage has got another layout since the tensor was made or
@@ -128,12 +128,12 @@ void rebase(GlobalMeta& meta, const Shards& shards) {
   for (size_t lane = 0; lane < meta.shards.size(); ++lane) {
     Shard& view = meta.shards[lane];
     const Shard& base = shards[lane];
-    const int64_t origin = meta.origins.empty() ? 0 : meta.origins[lane];
+    const int64_t offset = meta.offsets.empty() ? 0 : meta.offsets[lane];
     if (!base.defined() ||
-        (view.shares_memory_with(base) && base.storage_offset() == origin)) {
+        (view.shares_memory_with(base) && base.storage_offset() == offset)) {
       continue;
     }
-    const int64_t shift = base.storage_offset() - origin;
+    const int64_t shift = base.storage_offset() - offset;
     view = at::empty({0}, view.local().options())
                .set_(
                    base.local().storage(),
@@ -144,6 +144,7 @@ void rebase(GlobalMeta& meta, const Shards& shards) {
   }
 }
 
+// Whether the tensor's shards are those of its storage's present value.
 bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
   return meta.memory_generation.load(std::memory_order_acquire) ==
              storage.state().memory_generation() &&
@@ -152,34 +153,47 @@ bool is_current(const GlobalMeta& meta, const MeshStorage& storage) {
               storage.state().value_generation());
 }
 
-// Brings an alias up to date, and the layout of a write-back window. Requires
-// the storage's lock, and memory. Gives the shards that it had, to be freed
-// behind the lock: memory of NumPy needs Python's lock for that.
-Shards refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
-  GlobalMeta& meta = meta_of(tensor);
-  Shards before;
-  const Layout layout = layout_when_taken(tensor, storage);
-  const bool is_alias = !is_write_back(tensor, storage);
-  if (is_alias) {
-    before = meta.shards;
-    if (meta.shards.empty() || is_of_another_layout(meta, storage)) {
-      meta.shards = aliases_of(tensor, storage);
-    } else {
-      rebase(meta, storage.shards());
-    }
-    meta.origins = origins_of(storage.shards());
-    // `held` takes no lock once the layout has no pending sum.
-    std::atomic_thread_fence(std::memory_order_release);
-  }
+// Whether no reader changes the tensor's shards any more, and they are up to
+// date. A copy of a pending sum is taken again once that is formed. The layouts
+// come first: once they have no sum, the generations are those of after it.
+bool is_settled(const GlobalMeta& meta, const MeshStorage& storage) {
+  return !meta.layout.has_partial() &&
+         !(meta.is_write_back && storage.layout().has_partial()) &&
+         is_current(meta, storage);
+}
+
+// Lets readers without a lock see `layout` behind the shards that it is of:
+// once it has no pending sum they take no lock.
+void set_layout(GlobalMeta& meta, const Layout& layout) {
+  std::atomic_thread_fence(std::memory_order_release);
   if (meta.layout != layout) {
     meta.layout = layout;
   }
-  meta.is_write_back = !is_alias;
-  meta.layout_generation = storage.state().layout_generation();
-  if (is_alias) {
-    meta.memory_generation.store(
-        storage.state().memory_generation(), std::memory_order_release);
+}
+
+// Brings an alias up to date; of a write-back window it says that it is one,
+// and take_copy() does the rest. Requires the storage's lock, and memory. Gives
+// the shards that it had, to be freed behind the lock: memory of NumPy needs
+// Python's lock for that.
+Shards refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
+  GlobalMeta& meta = meta_of(tensor);
+  Shards before;
+  if (is_write_back(tensor, storage)) {
+    meta.is_write_back = true;
+    return before;
   }
+  const Layout layout = layout_when_taken(tensor, storage);
+  before = meta.shards;
+  if (meta.shards.empty() || is_of_another_layout(meta, storage)) {
+    meta.shards = aliases_of(tensor, storage);
+  } else {
+    rebase(meta, storage.shards());
+  }
+  meta.offsets = offsets_of(storage.shards());
+  meta.layout_generation = storage.state().layout_generation();
+  set_layout(meta, layout);
+  meta.memory_generation.store(
+      storage.state().memory_generation(), std::memory_order_release);
   return before;
 }
 
@@ -188,14 +202,17 @@ Shards refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
 void take_copy(const at::Tensor& tensor, MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
   for (bool is_taken = false; !is_taken;) {
-    const BaseValue base = BaseValue::of(storage);
+    std::unique_lock lock(storage.mutex);
+    const BaseValue base = BaseValue::of_locked(storage);
     const Layout layout = layout_when_taken(tensor, storage);
-    Shards shards = take_window(tensor, storage, base, layout);
-    const std::lock_guard lock(storage.mutex);
+    lock.unlock();
+    Shards shards = take_window(tensor, base, layout);
+    const std::lock_guard relock(storage.mutex);
     is_taken = is_current(meta, storage);
     if (!is_taken && base.is_of(storage)) {
-      meta.layout = layout;
       std::swap(meta.shards, shards);
+      meta.layout_generation = base.layout_generation;
+      set_layout(meta, layout);
       meta.value_generation.store(
           base.value_generation, std::memory_order_release);
       meta.memory_generation.store(
@@ -271,7 +288,7 @@ at::Tensor make_global(
   auto meta = c10::make_intrusive<GlobalMeta>();
   meta->layout = layout;
   meta->shards = shards;
-  meta->origins = origins_of(shards);
+  meta->offsets = offsets_of(shards);
   storage->get_memory(layout, std::move(shards));
   return new_tensor(
       c10::Storage(std::move(storage)),
@@ -308,6 +325,7 @@ at::Tensor make_view(
     int64_t offset,
     c10::ScalarType dtype,
     Shards shards,
+    const Origin& origin,
     bool is_write_back,
     bool is_inference) {
   const auto& state =
@@ -317,14 +335,24 @@ at::Tensor make_view(
   meta->layout = layout;
   meta->shards = std::move(shards);
   meta->is_write_back = is_write_back;
-  meta->memory_generation = state.state().memory_generation();
-  meta->layout_generation = state.state().layout_generation();
+  meta->memory_generation = origin.memory_generation;
+  meta->layout_generation = origin.layout_generation;
+  meta->offsets = origin.offsets;
   meta->value_generation = state.state().value_generation();
-  meta->origins = origins_of(state.shards());
   at::Tensor view = new_tensor(
       storage, sizes, strides, offset, dtype, std::move(meta), is_inference);
   bits.put_on(view);
   return view;
+}
+
+Origin GlobalMeta::origin() const {
+  return {memory_generation.load(), layout_generation, offsets};
+}
+
+Origin origin_of(const MeshStorage& storage) {
+  return {storage.state().memory_generation(),
+          storage.state().layout_generation(),
+          offsets_of(storage.shards())};
 }
 
 at::Tensor make_write_back(
@@ -359,8 +387,8 @@ void become(const at::Tensor& tensor, const at::Tensor& source) {
 
 const Shards* settled_shards(const at::Tensor& tensor) {
   const GlobalMeta& meta = meta_of(tensor);
-  return is_current(meta, *MeshStorage::of(tensor)) &&
-                 !meta.layout.has_partial() && !LazyBits::of(tensor).any()
+  return is_settled(meta, *MeshStorage::of(tensor)) &&
+                 !LazyBits::of(tensor).any()
              ? &meta.shards
              : nullptr;
 }
@@ -368,16 +396,15 @@ const Shards* settled_shards(const at::Tensor& tensor) {
 Held held_memory(const at::Tensor& tensor) {
   GlobalMeta& meta = meta_of(tensor);
   MeshStorage& storage = *MeshStorage::of(tensor);
-  if (is_current(meta, storage) && !meta.layout.has_partial()) [[likely]] {
-    // Only a writer changes these.
-    return {meta.layout, meta.shards, meta.memory_generation.load()};
+  if (is_settled(meta, storage)) [[likely]] {
+    return {meta.layout, meta.shards, meta.origin()};
   }
   finish_begun(storage);
   for (;;) {
     refresh(tensor);
     const std::lock_guard lock(storage.mutex);
     if (is_current(meta, storage)) {
-      return {meta.layout, meta.shards, meta.memory_generation.load()};
+      return {meta.layout, meta.shards, meta.origin()};
     }
   }
 }

@@ -15,6 +15,14 @@
 
 namespace torch_mesh {
 
+// Of which shards of its storage the shards of a tensor were taken. What was
+// read before a sum was formed is of older ones than the storage has by now.
+struct Origin {
+  uint32_t memory_generation;  // of the storage
+  uint32_t layout_generation;
+  Sizes offsets;  // where its shards began; empty stands for zeros
+};
+
 // What is ours in a global tensor. A tensor and its detach() share one.
 //
 // A tensor is one of two kinds of window on its storage:
@@ -29,13 +37,13 @@ namespace torch_mesh {
 struct GlobalMeta final : c10::BackendMeta {
   Layout layout;
   Shards shards;
-  // Storage offsets of the storage's shards when `shards` were taken of them;
-  // empty stands for zeros.
-  Sizes origins;
+  Sizes offsets;  // as of Origin, which names the generations, too
   std::atomic<uint32_t> memory_generation{0};
   uint32_t layout_generation = 0;
   std::atomic<uint32_t> value_generation{0};  // write-back only
   bool is_write_back = false;
+
+  Origin origin() const;
 };
 
 inline GlobalMeta& meta_of(const at::Tensor& tensor) {
@@ -59,9 +67,10 @@ at::Tensor make_unwritten(
     c10::IntArrayRef strides,
     c10::ScalarType dtype);
 
-// A window on `base`'s storage. `shards` are views of its shards (alias), or a
-// copy of the value (write-back). Their lazy bits become the window's.
-// `is_inference`: what the base is; a view is no other, whatever the mode.
+// A window on a storage. `shards` are views of its shards (alias), or a copy of
+// the value (write-back). Their lazy bits become the window's.
+//   origin         of the shards: others may have formed a sum since
+//   is_inference   what the base is; a view is no other, whatever the mode
 at::Tensor make_view(
     const c10::Storage& storage,
     const Layout& layout,
@@ -70,8 +79,12 @@ at::Tensor make_view(
     int64_t offset,
     c10::ScalarType dtype,
     Shards shards,
+    const Origin& origin,
     bool is_write_back,
     bool is_inference = c10::InferenceMode::is_enabled());
+
+// Of the shards that the storage has now. The caller holds its lock.
+Origin origin_of(const MeshStorage& storage);
 
 // A write-back window at this place of the storage; taken, in `layout`, when it
 // is read.
@@ -101,7 +114,7 @@ void become(const at::Tensor& tensor, const at::Tensor& source);
 struct Held {
   Layout layout;
   Shards shards;  // for reading, up to date: one for each lane of `layout`
-  uint32_t memory_generation;  // of the storage, when these were its shards
+  Origin origin;
 };
 // Throws if the storage is broken. Threads: readers may race.
 Held held(const at::Tensor& tensor);

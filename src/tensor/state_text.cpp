@@ -42,7 +42,7 @@ std::string state_text(const at::Tensor& tensor) {
       << " " << tensor.scalar_type() << tensor.sizes() << " strides "
       << tensor.strides() << " offset " << tensor.storage_offset()
       << (tensor.is_conj() ? " conjugated" : "")
-      << (tensor.is_neg() ? " negated" : "") << "\n  origins " << meta.origins
+      << (tensor.is_neg() ? " negated" : "") << "\n  offsets " << meta.offsets
       << "\n  generations: memory " << meta.memory_generation << ", layout "
       << meta.layout_generation << ", value " << meta.value_generation << "\n";
   if (!tensor.is_inference()) {

@@ -146,7 +146,12 @@ at::Tensor window_of_storage(
   // A reader on another thread may be about to reduce a pending sum.
   const std::lock_guard lock(state.mutex);
   auto alias = [&](const Layout& layout, Shards shards) {
-    at::Tensor view = make_view(
+    Origin origin = origin_of(state);
+    if (state.broken()) {
+      // Of a generation before: its first read looks at the storage.
+      --origin.memory_generation;
+    }
+    return make_view(
         storage,
         layout,
         sizes,
@@ -154,13 +159,9 @@ at::Tensor window_of_storage(
         offset,
         dtype,
         std::move(shards),
+        origin,
         /*is_write_back=*/false,
         is_inference);
-    if (state.broken()) {
-      // Of a generation before: its first read looks at the storage.
-      --meta_of(view).memory_generation;
-    }
-    return view;
   };
   Shards shards;
   if (state.layout().sharded_axes() == 0) {

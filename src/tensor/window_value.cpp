@@ -21,14 +21,11 @@ namespace {
 
 // How the window lies on a base of which each device holds a range of every
 // dim; nullopt if it lies in another way.
-std::optional<Chain> chain_on(
-    const at::Tensor& window,
-    const MeshStorage& storage,
-    const Layout& base) {
-  return has_ranges(base) && window.scalar_type() == storage.dtype()
+std::optional<Chain> chain_on(const at::Tensor& window, const BaseValue& base) {
+  return has_ranges(base.layout) && window.scalar_type() == base.dtype
              ? chain_of(
-                   as_span(storage.base_sizes()),
-                   as_span(storage.base_strides()),
+                   as_span(base.sizes),
+                   as_span(base.strides),
                    as_span(window.sizes()),
                    as_span(window.strides()),
                    window.storage_offset())
@@ -40,7 +37,6 @@ std::optional<Chain> chain_on(
 Shard in_base(
     const Box& box,
     const at::Tensor& window,
-    const MeshStorage& storage,
     const BaseValue& base,
     const Chain& taken,
     int device) {
@@ -55,8 +51,7 @@ Shard in_base(
   for (size_t d = 0; d < taken.size(); ++d) {
     const auto dim = static_cast<int64_t>(d);
     const int64_t begin =
-        shard_range(base.layout, as_span(storage.base_sizes()), dim, device)
-            .begin;
+        shard_range(base.layout, as_span(base.sizes), dim, device).begin;
     int64_t first = taken[d].start;
     if (const int w = taken[d].window_dim; w >= 0) {
       first += box[w].begin * taken[d].step;
@@ -117,13 +112,10 @@ void run_copies(
 
 Shards take_from_whole(
     const at::Tensor& window,
-    const MeshStorage& storage,
     const BaseValue& base,
     const Layout& layout) {
-  const at::Tensor value = window_on(
-      full_base(storage, base.layout, base.shards),
-      window,
-      window.scalar_type());
+  const at::Tensor value =
+      window_on(full_base(base), window, window.scalar_type());
   Shards shards = empty_window(window, layout);
   copy_shards(cut_whole(value, layout), shards);
   return shards;
@@ -142,7 +134,6 @@ bool has_value(const Layout& layout, int device) {
 
 void write_boxes(
     const at::Tensor& window,
-    const MeshStorage& storage,
     const BaseValue& base,
     const Chain& taken,
     const Layout& layout,
@@ -150,7 +141,7 @@ void write_boxes(
   const Holding from = holding_of(layout, as_span(window.sizes()));
   Holding to = holding_of_window(
       base.layout,
-      as_span(storage.base_sizes()),
+      as_span(base.sizes),
       taken,
       static_cast<size_t>(window.dim()));
   const Mesh& mesh = layout.mesh();
@@ -162,7 +153,7 @@ void write_boxes(
     const Lanes& lanes = base.layout.lanes();
     const int lane = lanes.lane_of_device[device];
     if (lanes.first_device[lane] == device && lanes.is_mine(lane)) {
-      in_base(box, window, storage, base, taken, device).local().fill_(-0.0);
+      in_base(box, window, base, taken, device).local().fill_(-0.0);
     }
     box[0].length = 0;
   }
@@ -174,7 +165,7 @@ void write_boxes(
         return in_value(box, value, from, device);
       },
       [&](const Box& box, int device) {
-        return in_base(box, window, storage, base, taken, device);
+        return in_base(box, window, base, taken, device);
       });
 }
 
@@ -197,16 +188,15 @@ at::Tensor as_bytes(const at::Tensor& tensor) {
 // written. Of another dtype than the base's, byte by byte.
 void write_masked(
     const at::Tensor& window,
-    const MeshStorage& storage,
     const BaseValue& base,
     const at::Tensor& value) {
   auto like_base = [&] {
     return at::empty_strided(
-        storage.base_sizes(),
-        storage.base_strides(),
-        at::TensorOptions(storage.dtype()).device(value.device()));
+        base.sizes,
+        base.strides,
+        at::TensorOptions(base.dtype).device(value.device()));
   };
-  const bool by_bytes = window.scalar_type() != storage.dtype();
+  const bool by_bytes = window.scalar_type() != base.dtype;
   auto units = [&](const at::Tensor& tensor) {
     return by_bytes ? as_bytes(tensor) : tensor;
   };
@@ -245,38 +235,19 @@ Shards empty_window(const at::Tensor& window, const Layout& layout) {
   return shards;
 }
 
-BaseValue BaseValue::of(MeshStorage& storage) {
-  const std::lock_guard lock(storage.mutex);
-  return of_locked(storage);
-}
-
-BaseValue BaseValue::of_locked(const MeshStorage& storage) {
-  return {storage.layout(),
-          storage.shards(),
-          storage.state().memory_generation(),
-          storage.state().value_generation()};
-}
-
-bool BaseValue::is_of(const MeshStorage& storage) const {
-  return memory_generation == storage.state().memory_generation() &&
-         value_generation == storage.state().value_generation();
-}
-
 Shards take_window(
     const at::Tensor& window,
-    const MeshStorage& storage,
     const BaseValue& base,
     const Layout& layout) {
   const std::optional<Chain> taken =
-      !base.layout.has_partial() && has_ranges(layout)
-          ? chain_on(window, storage, base.layout)
-          : std::nullopt;
+      !base.layout.has_partial() && has_ranges(layout) ? chain_on(window, base)
+                                                       : std::nullopt;
   if (!taken) {
-    return take_from_whole(window, storage, base, layout);
+    return take_from_whole(window, base, layout);
   }
   const Holding from = holding_of_window(
       base.layout,
-      as_span(storage.base_sizes()),
+      as_span(base.sizes),
       *taken,
       static_cast<size_t>(window.dim()));
   const Holding to = holding_of(layout, as_span(window.sizes()));
@@ -286,7 +257,7 @@ Shards take_window(
       to,
       window,
       [&](const Box& box, int device) {
-        return in_base(box, window, storage, base, *taken, device);
+        return in_base(box, window, base, *taken, device);
       },
       [&](const Box& box, int device) {
         return in_value(box, shards, to, device);
@@ -300,14 +271,14 @@ void copy_window(const at::Tensor& from, const at::Tensor& to) {
         : window(window),
           storage(*MeshStorage::of(window)),
           base(BaseValue::of(storage)),
-          taken(*chain_on(window, storage, base.layout)),
+          taken(*chain_on(window, base)),
           holding(holding_of_window(
               base.layout,
-              as_span(storage.base_sizes()),
+              as_span(base.sizes),
               taken,
               static_cast<size_t>(window.dim()))) {}
     Shard box(const Box& box, int device) const {
-      return in_base(box, window, storage, base, taken, device);
+      return in_base(box, window, base, taken, device);
     }
     const at::Tensor& window;
     MeshStorage& storage;
@@ -335,17 +306,16 @@ BaseValue write_window(
   finish_reduction(storage);
   const BaseValue base = BaseValue::of(storage);
   const std::optional<Chain> taken =
-      has_ranges(layout) ? chain_on(window, storage, base.layout)
-                         : std::nullopt;
+      has_ranges(layout) ? chain_on(window, base) : std::nullopt;
   const Layout wanted =
       taken ? layout.with_sums_reduced() : Layout::replicated(layout.mesh());
   const Shards there = run_redistribution(
       *redistribution_of(layout, wanted, window.sizes(), window.scalar_type()),
       value);
   if (taken) {
-    write_boxes(window, storage, base, *taken, wanted, there);
+    write_boxes(window, base, *taken, wanted, there);
   } else {
-    write_masked(window, storage, base, there.any().local());
+    write_masked(window, base, there.any().local());
   }
   const std::lock_guard lock(storage.mutex);
   storage.write();

@@ -11,7 +11,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "tensor/storage.h"
+#include "tensor/base_value.h"
 
 namespace torch_mesh {
 
@@ -20,26 +20,10 @@ namespace torch_mesh {
 // global_tensor.cpp.
 Shards begin_overwrite(const at::Tensor& tensor);
 
-// What a storage holds at one moment.
-struct BaseValue {
-  Layout layout;
-  Shards shards;
-  uint32_t memory_generation;
-  uint32_t value_generation;
-
-  // Takes the storage's lock. Requires: not unwritten.
-  static BaseValue of(MeshStorage& storage);
-  // Requires it.
-  static BaseValue of_locked(const MeshStorage& storage);
-  // Whether the storage still holds the same. Requires its lock.
-  bool is_of(const MeshStorage& storage) const;
-};
-
 // The window's value in `layout`, one shard for each lane, in memory of its
 // own.
 Shards take_window(
     const at::Tensor& window,
-    const MeshStorage& storage,
     const BaseValue& base,
     const Layout& layout);
 

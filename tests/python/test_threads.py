@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from placing import assert_equal, mesh_of, place
+from placing import assert_close, assert_equal, mesh_of, place
 from torch import nn
 
 import torch_mesh as tm
@@ -223,6 +223,76 @@ def test_a_tensor_may_be_read_by_all(placements, separate):
                 torch.testing.assert_close(
                     tm.full(result), expected[list(READERS).index(name)]
                 )
+
+
+@pytest.fixture
+def often_switched():
+    """Threads are taken off the interpreter every 10 us."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+VIEWS = {
+    "columns": lambda x: x[:, ::2],
+    "turned": lambda x: x.t()[1:],
+    "flat": lambda x: x.view(-1),
+    "rows": lambda x: x[2:5],
+}
+
+
+@pytest.mark.parametrize("placements", [("S0", "P+"), ("P+", "S0")], ids=str)
+def test_a_view_is_made_while_its_base_gets_another_shape(
+    placements, often_switched
+):
+    """A sum that is formed of `x.view(-1)` makes that the base of the storage.
+
+    Views of `x` that were begun before it are views of older shards.
+    """
+    _C.separate_cpu_memories(True)
+    mesh = mesh_of("2x2")
+    value = torch.randint(-4, 5, (6, 8)).float()
+    views = list(VIEWS.values())
+    for _ in range(700):
+        x = place(value, mesh, placements)
+
+        def work(number, x=x):
+            if number % 2:
+                return x.view(-1).softmax(0)
+            return views[number // 2](x)
+
+        results = on_threads(work)
+        for number in range(0, NUM_THREADS, 2):
+            assert_equal(results[number], views[number // 2](value))
+            assert_close(results[number + 1], value.view(-1).softmax(0))
+
+
+@pytest.mark.parametrize("placements", [("S0", "P+"), ("P+", "S1")], ids=str)
+def test_a_window_is_copied_while_its_base_gets_another_shape(
+    placements, often_switched
+):
+    """What no local view expresses is taken of one base, not of two."""
+    _C.separate_cpu_memories(True)
+    mesh = mesh_of("2x2")
+    value = torch.randint(-4, 5, (6, 8)).float()
+
+    def window_of(x):
+        return x.as_strided((5, 7), (7, 1), 1)
+
+    for _ in range(700):
+        x = place(value, mesh, placements)
+        window = window_of(x)
+
+        def work(number, x=x, window=window):
+            if number % 2:
+                return x.view(-1).softmax(0)
+            return (window if number < 4 else window_of(x)) + 1
+
+        results = on_threads(work)
+        for number in range(0, NUM_THREADS, 2):
+            assert_equal(results[number], window_of(value) + 1)
+            assert_close(results[number + 1], value.view(-1).softmax(0))
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["one", "separate"])
