@@ -22,18 +22,18 @@ bool scatter(const Op& view, const CallArgs& args) {
       at::has_internal_overlap(self) == at::MemOverlap::Yes) {
     return false;
   }
-  const MeshStorage& storage = *MeshStorage::of(self);
+  MeshStorage& storage = *MeshStorage::of(self);
   if (self.storage_offset() == 0 && self.is_non_overlapping_and_dense() &&
       self.numel() * static_cast<int64_t>(self.itemsize()) ==
           static_cast<int64_t>(storage.nbytes())) {
     return false;
   }
+  const auto [sizes, strides] = [&storage] {
+    const std::lock_guard lock(storage.mutex);
+    return std::pair(storage.base_sizes(), storage.base_strides());
+  }();
   const at::Tensor base = window_of_storage(
-      self.storage(),
-      storage.base_sizes(),
-      storage.base_strides(),
-      /*offset=*/0,
-      storage.dtype());
+      self.storage(), sizes, strides, /*offset=*/0, storage.dtype());
   const at::Tensor copy =
       base.new_empty_strided(base.sizes(), base.strides()).copy_(base);
   const at::Tensor result = window_of_storage(

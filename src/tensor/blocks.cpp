@@ -313,24 +313,26 @@ bool copy_bytes_to_host(const at::Tensor& to, const at::Tensor& from) {
   const auto itemsize = static_cast<int64_t>(c10::elementSize(storage.dtype()));
   const int64_t start = from.storage_offset() / itemsize;
   const int64_t end = (from.storage_offset() + from.numel()) / itemsize;
-  const bool is_run_of_bytes =
-      from.scalar_type() == c10::kByte && from.dim() == 1 &&
-      from.is_contiguous() && from.storage_offset() % itemsize == 0 &&
-      from.numel() % itemsize == 0 && end <= product(storage.base_sizes());
+  const bool is_run_of_bytes = from.scalar_type() == c10::kByte &&
+                               from.dim() == 1 && from.is_contiguous() &&
+                               from.storage_offset() % itemsize == 0 &&
+                               from.numel() % itemsize == 0;
   if (!is_run_of_bytes || !to.is_cpu() || to.scalar_type() != c10::kByte ||
       to.sizes() != from.sizes() || !to.is_contiguous() ||
       to.storage_offset() != 0 || storage.dtype() == c10::kByte ||
-      start == end ||
-      contiguous_strides(storage.base_sizes()) !=
-          std::vector<int64_t>(
-              storage.base_strides().begin(), storage.base_strides().end())) {
+      start == end) {
     return false;
   }
   read_storage(storage);
-  reduce_pending(from, storage.layout().partial_axes());
+  reduce_pending(from, ~AxisMask{0});
   const LocalOps local;
   std::lock_guard lock(storage.mutex);
-  if (storage.broken() || !can_read_ranges(storage.layout())) {
+  // The base is looked at once no other reader gives it another shape.
+  if (storage.broken() || !can_read_ranges(storage.layout()) ||
+      end > product(storage.base_sizes()) ||
+      contiguous_strides(storage.base_sizes()) !=
+          std::vector<int64_t>(
+              storage.base_strides().begin(), storage.base_strides().end())) {
     return false;
   }
   for_common_parts(
