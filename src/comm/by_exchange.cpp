@@ -166,6 +166,11 @@ class Ring {
 
   void run(const Step::Part& part) {
     count_call(part.kind, mesh_, part.axis);
+    if (part.kind == Step::Kind::kAllReduce &&
+        Exchange(mesh_).adds_up(part.axis, parts_[lanes_.mine[0]])) {
+      add_up(part.axis, lanes_.mine[0]);
+      return;
+    }
     if (part.kind != Step::Kind::kAllGather) {
       scatter(part.axis);
     }
@@ -182,6 +187,18 @@ class Ring {
     return [=, this] {
       return words(what, mesh_, axis, parts_[lanes_.mine[0]], num_values_);
     };
+  }
+
+  // The transport does it. Of many values the parts are a copy already.
+  void add_up(int axis, int lane) {
+    const at::Tensor run =
+        num_values_ > 1 ? parts_[lane] : held_[lane].copy_(parts_[lane]);
+    Exchange exchange(mesh_);
+    exchange.add_up(run);
+    exchange.run([&] {
+      return words("sum", mesh_, axis, run, 1, as_span(run.sizes()));
+    });
+    parts_[lane] = held_[lane] = run;
   }
 
   // Each member forms the sum of its chunk of the parts.

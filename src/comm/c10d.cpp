@@ -5,10 +5,12 @@
 #include "comm/c10d.h"
 
 #include <algorithm>
+#include <array>
 #include <condition_variable>
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <unordered_set>
 #include <vector>
@@ -252,6 +254,10 @@ class GroupTransport final : public Transport {
   void finish() override {
     breaking([&] { finish_unbroken(); });
   }
+  bool adds_up() const override { return true; }
+  void add_up(const Addend& addend) override {
+    breaking([&] { add_up_unbroken(addend); });
+  }
   // No work of this transport is left then: gloo no longer touches its memory.
   void abandon(std::exception_ptr error) noexcept override {
     broken_ = std::move(error);
@@ -278,6 +284,8 @@ class GroupTransport final : public Transport {
       std::span<const Outgoing> sends,
       std::span<const Incoming> receives);
   void finish_unbroken();
+  void add_up_unbroken(const Addend& addend);
+  void close_connections(int process) noexcept;
   void receive_from(int process, Peer& peer);
   void send_to(int process, Peer& peer);
   void read_block(int process, Peer& peer);
@@ -459,6 +467,51 @@ void GroupTransport::finish_unbroken() {
   });
 }
 
+// gloo's own, which no other thread can end: a wait for it is one until it is
+// done or a slice of time is over.
+void GroupTransport::add_up_unbroken(const Addend& addend) {
+  constexpr std::array kTypes{at::kFloat, at::kDouble, at::kInt, at::kLong};
+  const auto dtype = kTypes[static_cast<size_t>(addend.kind)];
+  std::vector<at::Tensor> tensors = {at::from_blob(
+      addend.bytes.data(),
+      {static_cast<int64_t>(addend.bytes.size() / c10::elementSize(dtype))},
+      [memory = addend.memory](void*) {},
+      at::TensorOptions(dtype))};
+  // Of many, nobody says who is waited for.
+  const int peer = peers_.size() == 2 ? 1 - backend_->getRank() : -1;
+  const WorkPtr work =
+      connected(peer, [&] { return backend_->allreduce(tensors); });
+  const Wait wait(peer);
+  auto is_done = [&] {
+    try {
+      return work->wait(Wait::kSlice);
+    } catch (const std::exception&) {
+      if (work->isCompleted()) {
+        throw;
+      }
+      return false;
+    }
+  };
+  try {
+    while (!connected(peer, is_done)) {
+      wait.check(doing_.c_str());
+    }
+  } catch (...) {
+    close_connections((backend_->getRank() + 1) % backend_->getSize());
+    throw;
+  }
+}
+
+// Ends what gloo does for this group: so does a wait of which the time is over.
+void GroupTransport::close_connections(int process) noexcept {
+  try {
+    std::byte unused{};
+    receive(process, &unused, 1, block_tag_ ^ 2)
+        ->wait(std::chrono::milliseconds(1));
+  } catch (...) {
+  }
+}
+
 void GroupTransport::finish_work(int process, WorkPtr& work) {
   if (!work) {
     return;
@@ -472,19 +525,22 @@ void GroupTransport::finish_work(int process, WorkPtr& work) {
 
 void GroupTransport::raise_lost(int process, const std::string& error) const {
   // The end of a connection names one that went, not the one that went first.
-  note_closed(process);
+  if (process >= 0) {
+    note_closed(process);
+  }
   wait_for_verdict(process, doing_.c_str());
   detail::raise(
       ErrorKind::kProcess,
       "peer-lost",
-      process_name(process),
+      process < 0 ? std::string("a process") : process_name(process),
       " closed its connection.\n  waited for in  ",
       doing_,
-      last_said(process),
+      process < 0 ? std::string() : last_said(process),
       "\n  the connection says  ",
       shown(error),
-      "\nHint: look at the output of process ",
-      process,
+      "\nHint: look at the output of ",
+      process < 0 ? std::string("the others")
+                  : "process " + std::to_string(process),
       ": it ended, or was killed.");
 }
 

@@ -16,6 +16,8 @@
 
 namespace torch_mesh {
 
+class Runs;  // job/runs.h
+
 class Exchange {
  public:
   explicit Exchange(const Mesh& mesh);
@@ -40,6 +42,15 @@ class Exchange {
       receive(to, from, sizes(), options);
     }
   }
+
+  // Whether the transport forms a sum over this axis itself, of a run of one
+  // element after the other in host memory: one device of each process of the
+  // job, and numbers enough. The sum is that of pieces in bits, but for floats
+  // of three processes and more.
+  bool adds_up(int axis, const at::Tensor& run) const;
+  // Instead of pieces: each process hands in a run, and has the sum in it once
+  // they have moved.
+  void add_up(const at::Tensor& run) { added_ = run; }
 
   // Moves them. words() says what this step is, for who finds that processes
   // differ.
@@ -68,6 +79,7 @@ class Exchange {
   };
 
   void travel(std::string_view what);
+  void name_addend(Runs& runs);
   void read_here(int to, int from, const at::Tensor& piece);
   void send(int to, int from, const at::Tensor& piece);
   void receive(
@@ -81,6 +93,10 @@ class Exchange {
   std::vector<Travelling> outgoing_;  // in the order of their naming
   std::vector<Travelling> incoming_;
   std::vector<size_t> places_;  // of `incoming_` in `pieces_`
+  // The run of add_up(), and what processes say of it before.
+  at::Tensor added_;
+  uint64_t num_added_ = 0;
+  std::vector<uint64_t> nums_of_others_;
 };
 
 }  // namespace torch_mesh

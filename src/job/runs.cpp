@@ -65,6 +65,9 @@ void Runs::run(const Stamp& stamp) {
     for (const auto& [transport, of_it] : runs_) {
       transport->finish();
     }
+    if (addend_) {
+      runs_.begin()->first->add_up(*addend_);
+    }
   } catch (...) {
     const std::exception_ptr error = std::current_exception();
     for (const auto& [transport, of_it] : runs_) {

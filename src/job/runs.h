@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -17,6 +18,9 @@ class Runs {
   void send(int process, std::span<const std::byte> bytes);
   void receive(int process, std::span<std::byte> bytes);
   bool empty() const { return runs_.empty(); }
+  // The sum of all processes, once all has come. Requires: runs to and from
+  // each of them, by one transport, which adds up.
+  void add_up(Addend addend) { addend_ = std::move(addend); }
 
   // Returns when all has come, and may be written again. Throws what the
   // transports throw (transport.h), of which none touches the memory any more,
@@ -35,6 +39,7 @@ class Runs {
     }
   };
   std::map<Transport*, OfTransport, InOrder> runs_;
+  std::optional<Addend> addend_;
 };
 
 }  // namespace torch_mesh

@@ -9,7 +9,9 @@
 
 #include <cstddef>
 #include <exception>
+#include <memory>
 #include <span>
+#include <stdexcept>
 
 #include "job/message.h"
 
@@ -24,6 +26,16 @@ struct Outgoing {
 struct Incoming {
   int process;
   std::span<std::byte> bytes;
+};
+
+// What this process adds to a sum of all processes of its job, and where it
+// gets the sum. All hand in as many numbers of one kind.
+struct Addend {
+  enum class Kind { kFloat32, kFloat64, kInt32, kInt64 };
+  Kind kind;
+  std::span<std::byte> bytes;
+  // Keeps them alive: an addition that an error ends may touch them once more.
+  std::shared_ptr<void> memory;
 };
 
 // Between two processes there is one transport. What a process sends another in
@@ -51,6 +63,17 @@ class Transport {
   // what Wait throws (waiting.h), and [processes-differ]; afterwards the
   // transport is broken, and each call says so with the same error.
   virtual void finish() = 0;
+
+  // Whether it adds up numbers of all processes itself, for less than messages
+  // cost. The same in all processes.
+  virtual bool adds_up() const { return false; }
+  // Does so, behind an exchange in which each process has heard of each other
+  // one that it does the same. Throws what `finish` throws. The order in which
+  // numbers are added is the same at each call and for each process; which it
+  // is, is not said.
+  virtual void add_up(const Addend&) {
+    throw std::logic_error("transport: it does not add up");
+  }
 
   // Where another transport's part of an exchange has failed: from now on this
   // one is broken too, by that error, and touches no memory that it was given.
