@@ -504,9 +504,10 @@ void GroupTransport::add_up_unbroken(const Addend& addend) {
 
 // Ends what gloo does for this group: so does a wait of which the time is over.
 void GroupTransport::close_connections(int process) noexcept {
+  std::byte unused{};
+  std::vector<at::Tensor> tensors = {as_tensor(&unused, 1)};
   try {
-    std::byte unused{};
-    receive(process, &unused, 1, block_tag_ ^ 2)
+    backend_->recv(tensors, process, block_tag_ ^ 2)
         ->wait(std::chrono::milliseconds(1));
   } catch (...) {
   }
