@@ -115,9 +115,10 @@ Strides common_strides(
   return strides;
 }
 
-// Gives the operands' sums memory of their own; one operand may have it
-// already. They lie as they were packed, or where processes pack row by row as
-// the parts lay.
+// The operands' sums: as they were packed, or where processes pack row by row
+// as the parts lay. Those of one process have memory of their own; of several,
+// sums that lie as they were packed share that of the run: they were one
+// bucket, and live as long, and neither is copied nor needs new pages.
 void unpack(
     const at::Tensor& run,
     const std::vector<Shards>& operands,
@@ -132,7 +133,7 @@ void unpack(
     const std::vector<int64_t> wanted =
         is_all_mine ? strides[k] : dense_strides_of(part);
     sums[k][lane] =
-        operands.size() > 1
+        operands.size() > 1 && (is_all_mine || wanted != strides[k])
             ? at::empty_strided(part.sizes(), wanted, run.options()).copy_(sum)
             : with_strides(sum, wanted);
     begin += part.numel();
@@ -154,12 +155,12 @@ class Ring {
         lanes_(lanes),
         num_values_(num_values),
         parts_(std::move(runs)) {
-    // Of many values the sums are copied out of it.
+    // One value has memory of its own size.
     for (const at::Tensor& run : parts_) {
       held_.push_back(
           !run.defined() ? run
           : reuses_memory && num_values > 1
-              ? workspace(run.numel(), run.scalar_type())
+              ? lasting_workspace(run.numel(), run.scalar_type())
               : at::empty({run.numel()}, run.options()));
     }
   }
@@ -189,16 +190,15 @@ class Ring {
     };
   }
 
-  // The transport does it. Of many values the parts are a copy already.
+  // The transport does it.
   void add_up(int axis, int lane) {
-    const at::Tensor run =
-        num_values_ > 1 ? parts_[lane] : held_[lane].copy_(parts_[lane]);
+    const at::Tensor run = held_[lane].copy_(parts_[lane]);
     Exchange exchange(mesh_);
     exchange.add_up(run);
     exchange.run([&] {
       return words("sum", mesh_, axis, run, 1, as_span(run.sizes()));
     });
-    parts_[lane] = held_[lane] = run;
+    parts_ = held_;
   }
 
   // Each member forms the sum of its chunk of the parts.
