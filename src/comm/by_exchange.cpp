@@ -64,6 +64,8 @@ std::string words(
 
 // --- all-reduce --------------------------------------------------------------
 
+constexpr int64_t kLargestElement = 16;  // bytes: complex128
+
 using Strides = std::vector<std::vector<int64_t>>;  // [operand]
 
 // A member's operands as one run of memory: where there is one that lies in the
@@ -118,7 +120,9 @@ Strides common_strides(
 // The operands' sums: as they were packed, or where processes pack row by row
 // as the parts lay. Those of one process have memory of their own; of several,
 // sums that lie as they were packed share that of the run: they were one
-// bucket, and live as long, and neither is copied nor needs new pages.
+// bucket, and live as long, and neither is copied nor needs new pages. But for
+// those that begin where no complex number may: a sum can be viewed as any
+// dtype.
 void unpack(
     const at::Tensor& run,
     const std::vector<Shards>& operands,
@@ -132,8 +136,10 @@ void unpack(
     const at::Tensor sum = run.as_strided(part.sizes(), strides[k], begin);
     const std::vector<int64_t> wanted =
         is_all_mine ? strides[k] : dense_strides_of(part);
+    const bool may_share = !is_all_mine && wanted == strides[k] &&
+                           begin * part.itemsize() % kLargestElement == 0;
     sums[k][lane] =
-        operands.size() > 1 && (is_all_mine || wanted != strides[k])
+        operands.size() > 1 && !may_share
             ? at::empty_strided(part.sizes(), wanted, run.options()).copy_(sum)
             : with_strides(sum, wanted);
     begin += part.numel();

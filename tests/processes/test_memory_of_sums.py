@@ -92,6 +92,20 @@ def test_sums_of_one_bucket_lie_in_one_run_and_are_values_of_their_own():
     )
 
 
+def test_sums_of_a_bucket_may_be_viewed_as_any_dtype():
+    run(
+        """
+        xs = [pending(n) for n in (30_001, 40_000, 2, 50_000, 3, 60_000)]
+        tm.reduce_partials(xs)
+        for x in xs[1::2]:
+            pairs = torch.view_as_complex(x.view(-1, 2))
+            assert tm.local_value(pairs)[-1] == 3 + 3j
+            assert x.view(torch.float64).shape == (len(x) // 2,)
+            assert x.view(torch.complex128).shape == (len(x) // 4,)
+        """
+    )
+
+
 def test_what_is_kept_for_later_sums_is_bounded():
     run(
         """
