@@ -69,7 +69,7 @@ def test_a_step_needs_no_new_pages():
 def test_sums_of_one_bucket_lie_in_one_run_and_are_values_of_their_own():
     run(
         """
-        xs = [pending(30_000 + k) for k in range(4)]
+        xs = [pending(30_000 + 4 * k) for k in range(4)]
         tm.reduce_partials(xs)
         runs = [
             re.search(f"lane {me}: .* memory (.*)", _C.state_text(x))[1]
@@ -85,7 +85,7 @@ def test_sums_of_one_bucket_lie_in_one_run_and_are_values_of_their_own():
         kept = xs[3]
         del xs, x
         for _ in range(5):
-            ys = [pending(30_000 + k) for k in range(4)]
+            ys = [pending(30_000 + 4 * k) for k in range(4)]
             tm.reduce_partials(ys)
         assert torch.equal(tm.local_value(kept), torch.full(kept.shape, 3.0))
         """
