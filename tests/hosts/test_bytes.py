@@ -8,9 +8,10 @@ from programs import Job, bytes_by_kind
 COUNT = 2_000_000  # numbers of float32 in a sum
 STEPS = 3
 
-# In a message of more than a block: the head of src/job/message.h, and what
-# gloo sends of 48 bytes three times for each of the block and the rest.
-HEAD = 160 + 6 * 48
+# Of each process in each step: a block, in which it says what it does, and three
+# times gloo's 48 bytes. Then gloo adds up, with heads of 48 bytes, too.
+BLOCK = 512 + 3 * 48
+GLOOS_HEAD = 48
 # Of the store, by what all beats and answers need in a second.
 STORE_BYTES_PER_SECOND = 5000
 
@@ -47,16 +48,22 @@ def test_bytes_on_the_line_are_those_counted():
     assert all(c["received"] == moved for c in counted)  # planned for all
 
     old, new = bytes_by_kind(before), bytes_by_kind(after)
-    messages = 2 * 2 * STEPS
-    assert new.messages - old.messages == moved + messages * HEAD
+    blocks = 2 * STEPS * BLOCK
+    heads, rest = divmod(
+        new.messages - old.messages - moved - blocks, GLOOS_HEAD
+    )
+    assert rest == 0
+    # Three for each of a sum's pieces, of which there are at least four.
+    assert 12 * STEPS <= heads <= 60 * STEPS
+    crossed = moved + blocks + heads * GLOOS_HEAD
     assert 0 < new.store - old.store < STORE_BYTES_PER_SECOND * (seconds + 1)
     # A hundredth is lost, and comes again, now and then more than once.
-    again = (new.payload - old.payload) / (moved + messages * HEAD) - 1
+    again = (new.payload - old.payload) / crossed - 1
     assert 0.002 < again < 0.05
-    heads = (new.num_bytes - new.payload) - (old.num_bytes - old.payload)
-    assert heads < 0.05 * moved  # those of IP and TCP, and answers
+    packets = (new.num_bytes - new.payload) - (old.num_bytes - old.payload)
+    assert packets < 0.05 * moved  # heads of IP and TCP, and answers
     print(
-        f"\nmoved {moved}, heads of messages {messages * HEAD}, store "
+        f"\nmoved {moved}, blocks {blocks}, {heads} heads of gloo's, store "
         f"{new.store - old.store} in {seconds:.1f} s, sent again {again:.2%}, "
-        f"heads of packets {heads / moved:.2%}"
+        f"heads of packets {packets / moved:.2%}"
     )

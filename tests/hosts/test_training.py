@@ -9,8 +9,10 @@ from tests.processes import test_any_number as one_host
 # The hosts of the processes, and the devices that each has.
 SPREADS = {"one a host": ((0, 1), 2), "two a host": ((0, 0, 1, 1), 1)}
 
-# A message of less than a block is a block, and three times gloo's 48 bytes.
-SMALL_MESSAGE = 512 + 3 * 48
+# Beside what it carries: of a message of less than a block, a block and three
+# times gloo's 48 bytes, less what it carries; of a larger one a head of 160 bytes
+# and six times 48.
+MOST_BESIDE = 512 + 3 * 48
 
 # Process 0 alone runs on a plain device what all run on the mesh.
 BEFORE = """
@@ -74,18 +76,13 @@ def test_numbers_are_those_of_one_device(name, tmp_path):
 
 
 def check_bytes(kind, hosts, counted, line):
-    """What was counted crosses, in messages of less than a block."""
+    """What was counted crosses, and beside it no more than messages need."""
     crossing = crossing_bytes(kind, hosts, counted[0])
-    print(
-        f"\n{kind} {hosts}: {crossing} bytes cross, in "
-        f"{line / SMALL_MESSAGE:g} messages"
-    )
-    assert crossing < line
-    messages, rest = divmod(line, SMALL_MESSAGE)
-    assert rest == 0
+    print(f"\n{kind} {hosts}: {crossing} bytes cross, {line - crossing} beside")
     # A sum is two exchanges, and now and then the host reads a value.
     ways = 2 * hosts.count(0) * hosts.count(1)
-    assert messages <= 3 * ways * sum(counted[0]["calls"].values())
+    messages = 3 * ways * sum(counted[0]["calls"].values())
+    assert crossing < line <= crossing + messages * MOST_BESIDE
 
 
 def crossing_bytes(kind, hosts, counted):
