@@ -8,7 +8,7 @@ from programs import Job, bytes_by_kind
 COUNT = 2_000_000  # numbers of float32 in a sum
 STEPS = 3
 
-# Of each process in each step: a block, in which it says what it does, and three
+# Of each process in each step: a block, in which it says what it does, and 3
 # times gloo's 48 bytes. Then gloo adds up, with heads of 48 bytes, too.
 BLOCK = 512 + 3 * 48
 GLOOS_HEAD = 48

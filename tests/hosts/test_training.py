@@ -10,8 +10,8 @@ from tests.processes import test_any_number as one_host
 SPREADS = {"one a host": ((0, 1), 2), "two a host": ((0, 0, 1, 1), 1)}
 
 # Beside what it carries: of a message of less than a block, a block and three
-# times gloo's 48 bytes, less what it carries; of a larger one a head of 160 bytes
-# and six times 48.
+# times gloo's 48 bytes, less what it carries; of a larger one a head of 160
+# bytes and six times 48.
 MOST_BESIDE = 512 + 3 * 48
 
 # Process 0 alone runs on a plain device what all run on the mesh.
