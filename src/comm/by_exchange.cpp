@@ -174,7 +174,7 @@ class Ring {
   void run(const Step::Part& part) {
     count_call(part.kind, mesh_, part.axis);
     if (part.kind == Step::Kind::kAllReduce &&
-        Exchange(mesh_).adds_up(part.axis, parts_[lanes_.mine[0]])) {
+        Exchange::adds_up(mesh_, part.axis, parts_[lanes_.mine[0]])) {
       add_up(part.axis, lanes_.mine[0]);
       return;
     }
@@ -200,7 +200,7 @@ class Ring {
   void add_up(int axis, int lane) {
     const at::Tensor run = held_[lane].copy_(parts_[lane]);
     Exchange exchange(mesh_);
-    exchange.add_up(run);
+    exchange.add_up(axis, run);
     exchange.run([&] {
       return words("sum", mesh_, axis, run, 1, as_span(run.sizes()));
     });

@@ -14,7 +14,7 @@
 #include <ATen/ops/empty_strided.h>
 
 #include "comm/workspace.h"
-#include "core/shapes.h"
+#include "core/groups.h"
 #include "job/job.h"
 #include "job/journal.h"
 #include "job/runs.h"
@@ -163,17 +163,17 @@ void Exchange::receive(
       {to, mesh_.devices()[from].process, std::move(run), std::move(sizes)});
 }
 
-bool Exchange::adds_up(int axis, const at::Tensor& run) const {
+bool Exchange::adds_up(const Mesh& mesh, int axis, const at::Tensor& run) {
   const Job* job = current_job();
   const int num = job ? job->num_processes : 1;
-  if (num < 2 || mesh_.size() != num || mesh_.axis(axis).size != num ||
+  if (num < 2 || mesh.size() != num || mesh.axis(axis).size != num ||
       !run.is_cpu() || !kind_of(run.scalar_type()) ||
       run.nbytes() < least_bytes_added_up(num)) {
     return false;
   }
   std::vector<bool> is_there(num);
   const Transport* transport = nullptr;
-  for (const Device& device : mesh_.devices()) {
+  for (const Device& device : mesh.devices()) {
     is_there[device.process] = true;
     if (device.process == job->process) {
       continue;
@@ -187,17 +187,25 @@ bool Exchange::adds_up(int axis, const at::Tensor& run) const {
   return std::ranges::count(is_there, true) == num;
 }
 
-// Each process tells each other one how many numbers it has. What it counts is
-// what a ring moves, and so do transports.
+// What a transport moves is what a ring moves.
+void Exchange::add_up(int axis, const at::Tensor& run) {
+  added_ = run;
+  const std::vector<int64_t> numels(mesh_.size(), run.numel());
+  const std::vector<int64_t> received =
+      received_in_rings(mesh_, axis, /*cut=*/0, numels);
+  for (int device = 0; device < mesh_.size(); ++device) {
+    if (mesh_.is_mine(device)) {
+      count_moved(mesh_, device, received[device] * run.itemsize());
+    }
+  }
+}
+
+// Each process tells each other one how many numbers it has.
 void Exchange::name_addend(Runs& runs) {
-  const auto num = static_cast<int64_t>(mesh_.size());
   num_added_ = static_cast<uint64_t>(added_.numel());
-  nums_of_others_.resize(num);
-  for (int64_t i = 0; i < num; ++i) {
+  nums_of_others_.resize(mesh_.size());
+  for (int i = 0; i < mesh_.size(); ++i) {
     if (mesh_.is_mine(i)) {
-      const int64_t own = chunk(added_.numel(), num, i).length;
-      count_moved(
-          mesh_, i, ((num - 2) * own + added_.numel()) * added_.itemsize());
       continue;
     }
     const int process = mesh_.devices()[i].process;
@@ -205,11 +213,10 @@ void Exchange::name_addend(Runs& runs) {
     runs.receive(
         process, std::as_writable_bytes(std::span(&nums_of_others_[i], 1)));
   }
-  const at::Tensor run = added_;
   runs.add_up(
-      {*kind_of(run.scalar_type()),
-       bytes_to_fill(run),
-       std::make_shared<at::Tensor>(run)});
+      {*kind_of(added_.scalar_type()),
+       bytes_to_fill(added_),
+       std::make_shared<at::Tensor>(added_)});
 }
 
 void Exchange::travel(std::string_view what) {

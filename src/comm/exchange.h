@@ -47,10 +47,10 @@ class Exchange {
   // element after the other in host memory: one device of each process of the
   // job, and numbers enough. The sum is that of pieces in bits, but for floats
   // of three processes and more.
-  bool adds_up(int axis, const at::Tensor& run) const;
+  static bool adds_up(const Mesh& mesh, int axis, const at::Tensor& run);
   // Instead of pieces: each process hands in a run, and has the sum in it once
   // they have moved.
-  void add_up(const at::Tensor& run) { added_ = run; }
+  void add_up(int axis, const at::Tensor& run);
 
   // Moves them. words() says what this step is, for who finds that processes
   // differ.

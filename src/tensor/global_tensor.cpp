@@ -177,13 +177,12 @@ void set_layout(GlobalMeta& meta, const Layout& layout) {
 // Python's lock for that.
 Shards refresh_locked(const at::Tensor& tensor, const MeshStorage& storage) {
   GlobalMeta& meta = meta_of(tensor);
-  Shards before;
   if (is_write_back(tensor, storage)) {
     meta.is_write_back = true;
-    return before;
+    return {};
   }
   const Layout layout = layout_when_taken(tensor, storage);
-  before = meta.shards;
+  Shards before = meta.shards;
   if (meta.shards.empty() || is_of_another_layout(meta, storage)) {
     meta.shards = aliases_of(tensor, storage);
   } else {
