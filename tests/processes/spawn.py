@@ -1,11 +1,14 @@
 """Runs a program in several processes of one machine, on free ports."""
 
+import functools
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 import textwrap
+
+import fork_server
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -63,6 +66,43 @@ def free_addresses(count):
     return addresses
 
 
+BASE = {
+    "KERAS_BACKEND": "torch",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+}
+
+# Read when a package is loaded: a fork would have another program's.
+AT_LOADING = [*BASE, "TORCH_MESH_CPU_MEMORIES"]
+
+
+@functools.cache
+def server_with(*packages):
+    return fork_server.Server(packages, {**os.environ, **BASE})
+
+
+def start_process(text, arguments, environment, preamble):
+    """A process that runs `text`: forked with what `preamble` loads, if so.
+
+    A program with no preamble, or with an environment that matters when
+    packages are loaded, has a process that loads all itself.
+    """
+    usual = {**os.environ, **BASE}
+    is_usual = all(environment.get(k) == usual.get(k) for k in AT_LOADING)
+    if not preamble or not is_usual:
+        return subprocess.Popen(
+            [sys.executable, "-c", text, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+    packages = ["torch", "torch_mesh"]
+    if "keras" in preamble:
+        packages += ["keras", "torch_mesh.keras"]
+    return server_with(*packages).start(text, arguments, environment)
+
+
 def run(
     program,
     ids=(0, 1),
@@ -88,17 +128,10 @@ def run(
     addresses = addresses or free_addresses(2)
     processes = []
     for i in ids:
-        env = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
-        env["OMP_WAIT_POLICY"] = "passive"
+        env = {**os.environ, **BASE}
         env.update(environment(i) if environment else {})
         processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", text, str(i), addresses],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=env,
-            )
+            start_process(text, [str(i), addresses], env, preamble)
         )
     try:
         outputs = [p.communicate(timeout=200) for p in processes]

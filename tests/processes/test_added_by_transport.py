@@ -163,7 +163,7 @@ def test_who_waits_in_a_sum_hears_of_a_lost_process(num, how):
         LOOP.format(
             num=num,
             victim=victim,
-            killer=0,
+            killer=0 if how == "SIGSTOP" else None,
             signal="signal." + how,
         ),
         ids=range(num),
