@@ -285,7 +285,7 @@ keras-suite: build $(TEST_SETUP)
 keras-suite-full: build $(TIER_2)/.setup
 	$(RUN) tools/keras_suite.py --report docs/keras-suite.md
 	$(RUN) tools/keras_suite.py --tier 2 --python $(TIER_2)/bin/python \
-	  --report docs/keras-suite.md
+	  --modes stock,mesh,data,model --report docs/keras-suite.md
 
 # An environment that sees the packages of .venv, and has more of its own.
 $(TIER_2)/.setup: $(TEST_SETUP) requirements/suite.txt

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs Keras's own tests, from the installed wheel, with the mesh in force.
 
-    tools/keras_suite.py                      tier 1, four modes, a report
+    tools/keras_suite.py                      tier 1, all modes, a report
     tools/keras_suite.py --quick              the part of it for `make test`
     tools/keras_suite.py --only 'layers/rnn/*' --modes data,model --again
     tools/keras_suite.py --tier 2 --python build/tier2/bin/python
@@ -281,9 +281,11 @@ class Lane(threading.Thread):
                     current = None
                 elif "file" in event:
                     return tests, event["why"]
-                elif "died" in event:
+                elif "died" in event or "replace" in event:
                     break
             self._drop()
+            if "replace" in event:
+                continue
             if current is not None:
                 tests[current] = {
                     "outcome": "failed",
@@ -359,7 +361,7 @@ class Run:
                 number = len(report.differing(baseline, result))
                 differ = f"  DIFFER {number}" if number else ""
             print(
-                f"{self.mode:5} {left:3} left  {file}: {tally} "
+                f"{self.mode:9} {left:3} left  {file}: {tally} "
                 f"{result['why']}{differ}",
                 flush=True,
             )

@@ -179,7 +179,7 @@ class Summary:
         lines = [f"Keras {self.version}, {len(self.files)} files"]
         for mode, number, found, open_, late in self.totals():
             lines.append(
-                f"  {mode:5} {number:6} passed  {found:4} differ from stock  "
+                f"  {mode:9} {number:6} passed  {found:4} differ from stock  "
                 f"{open_:4} unexplained  {late:3} passed when run again"
             )
         lines += [
@@ -191,7 +191,7 @@ class Summary:
             by_why[why[:120]].append((mode, name))
         for why, where in sorted(by_why.items(), key=lambda w: -len(w[1])):
             lines.append(f"{len(where):4}  {why}")
-            lines += [f"        {mode:5} {name}" for mode, name in where[:3]]
+            lines += [f"        {mode:9} {name}" for mode, name in where[:3]]
         return "\n".join(lines)
 
     def write(self, path, tier):
@@ -259,4 +259,4 @@ def _matches(name, pattern):
 
 
 def _order(mode):
-    return ("stock", "mesh", "data", "model").index(mode)
+    return ("stock", "mesh", "data", "model", "processes").index(mode)

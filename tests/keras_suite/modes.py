@@ -1,18 +1,21 @@
-"""The four ways in which Keras's own tests are run.
+"""The five ways in which Keras's own tests are run.
 
     stock   plain Keras on the CPU, torch_mesh not loaded
     mesh    KERAS_TORCH_DEVICE=mesh: every tensor is on the mesh device
     data    DataParallel over 4 virtual devices is in force in every test
     model   ModelParallel over 2 x 2, which splits every variable it can
+    processes  DataParallel over two processes of two devices each (pair.py)
 
 Keras's `TestCase.setUp` calls `clear_session`, which ends a distribution. So
-in the last two modes "no distribution" means the mode's own: what a test sets
+in the last three modes "no distribution" means the mode's own: what a test sets
 or takes back itself works as ever, in between and afterwards ours is in force.
 """
 
 import os
 
-MODES = ("stock", "mesh", "data", "model")
+import pair
+
+MODES = ("stock", "mesh", "data", "model", "processes")
 DEVICES = [f"cpu:{i}" for i in range(4)]
 
 
@@ -25,6 +28,14 @@ def environment(mode):
     Returns:
         dict of variables to set.
     """
+    own = {
+        # Two files of HDF5's that a test opens in both have one path.
+        "processes": {
+            "HDF5_USE_FILE_LOCKING": "FALSE",
+            "TORCH_MESH_CPU_DEVICES": "2",
+            "TORCH_MESH_TIMEOUT": "60",
+        },
+    }
     return {
         "KERAS_BACKEND": "torch",
         "KERAS_TORCH_DEVICE": "mesh" if mode == "mesh" else "cpu",
@@ -34,14 +45,16 @@ def environment(mode):
         # Two processes on two cores, and sums in one order.
         "OMP_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        **own.get(mode, {}),
     }
 
 
-def enter(mode):
+def enter(mode, addresses=None):
     """Puts this process into a mode; imports Keras.
 
     Args:
         mode: One of `MODES`; `environment(mode)` is set.
+        addresses: Of the processes of mode `processes`.
 
     Returns:
         Two functions without arguments: `begin_test`, to be called before
@@ -53,12 +66,20 @@ def enter(mode):
 
     if mode == "stock":
         return (lambda: None), (lambda: False)
-    import torch_mesh.keras  # noqa: F401
+    import torch_mesh as tm
+    import torch_mesh.keras
     from torch_mesh.keras import active
 
     if mode == "mesh":
         return (lambda: None), active.on_mesh
-    distribution = _data_parallel() if mode == "data" else _model_parallel()
+    if mode == "processes":
+        tm.initialize(addresses, 2, pair.index())
+    makers = {
+        "data": _data_parallel,
+        "model": _model_parallel,
+        "processes": _data_parallel,
+    }
+    distribution = makers[mode]()
     _keep_in_force(active, distribution)
     return (lambda: active.switch(None)), active.on_mesh
 

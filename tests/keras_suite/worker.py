@@ -13,6 +13,7 @@ and events go as lines of JSON to the file descriptor EVENT_FD:
     {"end": "layers/...", "outcome": "passed", "why": "", "seconds": 0.1,
      "on_mesh": true}
     {"file": "layers/layer_test.py", "why": ""}
+    {"replace": "the two processes are no longer one job"}
 
 The process may die or hang at any moment; whoever reads the events knows from
 them which test it was.
@@ -32,6 +33,7 @@ import types
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import modes
+import pair
 import pytest
 
 _OPTIONS = (
@@ -186,6 +188,48 @@ def _commands():
         yield waiting.get()
 
 
+def _as_one_of_two(commands, emit):
+    """What `main` needs in mode `processes`: its own, for both processes.
+
+    Args:
+        commands: Of process 0; process 1 gets them from there.
+        emit: Called with an event of this process.
+
+    Returns:
+        Commands; `begin_test` and `on_mesh`, as `modes.enter` has them; a
+        function that emits the events of both as one.
+    """
+    same = pair.SameInBoth()
+    peer = pair.Peer("processes") if pair.index() == 0 else None
+    addresses = peer.addresses if peer else pair.addresses_of_environment()
+    switch, on_mesh = modes.enter("processes", addresses)
+
+    def begin_test():
+        switch()
+        same.begin_test()
+
+    def passed_on():
+        for command in commands:
+            if peer:
+                peer.send(command)
+            yield command
+
+    def emit_both(event):
+        is_broken = False
+        if peer and "end" in event:
+            event, is_broken = peer.joined(event)
+        elif peer and ("ready" in event or "file" in event):
+            peer.await_event(next(iter(event)))
+        if "end" in event:
+            same.end_test()
+        emit(event)
+        if is_broken:
+            emit({"replace": event["why"]})
+            os._exit(4)
+
+    return passed_on(), begin_test, on_mesh, emit_both
+
+
 def main(mode, event_fd):
     """Serves commands until stdin ends.
 
@@ -204,7 +248,10 @@ def main(mode, event_fd):
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     commands = _commands()
-    begin_test, on_mesh = modes.enter(mode)
+    if mode == "processes":
+        commands, begin_test, on_mesh, emit = _as_one_of_two(commands, emit)
+    else:
+        begin_test, on_mesh = modes.enter(mode)
     supply_conftest()
     import keras
 
