@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils import _pytree as pytree
 from torch.utils import data as torch_data
 
-from torch_mesh import batch_rows, job
+from torch_mesh import batch_rows, job, tensors
 from torch_mesh.layouts import Layout
 
 
@@ -145,14 +146,37 @@ class _Rows(torch_data.Dataset[Any]):
         with self._draws:
             get_many = getattr(self.dataset, "__getitems__", None)
             if get_many:
-                return get_many(indices)
-            return [self.dataset[index] for index in indices]
+                rows = get_many(indices)
+                _check_is_plain(rows)
+                return rows
+            first = self.dataset[indices[0]]
+            _check_is_plain(first)
+            return [first, *(self.dataset[index] for index in indices[1:])]
 
     def __getattr__(self, name: str) -> Any:
         # What a `worker_init_fn` asks of the dataset of its worker.
         if name in ("dataset", "_draws"):  # not there yet: being unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+def _check_is_plain(rows: Any) -> None:
+    """Raises ValueError for tensors of the mesh, of which each has its rows.
+
+    What is done to them would be another program in each process.
+    """
+    if job.num_processes() == 1:
+        return
+    for leaf in pytree.tree_leaves(rows):
+        if isinstance(leaf, torch.Tensor) and tensors.is_global(leaf):
+            raise ValueError(
+                "DataLoader: the dataset gives tensors of the mesh, which all "
+                "processes would have to read together.\n"
+                f"  the first  {tensors.layout(leaf)} of {tuple(leaf.shape)}\n"
+                "Hint: keep the dataset in plain tensors or NumPy arrays: each "
+                "process reads its rows, and the batch goes to the mesh. "
+                "[mesh-rows]"
+            )
 
 
 class _Collate:

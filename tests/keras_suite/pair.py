@@ -6,6 +6,7 @@ one script that is run twice would have them from its arguments. A test has
 passed if it has in both.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -102,10 +103,12 @@ class SameInBoth:
         self._made = set()
         self._seed = np.random.seed
         self._mkdtemp = tempfile.mkdtemp
+        self._mkdir = os.mkdir
         self._remove = os.remove
         self._rmtree = shutil.rmtree
         np.random.seed = self._seed_numpy
         tempfile.mkdtemp = self._make_folder
+        os.mkdir = self._make_one_folder
         os.remove = os.unlink = self._remove_file
         shutil.rmtree = self._remove_folder
         self.begin_test()
@@ -146,18 +149,57 @@ class SameInBoth:
         self._made.add(path)
         return path
 
-    def _remove_file(self, path, **options):
-        # Both remove what is one file.
+    def _is_of_a_test(self, path):
+        return any(str(path).startswith(made) for made in self._made)
+
+    def _make_one_folder(self, path, *arguments, **options):
         try:
-            self._remove(path, **options)
-        except FileNotFoundError:
-            if not any(str(path).startswith(made) for made in self._made):
+            self._mkdir(path, *arguments, **options)
+        except FileExistsError:
+            if index() == 0 or not self._is_of_a_test(path):
                 raise
+
+    def _remove_file(self, path, **options):
+        # Both remove what is one file, when both have done with it.
+        if not self._is_of_a_test(path):
+            return self._remove(path, **options)
+        meet()
+        with contextlib.suppress(FileNotFoundError):
+            self._remove(path, **options)
 
     def _remove_folder(self, path, *arguments, **options):
         # The other process may not have read it yet.
         if str(path) not in self._made:
             self._rmtree(path, *arguments, **options)
+
+
+def meet():
+    """Waits for the other process to come here."""
+    from torch_mesh import job
+
+    job.meet("the test", [0, 1])
+
+
+def write_by_one(module, name):
+    """Lets process 0 write where a test writes a file by a private function.
+
+    The public ones do so by themselves.
+    """
+    original = getattr(module, name)
+
+    def write(model, path, *arguments, **options):
+        asks = pathlib.Path(sys._getframe(1).f_code.co_filename).stem
+        if not asks.endswith("_test") or not isinstance(path, str):
+            return original(model, path, *arguments, **options)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                own = os.path.join(folder, os.path.basename(path))
+                where = path if index() == 0 else own
+                return original(model, where, *arguments, **options)
+        finally:
+            meet()
+
+    setattr(module, name, write)
 
 
 def _free_addresses():

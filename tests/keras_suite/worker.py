@@ -203,6 +203,11 @@ def _as_one_of_two(commands, emit):
     peer = pair.Peer("processes") if pair.index() == 0 else None
     addresses = peer.addresses if peer else pair.addresses_of_environment()
     switch, on_mesh = modes.enter("processes", addresses)
+    from keras.src.legacy.saving import legacy_h5_format
+    from keras.src.saving import saving_lib
+
+    pair.write_by_one(saving_lib, "save_model")
+    pair.write_by_one(legacy_h5_format, "save_model_to_hdf5")
 
     def begin_test():
         switch()

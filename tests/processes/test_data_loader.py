@@ -202,6 +202,13 @@ def scaled(rows):
     return torch.zeros(len(rows), 1), torch.tensor(1.0 + me)
 text = said(lambda: list(loader(Rows(), 8, collate_fn=scaled)))
 assert "batch[1]" in text and "(no rows)" in text, text
+class OnMesh(Rows):
+    def __getitem__(self, i):
+        return self.rows[i]
+on_mesh = OnMesh()
+on_mesh.rows = tm.distribute(torch.ones(20, 2), tm.Mesh({"data": 2}), ("S0",))
+text = said(lambda: list(loader(on_mesh, 8)))
+assert "[mesh-rows]" in text and "plain tensors" in text, text
 class Shared(Rows):
     def __getitem__(self, i):
         return torch.full((2,), float(me))

@@ -110,6 +110,11 @@ with distribution.scope():
     resumed.fit(x, y, verbose=0, callbacks=[
         keras.callbacks.BackupAndRestore(folder / "backup")], **options)
     same(resumed, plain)
+    # A model without variables is of all processes, too.
+    bare = keras.Sequential([keras.Input((6,)), keras.layers.Flatten()])
+    for i in range(3):
+        bare.save(folder / "bare.keras")
+        keras.saving.load_model(folder / "bare.keras")
     try:
         model.save(folder / "none" / "model.keras")
         raise SystemExit("no error")
@@ -126,6 +131,7 @@ print(json.dumps([bits, history, predicted.tolist(), evaluated]))
     files = sorted(p.name for p in tmp_path.iterdir())
     assert files == [
         "all",
+        "bare.keras",
         "best.weights.h5",
         "log.csv",
         "model.keras",
@@ -166,6 +172,15 @@ kinds = {
         x=generator(), steps_per_epoch=3, shuffle=False),
     "PyDataset": lambda: dict(x=Batches(), shuffle=False),
     "DataLoader": lambda: dict(x=loader(), shuffle=False),
+    # Where a distribution is in force these are tensors of the mesh.
+    "Keras's tensors": lambda: dict(
+        x=keras.ops.array(x), y=keras.ops.array(y), batch_size=8),
+    "their DataLoader": lambda: dict(x=torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(keras.ops.array(x), keras.ops.array(y)),
+        batch_size=8), shuffle=False),
+    # Fewer rows than devices.
+    "one row": lambda: dict(
+        x=keras.ops.array(x[:1]), y=keras.ops.array(y[:1])),
 }
 for name, kind in kinds.items():
     plain = build()

@@ -278,7 +278,15 @@ def _reads_rows(
     }
     if len(places) == 1 or not batch_rows.are_apart(layout):
         return False
-    if isinstance(adapter, ArrayDataAdapter):
+    is_of_arrays = isinstance(adapter, ArrayDataAdapter)
+    held = (
+        adapter._inputs
+        if is_of_arrays
+        else getattr(getattr(loader, "dataset", None), "tensors", ())
+    )
+    if any(tensors.is_global(leaf) for leaf in tree.flatten(held)):
+        return False  # to read a row of it takes all processes
+    if is_of_arrays:
         return True
     return (
         isinstance(adapter, TorchDataLoaderAdapter)

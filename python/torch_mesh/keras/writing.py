@@ -38,6 +38,9 @@ def members() -> list[int]:
 def members_of(model: Any) -> list[int]:
     """The processes that hold a model.
 
+    One without variables is held by those of the mesh in force: they run the
+    same program.
+
     Args:
         model: A Keras model or layer.
     """
@@ -46,7 +49,7 @@ def members_of(model: Any) -> list[int]:
             value = variable._value
             if value is not None and tm.is_global(value):
                 return tm.layout(value).mesh.processes
-    return [job.process_id()]
+    return [job.process_id()] if model.variables else members()
 
 
 def is_silent() -> bool:
