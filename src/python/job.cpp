@@ -92,8 +92,9 @@ Notes& notes() {
 
 // What `ask` makes of the job's store. It counts as one op of this process, as
 // the others see it.
+//   process  whose word is waited for; -1: nobody's
 template <typename Ask>
-auto with_notes(const std::string& doing, Ask ask) {
+auto with_notes(const std::string& doing, int process, Ask ask) {
   const std::lock_guard lock(notes().mutex);
   TORCH_MESH_CHECK_VALUE(
       notes().store,
@@ -107,8 +108,9 @@ auto with_notes(const std::string& doing, Ask ask) {
     return ask(*notes().store);
   } catch (const CoreError& error) {
     if (std::string_view(error.code) == "peer-lost") {
-      // It knows more than a store that is gone: who kept it.
-      wait_for_verdict(-1, doing.c_str());
+      // It knows more than a store that is gone: who kept it, and whether that
+      // one has left.
+      wait_for_verdict(process, doing.c_str());
     }
     throw;
   }
@@ -118,7 +120,7 @@ void leave_note(
     const std::string& doing,
     const std::string& key,
     const std::string& text) {
-  with_notes(doing, [&](Store& store) {
+  with_notes(doing, -1, [&](Store& store) {
     store.set("note/" + key, text);
     note_op_ended();
   });
@@ -131,7 +133,7 @@ py::bytes wait_for_note(
   std::string text;
   {
     const py::gil_scoped_release release;
-    text = with_notes(doing, [&](Store& store) {
+    text = with_notes(doing, process, [&](Store& store) {
       std::string said = store.get("note/" + key, process);
       note_op_ended();
       return said;

@@ -20,6 +20,7 @@ them which test it was.
 """
 
 import faulthandler
+import fnmatch
 import json
 import os
 import pathlib
@@ -84,6 +85,7 @@ class Reporter:
         self.begin_test = begin_test
         self.on_mesh = on_mesh
         self.skip = frozenset()
+        self.left_out = ()
         self.only = None
         self.why_no_tests = ""
         self._outcome = ""
@@ -121,6 +123,8 @@ class Reporter:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
+        if any(fnmatch.fnmatch(self.name(item), p) for p in self.left_out):
+            item.add_marker(pytest.mark.skip("suite.toml"))
         self._outcome, self._why, self._seconds = "passed", "", 0.0
         self._on_mesh = False
         self.emit({"start": self.name(item)})
@@ -156,7 +160,10 @@ class Reporter:
             self._why = self._why or _shortened(str(why))
         elif report.skipped and self._outcome == "passed":
             xfail = hasattr(report, "wasxfail")
-            self._outcome = "xfailed" if xfail else "skipped"
+            is_left_out = "suite.toml" in str(report.longrepr)
+            self._outcome = (
+                "left out" if is_left_out else "xfailed" if xfail else "skipped"
+            )
 
 
 def _shortened(text):
@@ -266,6 +273,8 @@ def main(mode, event_fd):
     for command in commands:
         reporter = Reporter(root, emit, begin_test, on_mesh)
         reporter.skip = frozenset(command.get("skip") or ())
+        if mode == "processes":
+            reporter.left_out = pair.left_out()
         only = command.get("only")
         reporter.only = None if only is None else frozenset(only)
         path = root / command["file"]

@@ -115,6 +115,13 @@ with distribution.scope():
     for i in range(3):
         bare.save(folder / "bare.keras")
         keras.saving.load_model(folder / "bare.keras")
+    # What all refuse leaves nothing behind for the next save to find.
+    for name in ("model.no", "model.no"):
+        try:
+            model.save(folder / name)
+            raise SystemExit("no error")
+        except ValueError as error:
+            assert "Invalid filepath extension" in str(error), str(error)
     try:
         model.save(folder / "none" / "model.keras")
         raise SystemExit("no error")

@@ -355,6 +355,9 @@ def _gather(
         try:
             with tempfile.TemporaryDirectory(prefix="torch_mesh-") as folder:
                 write(os.path.join(folder, os.path.basename(path)))
+        except BaseException:
+            job.pass_by(processes)  # how it ended for the first process
+            raise
         finally:
             _local.only_gathers = False
         state = job.told(op, processes)
