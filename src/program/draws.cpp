@@ -34,6 +34,7 @@
 
 #include "program/programs.h"
 #include "random/own_draws.h"
+#include "run/noted_call.h"
 #include "shard/local_ops.h"
 #include "shard/span.h"
 #include "tensor/global_tensor.h"
@@ -179,6 +180,7 @@ bool dropout(const CallArgs& args) {
   if (!draws || !is_global(input) || input.numel() == 0) {
     return args.give(at::compositeimplicitautograd::dropout(input, p, train));
   }
+  note_draw(layout_of(input).mesh(), p);
   at::Tensor noise;
   {
     const LocalOps local;

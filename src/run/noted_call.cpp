@@ -3,17 +3,20 @@
 #include "run/noted_call.h"
 
 #include <bit>
+#include <mutex>
 #include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 
 #include "comm/host_read.h"
 #include "job/hash.h"
 #include "job/job.h"
 #include "job/journal.h"
+#include "tensor/current_mesh.h"
 
 namespace torch_mesh {
 namespace {
@@ -64,6 +67,28 @@ uint64_t number_of(const c10::IValue& arg) {
     return hash;
   }
   return 0;
+}
+
+// Where a generator of the CPU stands: its seed, and how many words of which
+// thousand it has given. 0 of another one.
+uint64_t number_of(const at::Generator& generator) {
+  if (generator.device().type() != at::kCPU) {
+    return 0;
+  }
+  auto& own = *at::check_generator<at::CPUGeneratorImpl>(generator);
+  const std::lock_guard lock(own.mutex_);
+  const at::mt19937_data_pod words = own.engine().data();
+  uint64_t hash = mixed(words.seed_, static_cast<uint64_t>(words.left_));
+  return mixed(hash, static_cast<uint64_t>(words.state_[0]));
+}
+
+uint64_t number_of_generator(c10::ArrayRef<c10::IValue> args) {
+  for (const c10::IValue& arg : args) {
+    if (arg.isGenerator()) {
+      return number_of(arg.toGenerator());
+    }
+  }
+  return number_of(at::globalContext().defaultGenerator(at::kCPU));
 }
 
 // The words of a number or a list of numbers; none of anything else.
@@ -137,15 +162,28 @@ void note_call(
     }
   }
   if (!mesh) {
-    return;
+    mesh = layout_in_force().mesh();  // what the op makes goes there
+    if (mesh->is_all_mine()) {
+      return;
+    }
   }
   for (const c10::IValue& arg : args) {
     what = mixed(what, number_of(arg));
+  }
+  if (op.is_random) {
+    what = mixed(what, number_of_generator(args));
   }
   if (current_job()->checks_calls) {
     compare(*mesh, words_of(op, args, tensors));
   }
   note(*mesh, what);
+}
+
+void note_draw(const Mesh& mesh, double chance) {
+  if (mesh.is_all_mine() || !current_job()) {
+    return;
+  }
+  note(mesh, mixed(std::bit_cast<uint64_t>(chance), number_of_generator({})));
 }
 
 }  // namespace torch_mesh

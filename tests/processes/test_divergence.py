@@ -38,6 +38,13 @@ def ended(expression):
         "(r[me : me + 4] * 1).sum().item()",
         "(s.float() if me else s.double()).sum().item()",
         "(tm.redistribute(r, ('S0',)) if me else r).exp().sum().item()",
+        "torch.nn.functional.dropout(s, 0.4 + 0.2 * me).sum().item()",
+        "(torch.manual_seed(me), torch.rand_like(s).sum().item())[1]",
+        "((torch.rand(3) if me else 0), s.clone().normal_().sum().item())[1]",
+        "(tm.use(mesh), torch.manual_seed(me), torch.rand(8, device='mesh')"
+        ".sum().item())[2]",
+        "(tm.use(mesh), torch.full((8,), me + 1.0, device='mesh').sum().item())"
+        "[1]",
     ],
 )
 def test_no_number_is_seen(expression):
