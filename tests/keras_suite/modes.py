@@ -13,8 +13,6 @@ or takes back itself works as ever, in between and afterwards ours is in force.
 
 import os
 
-import pair
-
 MODES = ("stock", "mesh", "data", "model", "processes")
 DEVICES = [f"cpu:{i}" for i in range(4)]
 
@@ -29,8 +27,8 @@ def environment(mode):
         dict of variables to set.
     """
     own = {
-        # Two files of HDF5's that a test opens in both have one path.
         "processes": {
+            # Both open what is one file.
             "HDF5_USE_FILE_LOCKING": "FALSE",
             "TORCH_MESH_CPU_DEVICES": "2",
             "TORCH_MESH_TIMEOUT": "60",
@@ -73,6 +71,8 @@ def enter(mode, addresses=None):
     if mode == "mesh":
         return (lambda: None), active.on_mesh
     if mode == "processes":
+        import pair  # loads torch, which whoever asks for names alone need not
+
         tm.initialize(addresses, 2, pair.index())
     makers = {
         "data": _data_parallel,
