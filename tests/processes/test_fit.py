@@ -62,6 +62,67 @@ def environment(tmp_path):
     return of
 
 
+def test_a_backup_that_cannot_be_read_gives_way_to_the_one_before(
+    environment, tmp_path
+):
+    outputs = spawn.check(
+        TRAIN
+        + """
+from torch_mesh import job
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 3:
+            raise RuntimeError("stopped")
+
+class Began(keras.callbacks.Callback):
+    epochs = ()
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs += epoch,
+
+def spoil():
+    job.meet("the test", [0, 1])
+    if me == 0:
+        with open(folder / "backup" / "latest.weights.h5", "w") as f:
+            f.write("0")
+    job.meet("the test", [0, 1])
+
+def backup():
+    return keras.callbacks.BackupAndRestore(
+        folder / "backup", double_checkpoint=True, delete_checkpoint=False)
+
+def fit(model, *callbacks):
+    model.fit(x, y, batch_size=8, epochs=5, verbose=0, shuffle=False,
+              callbacks=[backup(), *callbacks])
+
+plain = build()
+plain.fit(x, y, batch_size=8, epochs=5, verbose=0, shuffle=False)
+with distribution.scope():
+    try:
+        fit(build(), Stop())
+        raise SystemExit("no error")
+    except RuntimeError as error:
+        assert str(error) == "stopped", error
+    spoil()
+    model, began = build(), Began()
+    fit(model, began)
+    assert began.epochs == (2, 3, 4), began.epochs
+    # Without any that can be read all say so, and none waits.
+    spoil()
+    if me == 0:
+        (folder / "backup" / "latest.weights.h5.bkp").unlink()
+    job.meet("the test", [0, 1])
+    try:
+        fit(build())
+        raise SystemExit("no error")
+    except OSError as error:
+        print("refused")
+""",
+        environment=environment("data"),
+    )
+    assert all("refused" in output for output in outputs), outputs
+
+
 def test_files_logs_and_results_are_those_of_one_program(environment, tmp_path):
     outputs = spawn.check(
         TRAIN

@@ -232,11 +232,14 @@ def backup_on_train_begin(original: Any) -> Any:
     @functools.wraps(original)
     def on_train_begin(self: Any, logs: Any = None) -> None:
         processes = members()
-        original(self, logs)
+        if len(processes) == 1:
+            original(self, logs)
+            return
+        _restore(self, original, processes)
         mine = str(self.model._initial_epoch)
         first = job.told("BackupAndRestore", processes, mine)
         job.meet("BackupAndRestore", processes)  # all have read it
-        if len(processes) > 1 and mine != first:
+        if mine != first:
             raise ValueError(
                 "BackupAndRestore: the processes have found other backups.\n"
                 f"  backup_dir  {self.backup_dir}\n"
@@ -247,6 +250,66 @@ def backup_on_train_begin(original: Any) -> Any:
             )
 
     return on_train_begin
+
+
+def _restore(backup: Any, original: Any, processes: list[int]) -> None:
+    """Restores in all processes what the folder holds, or what it held before.
+
+    Where the last weights cannot be read, Keras puts those before them in
+    their place: the first process does so for all.
+    """
+    unreadable = _unreadable(backup)
+    mesh = active.current().device_mesh.backend_mesh
+    if not any(agreement.said_by_each(mesh, unreadable is not None).values()):
+        return
+    if processes[0] == job.process_id():
+        _put_back(backup, original, unreadable, processes)
+    else:
+        state = job.told("BackupAndRestore", processes)
+        if state != _DONE:
+            raise unreadable or OSError(
+                f"BackupAndRestore: process {processes[0]} could not restore "
+                f"the weights.\n  {meeting.escaped(state)}"
+            )
+    backup._load_model()
+
+
+def _put_back(
+    backup: Any,
+    original: Any,
+    unreadable: OSError | None,
+    processes: list[int],
+) -> None:
+    """Lets Keras put back the weights before the last ones, for all.
+
+    Keras reads first what is there, and again what it has put back; all read
+    that together, later.
+    """
+    errors = [unreadable or OSError("another process cannot read the weights")]
+
+    def load() -> None:
+        if errors:
+            raise errors.pop()
+
+    state = _DONE
+    backup._load_model = load
+    try:
+        original(backup)
+    except Exception as error:
+        state = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        del backup._load_model
+        job.told("BackupAndRestore", processes, state)
+
+
+def _unreadable(backup: Any) -> OSError | None:
+    """Restores; returns Keras's error where the weights cannot be read."""
+    try:
+        backup._load_model()
+    except OSError as error:
+        return error
+    return None
 
 
 def backup_save_model(original: Any) -> Any:
