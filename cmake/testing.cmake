@@ -31,7 +31,7 @@ endfunction()
 
 torch_mesh_add_test(
   test_torch_free
-  FOLDERS core job rules plan lower stress fuzz
+  FOLDERS core crew job rules plan lower stress fuzz
   LINKS torch_mesh_core)
 # The counters are torch-free too, and hammered by tests/stress.
 torch_mesh_sources(trace_sources src/trace)

@@ -42,6 +42,7 @@ _DEVICE = _PROGRAM | {"device"}
 
 MAY_INCLUDE = {
     "core": _CORE,
+    "crew": {"crew"},
     "job": _CORE | {"job"},
     "rules": _RULES,
     "plan": _PLAN,
