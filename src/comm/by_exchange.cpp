@@ -47,16 +47,17 @@ std::string words(
     size_t num_values,
     std::span<const int64_t> sizes = {}) {
   std::ostringstream text;
-  text << what << " along " << mesh.axis(axis).name << " of "
-       << c10::toString(like.scalar_type());
+  text << what << " along " << mesh.axis(axis).name << " of ";
   if (num_values > 1) {
-    text << ", " << num_values << " values";
-  } else if (!sizes.empty()) {
-    text << " (";
+    text << num_values << " values of ";
+  }
+  text << c10::getDtypeNames(like.scalar_type()).first;
+  if (num_values == 1 && !sizes.empty()) {
+    text << "[";
     for (size_t i = 0; i < sizes.size(); ++i) {
       text << (i == 0 ? "" : ", ") << sizes[i];
     }
-    text << ")";
+    text << "]";
   }
   text << ", in " << CurrentOp::name();
   return text.str();

@@ -329,11 +329,11 @@ std::vector<std::vector<int64_t>> check_shards(
           " and ",
           device,
           " are no parts of one tensor: ",
-          c10::toString(shards[first].scalar_type()),
+          c10::getDtypeNames(shards[first].scalar_type()).first,
           " with ",
           shards[first].dim(),
           " dims, and ",
-          c10::toString(shard.scalar_type()),
+          c10::getDtypeNames(shard.scalar_type()).first,
           " with ",
           shard.dim(),
           ".\nHint: give shards of one dtype and number of dims.");
@@ -350,9 +350,10 @@ std::vector<std::vector<int64_t>> check_shards(
         "from_shards: the shards of devices 0 and ",
         device,
         " are no parts of one tensor: ",
-        c10::toString(static_cast<c10::ScalarType>(dtype)),
+        c10::getDtypeNames(static_cast<c10::ScalarType>(dtype)).first,
         " and ",
-        c10::toString(static_cast<c10::ScalarType>(sizes[device].back())),
+        c10::getDtypeNames(static_cast<c10::ScalarType>(sizes[device].back()))
+            .first,
         ".\nHint: give shards of one dtype and number of dims.");
     sizes[device].pop_back();
   }

@@ -122,8 +122,8 @@ except RuntimeError as error:
     )
     for out in outs:
         assert "[processes-differ]" in out
-        assert "sum along data of Float (160000)" in out
-        assert "sum along data of Float (160801)" in out
+        assert "sum along data of float32[160000]" in out
+        assert "sum along data of float32[160801]" in out
 
 
 LOOP = (
