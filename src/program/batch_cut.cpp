@@ -97,6 +97,20 @@ Tensor own(const Tensor& local, const std::vector<int64_t>& strides) {
       .copy_(local);
 }
 
+// Whether each process finds the same order of dims in its own parts: of a
+// batch of which some have one row, or none, these do not show where rows lie.
+bool shows_order(const Cut& cut, int64_t batch_dim) {
+  if (batch_dim < 0 || cut.mesh.is_all_mine()) {
+    return true;
+  }
+  const Layout rows = cut.layout(0);
+  const int64_t sizes[] = {cut.batch};
+  return std::ranges::all_of(
+      cut.mesh.lanes(cut.axes).first_device, [&](int device) {
+        return shard_range(rows, sizes, 0, device).length > 1;
+      });
+}
+
 // Whether nothing else can see a tensor's memory, which is dense and its alone.
 bool is_free(const Tensor& local, const std::vector<int64_t>& strides) {
   return local.use_count() == 1 && local.storage().use_count() == 1 &&
@@ -195,7 +209,7 @@ Tensor pack_parts(
   }
   const std::vector<int64_t> strides =
       !order.empty() ? strides_of(sizes, order)
-      : locals[0].is_contiguous()
+      : locals[0].is_contiguous() || !shows_order(cut, batch_dim)
           ? contiguous_strides(sizes)
           : strides_in_order_of(sizes, as_span(locals[0].strides()));
   const c10::ScalarType dtype = locals[0].scalar_type();

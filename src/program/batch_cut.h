@@ -63,7 +63,7 @@ std::vector<std::vector<at::Tensor>> locals_of(
 
 // The global tensor of which each part has one local tensor, in memory that
 // nobody else sees. `order`: how the dims lie in memory, the outermost first;
-// empty: as they do in the local tensors.
+// empty: as they do in the local tensors, where those of all processes show it.
 at::Tensor pack_parts(
     const Cut& cut,
     std::vector<at::Tensor> locals,

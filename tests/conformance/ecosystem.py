@@ -614,8 +614,18 @@ RIGHT_OR_CLEAR = {
 }
 
 
+# Their threads or children communicate in an order of their own, which a mesh
+# over several processes refuses (docs/processes.md).
+OF_ONE_PROCESS = {"threads", "forked_child"}
+
+
 def units(options):
-    return [*PROGRAMS, *autocast_lists.units()]
+    programs = [
+        name
+        for name in PROGRAMS
+        if options.processes == 1 or name not in OF_ONE_PROCESS
+    ]
+    return [*programs, *autocast_lists.units()]
 
 
 def run(unit, options, record):

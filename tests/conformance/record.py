@@ -169,7 +169,9 @@ class Record:
 
 def describe(error):
     """Type, text and place of an exception, short."""
-    text = " ".join(str(error).split())[:400]
+    text = " ".join(str(error).split())
+    if len(text) > 400:  # the code at the end says what kind it is
+        text = f"{text[:360]} ... {text[-40:]}"
     frames = [
         f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
