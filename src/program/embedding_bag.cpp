@@ -14,6 +14,7 @@
 #include "run/local_kernel.h"
 #include "run/run_lanes.h"
 #include "shard/span.h"
+#include "shard/strides.h"
 #include "tensor/global_tensor.h"
 #include "tensor/pending_sums.h"
 
@@ -98,12 +99,13 @@ bool embedding_bag(const CallArgs& call) {
     if (has_columns(result)) {
       sizes[1] = first.size(1);
     }
+    // As the kernel makes it: one column does not show that rows lie first.
+    const std::vector<int64_t> strides = contiguous_strides(sizes);
+    for (Shard& shard : shards) {
+      shard = in_order(shard.local(), strides);
+    }
     call.stack.emplace_back(make_global(
-        layout,
-        sizes,
-        strides_in_order_of(sizes, as_span(result.strides())),
-        result.scalar_type(),
-        std::move(shards)));
+        layout, sizes, strides, result.scalar_type(), std::move(shards)));
   }
   return true;
 }

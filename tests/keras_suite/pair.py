@@ -105,11 +105,13 @@ class SameInBoth:
         self._seed = np.random.seed
         self._mkdtemp = tempfile.mkdtemp
         self._mkdir = os.mkdir
+        self._symlink = os.symlink
         self._remove = os.remove
         self._rmtree = shutil.rmtree
         np.random.seed = self._seed_numpy
         tempfile.mkdtemp = self._make_folder
         os.mkdir = self._make_one_folder
+        os.symlink = self._make_one_link
         os.remove = os.unlink = self._remove_file
         shutil.rmtree = self._remove_folder
         self.begin_test()
@@ -156,6 +158,13 @@ class SameInBoth:
     def _make_one_folder(self, path, *arguments, **options):
         try:
             self._mkdir(path, *arguments, **options)
+        except FileExistsError:
+            if not self._is_of_a_test(path):
+                raise
+
+    def _make_one_link(self, source, path, **options):
+        try:
+            self._symlink(source, path, **options)
         except FileExistsError:
             if not self._is_of_a_test(path):
                 raise
