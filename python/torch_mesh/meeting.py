@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import multiprocessing
 import os
 import socket
 import time
@@ -109,9 +110,16 @@ def say_who(store: Any, count: int, mine: int) -> None:
             number of processes.
     """
     if store.add(f"seen/{mine}", 1) > 1:
+        hint = "give each process a process_id of its own."
+        if multiprocessing.parent_process() is not None:
+            hint += (
+                " multiprocessing has started this process, which runs the "
+                "script anew: what is for the first one alone belongs under "
+                '`if __name__ == "__main__":`.'
+            )
         raise ValueError(
             f"initialize: there is another process {mine} of {count}.\n"
-            "Hint: give each process a process_id of its own. [process-id]"
+            f"Hint: {hint} [process-id]"
         )
     # The first to come decides; the others compare.
     said = store.compare_set("count", "", str(count))

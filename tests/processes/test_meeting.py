@@ -198,3 +198,14 @@ def test_a_network_by_its_address():
     assert interfaces.is_loopback("127.0.1.1")
     assert interfaces.is_loopback("::ffff:127.0.0.1")
     assert not interfaces.is_loopback("203.0.113.77")
+
+
+@pytest.mark.parametrize("is_child", [False, True])
+def test_who_comes_twice_is_told_why(is_child, monkeypatch):
+    parent = object() if is_child else None
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: parent)
+    store = dist.HashStore()
+    meeting.say_who(store, 2, 1)
+    with pytest.raises(ValueError, match="another process 1 of 2") as error:
+        meeting.say_who(store, 2, 1)
+    assert ("__main__" in str(error.value)) == is_child
