@@ -241,6 +241,12 @@ int input_of_batch_norm(const Op& op) {
                                                       : -1;
 }
 
+bool is_in_a_format(const at::Tensor& t) {
+  return !t.defined() || t.is_contiguous() ||
+         t.is_contiguous(at::MemoryFormat::ChannelsLast) ||
+         t.is_contiguous(at::MemoryFormat::ChannelsLast3d);
+}
+
 // As `results_on_meta`; of ops that torch's meta kernels lay out as no kernel
 // does, the first result alone.
 std::optional<std::vector<at::Tensor>> laid_out_results(
@@ -251,7 +257,10 @@ std::optional<std::vector<at::Tensor>> laid_out_results(
     return std::vector<at::Tensor>{*laid_out};
   }
   const int input = input_of_batch_norm(op);
-  if (input < 0 && !keeps_format(op)) {
+  // Of other orders of dims, which some of these ops keep, meta kernels know.
+  const bool has_format =
+      keeps_format(op) && is_in_a_format(args[0].toTensor());
+  if (input < 0 && !has_format) {
     auto results = results_on_meta(op, args);
     if (results && is_iterated(op) && op.memory_format_param < 0 &&
         are_contiguous(op, args, sizes)) {
@@ -272,12 +281,6 @@ std::optional<std::vector<at::Tensor>> laid_out_results(
                    : format_of_batch_norm(self, args[0].toTensor());
   return std::vector<at::Tensor>{
       at::empty(sizes, self.options().device(at::kMeta).memory_format(format))};
-}
-
-bool is_in_a_format(const at::Tensor& t) {
-  return !t.defined() || t.is_contiguous() ||
-         t.is_contiguous(at::MemoryFormat::ChannelsLast) ||
-         t.is_contiguous(at::MemoryFormat::ChannelsLast3d);
 }
 
 }  // namespace

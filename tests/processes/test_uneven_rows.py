@@ -36,3 +36,21 @@ mesh = tm.Mesh({"data": 2})
         environment=lambda i: {"TORCH_MESH_CPU_DEVICES": "1"},
     )
     assert outputs[0] == outputs[1] and outputs[0].count("(") == 3, outputs
+
+
+def test_a_quotient_keeps_the_order_of_dims_where_one_has_a_column():
+    outputs = check(
+        """
+        plain = torch.arange(1, 19, dtype=torch.int8).view(3, 6).t()
+        for placement in ("S0", "S1"):
+            x = tm.distribute(plain, mesh, (placement,))
+            found = torch.floor_divide(x, x - 3 * (x > 9))
+            print(found.stride())
+            expected = torch.floor_divide(plain, plain - 3 * (plain > 9))
+            torch.testing.assert_close(found.cpu(), expected)
+        """,
+        preamble=PLAIN,
+        start=PLAIN_START + 'mesh = tm.Mesh({"data": 2})\n',
+        environment=lambda i: {"TORCH_MESH_CPU_DEVICES": "1"},
+    )
+    assert outputs == ["(1, 6)\n(1, 6)\n"] * 2, outputs
