@@ -90,19 +90,17 @@ bool embedding_bag(const CallArgs& call) {
     const Tensor result = locals[lanes.mine[0]][r].toTensor();
     const Layout& layout = has_columns(result) ? columns : whole;
     const Lanes& held = layout.lanes();
-    Shards shards(held.num);
-    for (const int lane : held.mine) {
-      const int device = held.first_device[lane];
-      shards[lane] = locals[lanes.lane_of_device[device]][r].toTensor();
-    }
     std::vector<int64_t> sizes = result.sizes().vec();
     if (has_columns(result)) {
       sizes[1] = first.size(1);
     }
     // As the kernel makes it: one column does not show that rows lie first.
     const std::vector<int64_t> strides = contiguous_strides(sizes);
-    for (Shard& shard : shards) {
-      shard = in_order(shard.local(), strides);
+    Shards shards(held.num);
+    for (const int lane : held.mine) {
+      const int device = held.first_device[lane];
+      shards[lane] =
+          in_order(locals[lanes.lane_of_device[device]][r].toTensor(), strides);
     }
     call.stack.emplace_back(make_global(
         layout, sizes, strides, result.scalar_type(), std::move(shards)));
