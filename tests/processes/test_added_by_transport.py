@@ -174,9 +174,10 @@ def test_who_waits_in_a_sum_hears_of_a_lost_process(num, how):
     assert results[victim][0] == -9
     for code, out, err in results[:victim]:
         assert code == 0, f"{out}\n{err}"
-        # The verdict is all that is written, and nothing of gloo's.
-        assert err.startswith("torch_mesh: process"), err
-        assert err.count("\n") == 1, err
+        # The verdict is all that is written, and nothing of gloo's. Who has its
+        # error first may end before the verdict comes.
+        assert err == "" or err.startswith("torch_mesh: process"), err
+        assert err.count("\n") <= 1, err
         assert "[peer-lost]" in out, out
         assert f"process {victim}" in out, out
         # Nothing holds up the end of a process, either: spawn waits for it.
