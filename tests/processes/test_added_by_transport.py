@@ -155,8 +155,8 @@ if me == {killer}:
 )
 
 
-# One who hears of the lost process, and ends, closes connections on which another
-# waits: that one is then told of the first, or of nobody by name.
+# One who hears of the lost process, and ends, closes connections on which
+# another waits: that one is then told of the first, or of nobody by name.
 OF_ANOTHER = pytest.mark.xfail(
     reason="told of a process that has ended after it heard of the lost one",
     strict=False,
